@@ -1,0 +1,626 @@
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from pydantic import SecretStr
+
+from wd_di import _plan
+from wd_di._plan import Plan, ProducerConfig, claim, default_instance, make_plan, release
+from wd_di.errors import SettingsError
+from wd_di.settings import KafkaSettings, PoolSettings, SettingsWarning
+
+SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
+KAFKA = KafkaSettings(bootstrap_servers="kafka:9092")
+
+
+def settings(**given: Any) -> PoolSettings:
+    """Settings of two plain producers, but for what is given."""
+    return PoolSettings.model_validate({"kafka": KAFKA, "size": 2, **given})
+
+
+def transactional(**given: Any) -> PoolSettings:
+    """Settings of two transactional producers, but for what is given."""
+    return settings(**{"transactional_id": "shop-{instance}-{index}", "instance": "7", **given})
+
+
+def plan_of(pool: PoolSettings, name: str = "orders", **given: Any) -> Plan:
+    """The plan of a pool that is called orders."""
+    return make_plan(pool, name=name, **given)
+
+
+def ids(plan: Plan) -> list[str | None]:
+    """The slots' transactional ids."""
+    return [slot.transactional_id for slot in plan.slots]
+
+
+def kafka(**given: object) -> KafkaSettings:
+    """Settings of a reachable cluster under dotted names."""
+    return KafkaSettings.of({"bootstrap.servers": "kafka:9092", **given})
+
+
+class Owner:
+    """Stands for a pool."""
+
+
+@pytest.fixture(autouse=True)
+def _no_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_plan, "_claims", {})
+
+
+# -- what a plan holds -----------------------------------------------------------------------------
+
+
+def test_plain_pool() -> None:
+    """A plain pool is lazy and LIFO, and its slots carry what was set and a client id."""
+    plan = plan_of(settings(instance="7", kafka=kafka(**{"linger.ms": 1})))
+
+    assert not plan.transactional
+    assert not plan.warm
+    assert plan.order == "lifo"
+    assert not any(ids(plan))
+    expected = {"bootstrap.servers": "kafka:9092", "linger.ms": 1, "client.id": f"orders-7-{os.getpid()}-1"}
+    assert expected == dict(plan.slots[1].kafka)
+
+
+def test_transactional_pool() -> None:
+    """A transactional pool is warm and FIFO, with an id for each slot and a short transaction timeout."""
+    plan = plan_of(transactional())
+
+    assert plan.transactional
+    assert plan.warm
+    assert plan.order == "fifo"
+    expected = ["shop-7-0", "shop-7-1"]
+    assert expected == ids(plan) == [slot.kafka["transactional.id"] for slot in plan.slots]
+    assert {15_000, plan.transaction_timeout_ms} == {slot.kafka["transaction.timeout.ms"] for slot in plan.slots}
+
+
+def test_order_and_warm_can_be_chosen() -> None:
+    """What the settings say goes before the kind's default."""
+    plan = plan_of(transactional(order="lifo", warm=False))
+
+    assert (plan.order, plan.warm) == ("lifo", False)
+
+
+def test_given_settings_are_kept() -> None:
+    """A client id and a transaction timeout of one's own aren't replaced."""
+    plan = plan_of(transactional(kafka=kafka(**{"client.id": "mine", "transaction.timeout.ms": 20_000})))
+
+    assert plan.transaction_timeout_ms == 20_000
+    assert {"mine"} == {slot.kafka["client.id"] for slot in plan.slots}
+    assert {20_000} == {slot.kafka["transaction.timeout.ms"] for slot in plan.slots}
+
+
+def test_a_slots_keys_cannot_be_changed() -> None:
+    """The plan is the same for its whole life."""
+    slot = plan_of(settings()).slots[0]
+
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        slot.kafka["linger.ms"] = 3  # type: ignore[index]
+
+
+def test_a_real_producer_takes_the_plan() -> None:
+    """The client accepts the keys of a transactional slot as planned."""
+    plan = plan_of(transactional(kafka=KafkaSettings(test_mock_num_brokers=1, linger_ms=1, acks="all")))
+
+    producer = Producer(dict(plan.slots[0].kafka))
+    producer.init_transactions(10)
+    producer.begin_transaction()
+    producer.produce("orders", b"x")
+    producer.commit_transaction(10)
+
+    assert producer.close()
+
+
+# -- ids -------------------------------------------------------------------------------------------
+
+
+def test_all_placeholders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template knows the index, the instance, the pool, the host and the process, with formats and braces."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "pod_1.shop/ä")
+    plan = plan_of(transactional(transactional_id="{{{pool}}}-{host}-{pid}-{instance}-{index:03d}"))
+
+    assert f"{{orders}}-pod_1.shop--{os.getpid()}-7-001" == plan.slots[1].transactional_id
+
+
+def test_instance_can_be_replaced() -> None:
+    """A forked child plans the same settings under an instance of its own, without a warning."""
+    expected = ["shop-8-0", "shop-8-1"]
+
+    assert expected == ids(plan_of(transactional(), instance="8"))
+    assert expected == ids(plan_of(transactional(instance=None), instance="8"))
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("shop-{instance}", r"needs \{index\}: 2 producers under one id would fence each other"),
+        (
+            "shop-{idx}",
+            r"unknown placeholder \{idx\}; known are \{index\}, \{instance\}, \{pool\}, \{host\}, \{pid\}",
+        ),
+        ("shop-{}-{index}", r"unknown placeholder \{\}"),
+        ("shop-{index.real}", r"unknown placeholder \{index.real\}"),
+        ("shop-{index", r"expected '\}'"),
+        ("shop-{index:!}", "'!'"),
+        ("shop-{index:{width}}", "width"),
+    ],
+)
+def test_bad_templates(template: str, text: str) -> None:
+    """A template that can't be rendered is an error with the pool's name and the way out."""
+    with pytest.raises(SettingsError, match=rf"^orders: transactional_id .*{text}"):
+        plan_of(transactional(transactional_id=template))
+
+
+def test_one_producer_needs_no_index() -> None:
+    """At size 1 a template may do without the index."""
+    (slot,) = plan_of(transactional(size=1, transactional_id="shop-{instance}")).slots
+
+    assert slot.transactional_id == "shop-7"
+
+
+def test_the_instance_of_a_process_stays() -> None:
+    """All threads of a process get the same short random instance."""
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(default_instance())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+
+    assert {default_instance()} == set(found)
+    assert len(default_instance()) == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_another_start_and_a_fork_have_other_instances() -> None:
+    """A forked child and a second start draw their own instance; in the child ids can be claimed at once."""
+    program = """
+import os, sys
+from wd_di import _plan
+mine = _plan.default_instance()
+_plan._claims_lock.acquire()
+pid = os.fork()
+if pid == 0:
+    free = []
+    import threading
+    thread = threading.Thread(target=lambda: free.append(_plan.release(object())), daemon=True)
+    thread.start(); thread.join(5)
+    os.write(1, f"{mine} {_plan.default_instance()} {len(free)}".encode())
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+    result = subprocess.run(  # noqa: S603  (our own interpreter and text)
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(_plan.__file__).parents[1],
+        timeout=30,
+    )
+
+    parent, child, released = result.stdout.split()
+    assert len({parent, child, default_instance()}) == 3
+    assert released == "1"
+
+
+# -- warnings --------------------------------------------------------------------------------------
+
+
+def test_an_id_without_the_process_warns() -> None:
+    """An id that every replica has in common is one warning that says what to add, at the caller's caller."""
+    pool = transactional(transactional_id="shop-{index}")
+
+    def pools_constructor() -> Plan:
+        return make_plan(pool, name="orders")
+
+    with pytest.warns(
+        SettingsWarning, match=r"^orders: .* a second replica would fence this one: add \{inst"
+    ) as caught:
+        pools_constructor()
+
+    inside = pools_constructor.__code__.co_firstlineno + 1
+    assert [(__file__, True)] == [(each.filename, each.lineno > inside) for each in caught]
+
+
+def test_a_random_instance_warns() -> None:
+    """An id with an instance that nobody gave is one warning that names the setting."""
+    with pytest.warns(SettingsWarning, match=r"Set PoolSettings\.instance") as caught:
+        plan = plan_of(transactional(instance=None))
+
+    assert len(caught) == 1
+    assert [f"shop-{default_instance()}-{index}" for index in range(2)] == ids(plan)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        settings(),
+        settings(instance=None, kafka=kafka(**{"client.id": "a"})),
+        transactional(),
+        transactional(instance=None, transactional_id="shop-{host}-{index}"),
+        transactional(instance=None, transactional_id="shop-{pid}-{index}"),
+        transactional(transactional_id="shop-{index}", deliver=False),
+        transactional(transactional_id="shop-{index}", kafka=KafkaSettings(test_mock_num_brokers=3)),
+    ],
+    ids=str,
+)
+def test_nothing_wrong_nothing_said(pool: PoolSettings) -> None:
+    """Plain pools, told instances, hosts, and pools without a shared cluster don't warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+
+        assert plan_of(pool).slots
+
+
+# -- configure -------------------------------------------------------------------------------------
+
+
+def test_the_seeds_configure() -> None:
+    """A configure of config and index sets the keys whole and makes the pool transactional."""
+
+    def configure(config: ProducerConfig, index: int) -> None:
+        config.kafka = {"bootstrap.servers": "localhost:9092", "transactional.id": f"my-app-{index}"}
+        config.deliver = True
+
+    plan = plan_of(PoolSettings(size=5), configure=configure)
+
+    assert [f"my-app-{index}" for index in range(5)] == ids(plan)
+    assert plan.transactional
+    assert plan.slots[4].kafka["transaction.timeout.ms"] == 15_000
+
+
+def test_configure_of_config_alone() -> None:
+    """A configure with one parameter is called once for every index with the slot's own config."""
+    seen: list[ProducerConfig] = []
+    plan = plan_of(settings(), configure=seen.append)
+
+    assert len(seen) == len(plan.slots) == 2
+    assert seen[0].kafka is not seen[1].kafka
+
+
+def configure_method(self: object, config: ProducerConfig, index: int) -> None:
+    """Leave the index in the configuration."""
+    config.kafka["client.rack"] = str(index)
+
+
+@pytest.mark.parametrize(
+    "configure",
+    [
+        functools.partial(configure_method, None),
+        configure_method.__get__(object()),
+        lambda config, index=9: configure_method(None, config, index),
+        lambda *both: configure_method(None, *both),
+    ],
+)
+def test_any_callable_of_two(configure: Any) -> None:
+    """Partials, methods, defaults and star arguments get the index too."""
+    expected = ["0", "1"]
+
+    assert expected == [slot.kafka["client.rack"] for slot in plan_of(settings(), configure=configure).slots]
+
+
+async def coroutine(config: ProducerConfig) -> None:
+    """Never be called."""
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("configure", "text"),
+    [
+        (lambda: None, "takes other arguments"),
+        (lambda _a, _b, _c: None, "takes other arguments"),
+        (lambda _config, *, _index: None, "takes other arguments"),
+        (coroutine, "coroutine isn't"),
+        ({"sasl.password": SECRET}, "dict isn't"),
+        (functools.partial(lambda *, _secret: None, _secret=SECRET), "partial takes other arguments"),
+    ],
+)
+def test_not_a_configure(configure: Any, text: str) -> None:
+    """A configure that can't be called so is an error that says what is expected, and shows no arguments."""
+    with pytest.raises(SettingsError, match=rf"^orders: .* \(config, index\) or \(config\); .*{text}") as caught:
+        plan_of(settings(), configure=configure)
+
+    assert SECRET not in str(caught.value)
+
+
+def test_configures_own_errors_pass_unchanged() -> None:
+    """An exception of configure comes out as it is, also a TypeError."""
+    error = TypeError("mine")
+
+    def configure(config: ProducerConfig) -> None:
+        raise error
+
+    with pytest.raises(TypeError) as caught:
+        plan_of(settings(), configure=configure)
+
+    assert error is caught.value
+
+
+def test_configure_changes_its_own_slot_only() -> None:
+    """What configure changes stays in one slot, nested values too, and never reaches the settings."""
+    pool = settings(kafka=kafka(**{"default.topic.config": {"acks": "all"}}))
+
+    def configure(config: ProducerConfig, index: int) -> None:
+        config.kafka["default.topic.config"]["partitioner"] = str(index)
+        config.deliver = index == 0
+
+    plan = plan_of(pool, configure=configure)
+
+    expected = [({"acks": "all", "partitioner": "0"}, True), ({"acks": "all", "partitioner": "1"}, False)]
+    assert expected == [(slot.kafka["default.topic.config"], slot.deliver) for slot in plan.slots]
+    assert "partitioner" not in str(pool.kafka.librdkafka())
+
+
+def test_configure_can_unset_a_key() -> None:
+    """None takes a key back."""
+
+    def configure(config: ProducerConfig) -> None:
+        config.kafka["linger.ms"] = None
+
+    plan = plan_of(settings(kafka=kafka(**{"linger.ms": 3})), configure=configure)
+
+    assert "linger.ms" not in plan.slots[0].kafka
+
+
+def _setting(**changes: Any) -> Any:
+    def configure(config: ProducerConfig) -> None:
+        for name, value in changes.items():
+            setattr(config, name, value)
+
+    return configure
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"kafka": [SECRET]}, "must leave a dict in config.kafka, not list"),
+        ({"kafka": {1: SECRET}}, "keys are strings, not int"),
+        ({"kafka": {"retries": SECRET}}, r"retries: .*valid integer.*, got str"),
+        ({"kafka": {"sasl.password": [SECRET]}}, r"sasl\.password: .*, got list"),
+        ({"kafka": {"linger.ms": 1, "linger_ms": 2}}, r"linger\.ms is given twice"),
+        ({"kafka": {"transactional.id": 3}}, r"transactional\.id must be text that isn't empty, got int"),
+        ({"kafka": {"transactional.id": ""}}, r"transactional\.id must be text that isn't empty, got str"),
+        ({"kafka": {"transactional.id": "a", "transactional_id": "b"}}, r"transactional\.id is given twice"),
+        ({"deliver": SECRET}, "must leave a bool in config.deliver, not str"),
+    ],
+)
+def test_what_configure_sets_is_checked(changes: dict[str, Any], text: str) -> None:
+    """A wrong key or value is an error with pool, index, key and kind, never the value."""
+    with pytest.raises(SettingsError, match=rf"^orders\[0\]: .*{text}") as caught:
+        plan_of(settings(), configure=_setting(**changes))
+
+    assert SECRET not in str(caught.value)
+
+
+def test_nothing_secret_is_shown() -> None:
+    """Secrets are hidden in the configuration that configure sees, in slots, plans and callbacks."""
+    seen: list[str] = []
+
+    def configure(config: ProducerConfig, index: int) -> None:
+        config.kafka |= {
+            "sasl.password": SECRET,
+            "my.token": SECRET,
+            "oauth_cb": functools.partial(print, SECRET),
+            "ssl.key.pem": SecretStr(SECRET),
+        }
+        seen.append(repr(config))
+
+    plan = plan_of(settings(), configure=configure)
+
+    assert "kafka:9092" in seen[0]
+    assert not any(SECRET in text for text in (*seen, repr(plan), repr(plan.slots[0])))
+    assert SecretStr(SECRET) == plan.slots[0].kafka["sasl.password"] == plan.slots[0].kafka["my.token"]
+
+
+def test_a_config_with_anything_in_it_can_be_shown() -> None:
+    """The repr of a config that was assigned nonsense still works."""
+    assert "<list>" in repr(ProducerConfig([SECRET], deliver=True))  # type: ignore[arg-type]
+
+
+# -- clashes ---------------------------------------------------------------------------------------
+
+
+def _ids_by(ids_of: dict[int, str]) -> Any:
+    def configure(config: ProducerConfig, index: int) -> None:
+        if index in ids_of:
+            config.kafka["transactional_id"] = ids_of[index]
+
+    return configure
+
+
+@pytest.mark.parametrize(
+    ("pool", "configure", "text"),
+    [
+        (transactional(), _ids_by({0: "a"}), r"set by PoolSettings\.transactional_id .* and again by configure"),
+        (settings(), _ids_by({0: "a"}), r"1 of 2 producers have a transactional\.id and index 1 has none"),
+        (settings(), _ids_by({0: "a", 1: "a"}), r"indices \[0, 1\] share transactional\.id 'a'"),
+        (transactional(share=2), None, "share=2 with a transactional id"),
+        (settings(kafka=KafkaSettings()), None, r"bootstrap\.servers is missing: .*deliver=False"),
+    ],
+)
+def test_clashes(pool: PoolSettings, configure: Any, text: str) -> None:
+    """Settings that contradict each other are found when the pool is planned, with its name and the way out."""
+    with pytest.raises(SettingsError, match=rf"^orders.*{text}"):
+        plan_of(pool, configure=configure)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("acks", 1),
+        ("request.required.acks", 0),
+        ("enable.idempotence", False),
+        ("retries", 0),
+        ("max.in.flight", 6),
+        ("message.timeout.ms", 15_001),
+        ("delivery.timeout.ms", 0),
+        ("socket.timeout.ms", 15_001),
+        ("linger.ms", 15_000),
+    ],
+)
+def test_transactions_demand(key: str, value: object) -> None:
+    """A key that transactions can't live with is refused with its value."""
+    with pytest.raises(SettingsError, match=rf"^orders\[0\]: \S+={value}"):
+        plan_of(transactional(kafka=kafka(**{key: value})))
+
+    assert plan_of(settings(kafka=kafka(**{key: value})))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("acks", "all"), ("acks", -1), ("retries", 1), ("message.timeout.ms", 15_000), ("socket.timeout.ms", 15_000)],
+)
+def test_what_transactions_allow(key: str, value: object) -> None:
+    """The limits themselves are allowed."""
+    assert plan_of(transactional(kafka=kafka(**{key: value}))).transactional
+
+
+def test_linger_past_the_message_timeout() -> None:
+    """A batch that waits longer than its messages live is refused on plain pools too."""
+    with pytest.raises(SettingsError, match=r"linger\.ms=5 doesn't end before message\.timeout\.ms=5"):
+        plan_of(settings(kafka=kafka(**{"linger.ms": 5, "message.timeout.ms": 5})))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"commit_timeout_ms": 10_000},
+        {"abort_timeout_ms": 3_000},
+        {"resolve_timeout_ms": 10_000},
+        {"implicit_transactions": True},
+        {"fenced_retries": 3},
+        {"kafka": kafka(**{"transaction.timeout.ms": 9_000})},
+    ],
+)
+def test_transactional_options_need_an_id(option: dict[str, Any]) -> None:
+    """An option of transactions that was set on a plain pool, even to its default, is refused by name."""
+    name = "transaction.timeout.ms" if "kafka" in option else next(iter(option))
+
+    with pytest.raises(SettingsError, match=rf"^orders: {name} without a transactional id"):
+        plan_of(settings(**option))
+
+
+@pytest.mark.parametrize("key", ["commit_timeout_ms", "abort_timeout_ms"])
+def test_a_deadline_past_the_transactions_end(key: str) -> None:
+    """A set deadline that outlasts the transaction is refused; one that equals it isn't."""
+    with pytest.raises(SettingsError, match=rf"^orders: {key}=15001 exceeds transaction\.timeout\.ms=15000"):
+        plan_of(transactional(**{key: 15_001}))
+
+    assert plan_of(transactional(**{key: 15_000})).transactional
+
+
+def test_default_deadlines_follow_a_short_transaction() -> None:
+    """Default deadlines are lowered to a shorter transaction.timeout.ms, and planning the result again is fine."""
+    plan = plan_of(transactional(kafka=kafka(**{"transaction.timeout.ms": 2_000})))
+
+    assert (plan.settings.commit_timeout_ms, plan.settings.abort_timeout_ms) == (2_000, 2_000)
+    assert plan == plan_of(plan.settings)
+
+
+def test_settings_that_fit_are_the_plans() -> None:
+    """Settings in which nothing has to be lowered are kept as they are."""
+    pool = transactional()
+
+    assert pool is plan_of(pool).settings
+
+
+def test_one_transaction_timeout_for_all() -> None:
+    """Configure can't give slots different transaction timeouts."""
+
+    def configure(config: ProducerConfig, index: int) -> None:
+        config.kafka["transaction.timeout.ms"] = 10_000 + index
+
+    with pytest.raises(SettingsError, match=r"must be the same for every index, got \[10000, 10001\]"):
+        plan_of(transactional(), configure=configure)
+
+
+def test_without_delivery_no_broker_is_needed() -> None:
+    """Pools in memory and on librdkafka's mock cluster need no bootstrap servers."""
+    assert not plan_of(settings(deliver=False, kafka=KafkaSettings())).slots[0].remote
+    assert not plan_of(settings(kafka=KafkaSettings(test_mock_num_brokers=1))).slots[0].remote
+
+
+# -- claims ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first() -> Iterator[Owner]:
+    """A pool that is called orders and holds two ids."""
+    owner = Owner()
+    claim(plan_of(transactional()), owner)
+    yield owner
+    release(owner)
+
+
+@pytest.mark.parametrize("servers", ["kafka:9092", "KAFKA", "other:1, kafka:9092"])
+def test_two_pools_cannot_have_one_id(first: Owner, servers: str) -> None:
+    """A second pool with an id of the first on the same cluster is refused, naming both, and claims nothing."""
+    other = plan_of(transactional(size=3, kafka=KafkaSettings(bootstrap_servers=servers)), name="clicks")
+    before = _plan._claims
+
+    with pytest.raises(SettingsError, match=r"^clicks: transactional\.id 'shop-7-0' on kafka:9092 is .* pool 'orders'"):
+        claim(other, Owner())
+
+    assert before == _plan._claims
+
+
+def test_the_same_id_elsewhere(first: Owner) -> None:
+    """Another cluster, another id, a plain pool and a pool in memory don't clash."""
+    for pool in (
+        transactional(kafka=KafkaSettings(bootstrap_servers="elsewhere:9092")),
+        transactional(instance="8"),
+        transactional(deliver=False),
+        transactional(kafka=KafkaSettings(test_mock_num_brokers=1, bootstrap_servers="kafka:9092")),
+        settings(),
+    ):
+        owner = Owner()
+        claim(plan_of(pool), owner)
+        release(owner)
+
+    with pytest.raises(SettingsError):
+        claim(plan_of(transactional()), Owner())
+
+
+def test_a_reload_claims_again(first: Owner) -> None:
+    """The same owner may claim its ids again and more."""
+    claim(plan_of(transactional(size=4)), first)
+
+    with pytest.raises(SettingsError, match="shop-7-3"):
+        claim(plan_of(transactional(size=1, transactional_id="shop-{instance}-3")), Owner())
+
+
+def test_release_frees(first: Owner) -> None:
+    """Released ids can be claimed by another pool, and releasing again does no harm."""
+    release(first)
+    release(first)
+    second = Owner()
+
+    claim(plan_of(transactional()), second)
+
+    with pytest.raises(SettingsError):
+        claim(plan_of(transactional()), first)
+
+
+def test_a_forgotten_pool_claims_nothing() -> None:
+    """A pool that was dropped without closing is neither kept alive nor in the way."""
+    owner = Owner()
+    gone = weakref.ref(owner)
+    claim(plan_of(transactional()), owner)
+    del owner
+    gc.collect()
+
+    assert gone() is None
+    claim(plan_of(transactional()), Owner())

@@ -1,0 +1,203 @@
+"""How a function of each kind runs inside the scopes that its injected arguments stand for."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from wd_di import _retry
+from wd_di._recipe import Recipe
+from wd_di._scope import TransactionScope
+from wd_di.errors import ScopeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    Function = Callable[..., Any]
+    Arguments = Callable[
+        [tuple[Any, ...], dict[str, Any]], AbstractAsyncContextManager[tuple[tuple[Any, ...], dict[str, Any]]]
+    ]
+    Found = list[tuple[str, Recipe[Any]]]
+
+_ABSENT = object()
+_KINDS = (inspect.isasyncgenfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The parameters of one function that the container fills, in the order of its signature.
+
+    Attributes:
+        names: The parameters, each with why it may be without a value.
+        optional: Those that have a default to fall back on.
+        closing: Those that dependency-injector shuts down after the call.
+    """
+
+    function: str
+    names: Mapping[str, str]
+    optional: frozenset[str] = frozenset()
+    closing: frozenset[str] = frozenset()
+
+    def recipes(self, given: Mapping[str, Any]) -> Found:
+        """Return the unopened scopes among the arguments.
+
+        Raises:
+            ScopeError: An argument is missing because nobody wired the function.
+        """
+        found: Found = []
+        for name in self.names:
+            value = given.get(name, _ABSENT)
+            if isinstance(value, Recipe):
+                found.append((name, value))
+            elif (value is _ABSENT and name not in self.optional) or hasattr(type(value), "__IS_MARKER__"):
+                raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.names[name]}")
+        if found and self.closing:
+            self._refuse_closing(found)
+        return found
+
+    def refuse_blocking(self, given: Mapping[str, Any]) -> None:
+        """Raise ScopeError if an argument is a scope that would block the event loop."""
+        for name, recipe in self.recipes(given):
+            raise ScopeError(f"{self.function}: {blocking(name)} ({recipe!r})")
+
+    def _refuse_closing(self, found: Found) -> None:
+        for name, _ in found:
+            if name in self.closing:
+                raise ScopeError(f"{self.function}: {shutting(name)}")
+
+
+def blocking(name: str) -> str:
+    """Say why a synchronous scope can't be opened on an event loop, and what to do."""
+    return (
+        f"the parameter {name!r} is a synchronous producer or transaction: opening and committing it would block the "
+        "event loop. Move the work into a plain function that takes it and await asyncio.to_thread(that_function, ...)"
+    )
+
+
+def shutting(name: str) -> str:
+    """Say why Closing and pools don't go together, and what to do."""
+    return (
+        f"Closing on the parameter {name!r} would shut the whole pool down after the call, and would hide from it "
+        "whether the call failed. Drop Closing: the scope ends with the call anyway"
+    )
+
+
+def kind(fn: Function) -> int:
+    """Return which of the four kinds of function it is; the plain one comes last."""
+    return next((index for index, is_kind in enumerate(_KINDS) if is_kind(fn)), len(_KINDS))
+
+
+def is_async(fn: Function) -> bool:
+    """Whether its body runs on an event loop."""
+    return inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
+
+
+def plain(fn: Function, wanted: Wanted) -> Function:
+    """Return a function that opens the recipes among its keyword arguments, in order, around the call."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        recipes = wanted.recipes(kwargs)
+        if not recipes:
+            return fn(*args, **kwargs)
+        if len(recipes) > 1:
+            return _in_several(fn, wanted, args, kwargs)
+        [(name, recipe)] = recipes
+        if _retries(recipe):
+            return _retry.run(recipe, lambda tx: _at_once(wanted, fn(*args, **{**kwargs, name: tx})))
+        # The most frequent case: an ExitStack would cost as much as the scope itself.
+        with recipe.begin() as kwargs[name]:
+            return _at_once(wanted, fn(*args, **kwargs))
+
+    return run
+
+
+def _in_several(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with ExitStack() as scopes:
+        _enter(scopes, wanted, kwargs, ambient=True)
+        return _at_once(wanted, fn(*args, **kwargs))
+
+
+def generator(fn: Function, wanted: Wanted) -> Function:
+    """Return a generator function that opens the recipes among its keyword arguments, in order, around the body."""
+
+    def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with ExitStack() as scopes:
+            # While the generator is suspended its caller runs in the same thread, and mustn't join its transaction.
+            _enter(scopes, wanted, kwargs, ambient=False)
+            return (yield from fn(*args, **kwargs))
+
+    return run
+
+
+def coroutine(fn: Function, wanted: Wanted) -> Function:
+    """Return a coroutine function that refuses the recipes among its keyword arguments."""
+
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        wanted.refuse_blocking(kwargs)
+        return await fn(*args, **kwargs)
+
+    return run
+
+
+def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Function:
+    """Return an async generator function that refuses the recipes among its keyword arguments.
+
+    Args:
+        fn: The generator function; what is sent to or thrown into the result reaches it.
+        wanted: Its injected parameters.
+        arguments: Gives the arguments for it, from those of the call, for as long as it runs.
+    """
+
+    async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        async with arguments(args, kwargs) as (positional, named):
+            wanted.refuse_blocking(named)
+            stream = fn(*positional, **named)
+            step = anext(stream)
+            while True:
+                try:
+                    value = await step
+                except StopAsyncIteration:
+                    return
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    await stream.aclose()
+                    raise
+                except BaseException as error:  # noqa: BLE001  (the stream's to handle)
+                    step = stream.athrow(error)
+                else:
+                    step = stream.asend(sent)
+
+    return run
+
+
+def _enter(scopes: ExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
+    recipes = wanted.recipes(kwargs)
+    for name, recipe in recipes:
+        if _retries(recipe):
+            raise ScopeError(
+                f"{wanted.function}: the transaction {name!r} has a retry, but what a generator has yielded or another "
+                "scope has done can't be taken back: use a plain function with this as its only scope"
+            )
+    for name, recipe in recipes:
+        kwargs[name] = scopes.enter_context(recipe.begin(ambient=ambient))
+
+
+def _retries(recipe: Recipe[Any]) -> TypeGuard[TransactionScope]:
+    return isinstance(recipe, TransactionScope) and recipe.options.retry is not None
+
+
+def _at_once(wanted: Wanted, result: Any) -> Any:
+    """Return the result, unless its body would run only after the scope's end."""
+    if not isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+        return result
+    if not isinstance(result, AsyncGeneratorType):
+        result.close()
+    raise ScopeError(
+        f"{wanted.function}: returned a {type(result).__name__} whose body would run after the end of the scope that "
+        "it uses. Finish the work before returning, or let inject decorate the generator or coroutine function itself"
+    )

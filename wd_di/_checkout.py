@@ -1,0 +1,250 @@
+"""How a thread borrows a slot, waits its turn, and gives back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from asyncio import _get_running_loop
+from typing import TYPE_CHECKING, Any
+
+from wd_di._core import Lease, Retirement
+from wd_di._producer import OpenScope, Producer
+from wd_di._recipe import Recipe
+from wd_di._threads import ThreadWaiter, check_timeout
+from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError
+from wd_di.events import CheckoutTimedOut
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from wd_di._client import Client
+    from wd_di._core import Core
+    from wd_di._keeper import Keeper
+    from wd_di._scope import TransactionScope
+
+
+class Hold(Lease):
+    """A borrower's lease with what the borrower works with."""
+
+    __slots__ = ("ambient", "core", "open_scope", "producer", "retirement")
+
+    producer: Producer
+
+    def __init__(self, owner: object, core: Core, place: str | None) -> None:
+        super().__init__(owner, place)
+        self.core = core
+        self.ambient = False
+        self.retirement: Retirement | None = None
+        self.open_scope: OpenScope
+
+    @property
+    def client(self) -> Client:
+        """The slot's client, which is this borrower's until the return."""
+        client: Client = self.slot.client
+        return client
+
+
+class Desk:
+    """Where borrowers come to: it knows who holds what in which thread or task."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self._held: dict[object, Lease] = {}
+
+    def current(self) -> Hold | None:
+        """What the calling thread or task holds, the innermost; child tasks and other threads inherit nothing."""
+        hold = self._held.get(owner())
+        if hold is None:
+            return None
+        assert isinstance(hold, Hold)  # noqa: S101  (nothing else is put in)
+        return hold
+
+    def borrow(self, timeout_ms: int | None, *, ambient: bool) -> Hold:
+        """Take a slot, at once or in turn.
+
+        Raises:
+            PoolTimeoutError: None came free, or none could be connected, in time.
+            PoolExhaustedError: The caller holds one already, and waiting for another could wait for ever.
+            PoolClosedError, PoolOpenError, PoolUnhealthyError: There is nothing to wait for.
+        """
+        keeper = self.keeper
+        timeout_ms = check_timeout(timeout_ms, keeper.settings.timeout_ms)
+        me = owner()
+        hold = Hold(me, keeper.core, _place() if keeper.settings.leak_after_ms else None)
+        if not keeper.core.take(hold):
+            self._wait(hold, timeout_ms, holds_one=me in self._held)
+        try:
+            self._equip(hold, ambient=ambient)
+        except BaseException:
+            self._release(hold)
+            raise
+        return hold
+
+    def give_back(self, hold: Hold) -> None:
+        """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
+        if hold.ambient:
+            self._forget(hold)
+        retirement = hold.retirement
+        fault = hold.client.fault if hold.slot.client is not None else None
+        if retirement is None and fault is not None:
+            retirement = Retirement("broken", fault)
+        self._release(hold, retirement)
+
+    def forget_all(self) -> None:
+        """After a fork nobody in the child holds anything."""
+        self._held = {}
+
+    def holds(self) -> int:
+        """How many slots the calling thread or task holds."""
+        count, lease = 0, self._held.get(owner())
+        while lease is not None:
+            count, lease = count + 1, lease.outer
+        return count
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _equip(self, hold: Hold, *, ambient: bool) -> None:
+        keeper = self.keeper
+        hold.open_scope = OpenScope(lambda _producer, **options: keeper.scope(hold, **options))
+        hold.producer = Producer(hold.slot.index, hold.client, keeper.terms, hold.open_scope)
+        if ambient:
+            hold.ambient = True
+            hold.outer = self._held.get(hold.owner)
+            self._held[hold.owner] = hold
+
+    def _forget(self, hold: Hold) -> None:
+        """Unlink the hold, also when scopes end in another order than they began."""
+        top = self._held.get(hold.owner)
+        if top is hold:
+            if hold.outer is None:
+                del self._held[hold.owner]
+            else:
+                self._held[hold.owner] = hold.outer
+            return
+        while top is not None and top.outer is not hold:
+            top = top.outer
+        if top is not None:
+            top.outer = hold.outer
+
+    def _release(self, hold: Hold, retirement: Retirement | None = None) -> None:
+        if hold.core is self.keeper.core:
+            self.keeper.carry_out(hold.core.release(hold, retirement))
+
+    def _wait(self, hold: Hold, timeout_ms: int, *, holds_one: bool) -> None:
+        keeper = self.keeper
+        if holds_one:
+            raise PoolExhaustedError(
+                f"{keeper.name}: no second producer is idle, and the caller holds one already: waiting could wait for "
+                f"itself ({self._counts()})"
+            )
+        if _get_running_loop() is not None and not keeper.settings.allow_blocking_in_loop:
+            raise ScopeError(f"{keeper.name}: no producer is idle, and waiting would block this thread's event loop")
+        waiter = ThreadWaiter()
+        hold.waiter = waiter
+        keeper.start()
+        keeper.carry_out(keeper.core.wait(hold))
+        try:
+            waiter.wait(timeout_ms / 1000)
+        except BaseException:
+            if not keeper.core.withdraw(hold):
+                self._release(hold)
+            raise
+        if keeper.core.withdraw(hold, timed_out=True):
+            raise self._timed_out(timeout_ms)
+        if hold.error is not None:
+            raise self._failed(hold.error)
+
+    def _timed_out(self, timeout_ms: int) -> PoolTimeoutError:
+        keeper = self.keeper
+        cause = keeper.trouble()
+        text = f"{keeper.name}: no producer free after {timeout_ms} ms ({self._counts()})"
+        error = PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
+        keeper.observer.emit(CheckoutTimedOut, pool=keeper.name, timeout_ms=timeout_ms, error=error)
+        return error
+
+    def _failed(self, error: BaseException) -> Exception:
+        if isinstance(error, PoolClosedError):
+            return PoolClosedError(str(error))
+        failed = PoolOpenError(f"{self.keeper.name}: no producer can be connected: {error}")
+        failed.__cause__ = error
+        return failed
+
+    def _counts(self) -> str:
+        core = self.keeper.core
+        stats, holders = core.stats(), core.holders()
+        text = f"{stats.in_use} of {stats.size} in use, {stats.waiting} waiting"
+        if stats.creating:
+            text += f", {stats.creating} connecting"
+        if holders:
+            text += f"; longest held {holders[0].held_ms / 1000:.1f} s by {holders[0].owner}"
+        return text
+
+
+class Checkout(Recipe[Producer]):
+    """A producer to come: ``with pool.producer() as producer``.
+
+    Nested in the same thread or task it gives the producer that is held already, and inside an open transaction that
+    transaction; the inner exit then ends nothing.
+    """
+
+    __slots__ = ("_desk", "_timeout_ms")
+
+    def __init__(self, desk: Desk, timeout_ms: int | None) -> None:
+        super().__init__()
+        check_timeout(timeout_ms, 0)
+        self._desk = desk
+        self._timeout_ms = timeout_ms
+
+    def begin(self, *, ambient: bool = True) -> Borrowing:
+        """Return a fresh scope."""
+        return Borrowing(self._desk, self._timeout_ms, ambient=ambient)
+
+    def __repr__(self) -> str:
+        return f"producer of pool {self._desk.keeper.name!r}"
+
+
+class Borrowing:
+    """One checkout, from enter to exit."""
+
+    __slots__ = ("_ambient", "_desk", "_hold", "_timeout_ms")
+
+    def __init__(self, desk: Desk, timeout_ms: int | None, *, ambient: bool) -> None:
+        self._desk = desk
+        self._timeout_ms = timeout_ms
+        self._ambient = ambient
+        self._hold: Hold | None = None
+
+    def __enter__(self) -> Producer:
+        held = self._desk.current() if self._ambient else None
+        if held is not None:
+            return held.open_scope.transaction or held.producer
+        self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient)
+        return self._hold.producer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            try:
+                hold.producer._end()  # noqa: SLF001  (only the checkout may end it)
+            finally:
+                self._desk.give_back(hold)
+
+
+def owner() -> object:
+    """Who asks: the running task, else the thread. The objects themselves, since a thread's number is used again."""
+    if _get_running_loop() is not None:
+        task = asyncio.current_task()
+        if task is not None:
+            return task
+    return threading.current_thread()
+
+
+def _place() -> str:
+    """The caller's line, outside of this package."""
+    frame: Any = sys._getframe(1)  # noqa: SLF001  (a whole stack would cost 100 µs)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("wd_di."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"

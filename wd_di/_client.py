@@ -1,0 +1,413 @@
+"""The only door to ``confluent_kafka``: one class per client, and the translation of its errors."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import logging
+import os
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from wd_di._threads import Deadline
+from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from wd_di._delivery import Delivery, DeliveryOutcome, Outbox
+
+log = logging.getLogger("wd_di.librdkafka")
+
+SLICE = 0.1
+"""Seconds of one blocking call: commit, abort and init react to Ctrl-C only when they return."""
+
+PURGE_PATIENCE = 0.1
+"""Seconds to serve the reports that a purge brings; what comes later is answered from our own registry."""
+
+_CHECK_DROPS = ("bootstrap.servers", "metadata.broker.list", "test.mock.num.brokers", "statistics.interval.ms")
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
+_UNKNOWN_TOPIC = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})  # noqa: SLF001
+_DENIED = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+_MISSING_RIGHT = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "Write on the topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "Read on the consumer group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "IdempotentWrite on the cluster",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "Write and Describe on the transactional.id",
+}
+_REBALANCED = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+    }
+)
+
+
+class Kind(enum.Enum):
+    """What can be done about a failed call."""
+
+    RETRIABLE = "retriable"  # the same call again
+    ABORTABLE = "abortable"  # abort, then the producer is good again
+    REBALANCED = "rebalanced"  # as ABORTABLE: the consumer group moved on
+    FENCED = "fenced"  # fatal: another producer has the id, or the broker ended an overlong transaction
+    FATAL = "fatal"  # only a new handle helps
+    DENIED = "denied"  # authentication or rights: waiting won't help
+    SETTINGS = "settings"  # nor here
+    QUEUE_FULL = "queue full"
+    CLOSED = "closed"
+    OTHER = "other"  # neither retriable nor abortable: treat as fatal
+
+
+class Fault(Exception):  # noqa: N818  (never leaves the library; public errors are made of it)
+    """A failed client call; the foreign error is its ``__cause__``."""
+
+    def __init__(self, kind: Kind, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+    @property
+    def fatal(self) -> bool:
+        """Whether the handle is lost."""
+        return self.kind in (Kind.FENCED, Kind.FATAL, Kind.DENIED, Kind.SETTINGS, Kind.CLOSED, Kind.OTHER)
+
+
+class Client(Protocol):
+    """What the pool needs of a client: real ones and the in-memory one are used alike. Durations in seconds."""
+
+    transactional_id: str | None
+    outbox: Outbox
+    fault: Fault | None
+    last_error: str | None
+    in_transaction: bool
+    doubtful: bool
+
+    def init(self, seconds: float) -> None: ...
+    def probe(self, seconds: float) -> None: ...
+    def produce(self, delivery: Delivery, topic: str, **record: Any) -> None: ...
+    def poll(self, seconds: float) -> None: ...
+    def flush(self, seconds: float) -> None: ...
+    def begin(self) -> None: ...
+    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None: ...
+    def commit(self, seconds: float) -> None: ...
+    def abort(self, seconds: float) -> None: ...
+    def purge(self) -> None: ...
+    def owes(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class KafkaClient:
+    """A ``confluent_kafka.Producer`` whose errors are :class:`Fault`, and whose callbacks never do more than note.
+
+    Args:
+        config: librdkafka's settings under their dotted names; secrets may still be wrapped.
+        transactional_id: The id, if the client is transactional.
+        statistics: Called with librdkafka's JSON from :meth:`poll`; ``None`` switches statistics off.
+        trouble: Called with the text of each error that concerns no call: brokers down, authentication.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, object],
+        transactional_id: str | None,
+        *,
+        statistics: Callable[[str], None] | None = None,
+        trouble: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.transactional_id = transactional_id
+        self.outbox: Outbox
+        self.fault: Fault | None = None
+        self.last_error: str | None = None
+        self.in_transaction = False
+        self.doubtful = False
+        self._initialised = transactional_id is None
+        self._secrets = _secrets(config)
+        self._troubles: deque[KafkaError] = deque()
+        self._statistics: deque[str] = deque(maxlen=1)
+        self._on_trouble, self._on_statistics = trouble, statistics
+        self._forked = False
+        self._handle: Producer | None = None
+        self._handle = self._connect(config)
+        _live.add(self)
+
+    def _connect(self, config: Mapping[str, object]) -> Producer:
+        plain = reveal(config)
+        plain.setdefault("logger", log)
+        plain["error_cb"] = self._troubles.append
+        if self._on_statistics is None:
+            # They pile up unpolled and are counted by len(); so off unless somebody listens.
+            plain["statistics.interval.ms"] = 0
+        else:
+            plain.setdefault("statistics.interval.ms", 5000)
+            plain["stats_cb"] = self._statistics.append
+        try:
+            return Producer(plain)
+        except (KafkaException, TypeError, ValueError) as error:
+            raise self._translated(error, settings=True) from error
+
+    # -- transactions ----------------------------------------------------------------------------
+
+    def init(self, seconds: float) -> None:
+        """Get the producer id, one bounded try; after a time-out the same handle must be asked again."""
+        self._call(lambda handle: handle.init_transactions(seconds))
+        self._initialised = True
+
+    def begin(self) -> None:
+        """Begin; local, no request is sent."""
+        self._call(lambda handle: handle.begin_transaction())
+        self.in_transaction = True
+
+    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+        """Add a consumer group's offsets to the transaction."""
+        self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds))
+
+    def commit(self, seconds: float) -> None:
+        """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT)."""
+        self._call(lambda handle: handle.commit_transaction(seconds))
+        self.in_transaction = False
+
+    def abort(self, seconds: float) -> None:
+        """Abort, one bounded try."""
+        self._call(lambda handle: handle.abort_transaction(seconds))
+        self.in_transaction = False
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def produce(self, delivery: Delivery, topic: str, **record: Any) -> None:
+        """Enqueue one record; the delivery learns its fate."""
+        handle = self._handle
+        if handle is None:
+            raise self._closed()
+        try:
+            handle.produce(topic, on_delivery=delivery._arrive, **record)  # noqa: SLF001  (its callback)
+        except BufferError as error:
+            raise Fault(Kind.QUEUE_FULL, "librdkafka's queue is full") from error
+        except (KafkaException, RuntimeError) as error:
+            raise self._translated(error) from error
+
+    def poll(self, seconds: float) -> None:
+        """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
+        self._serve(lambda handle: handle.poll(seconds))
+
+    def flush(self, seconds: float) -> None:
+        """Send at once, whatever ``linger.ms`` says, and serve callbacks; what is left isn't told, ask the outbox."""
+        self._serve(lambda handle: handle.flush(seconds))
+
+    def purge(self) -> None:
+        """Give up on all that is queued or in flight."""
+        self._serve(lambda handle: handle.purge())
+
+    def owes(self) -> int:
+        """Messages, reports and events not yet served; not a count of messages."""
+        return 0 if self._handle is None else len(self._handle)
+
+    def probe(self, seconds: float) -> None:
+        """Ask any broker for metadata of a topic that can't exist: the cheapest proof of a connection.
+
+        The colon keeps a broker with ``auto.create.topics.enable`` from creating it.
+        """
+        self._call(lambda handle: handle.list_topics("wd_di:probe", timeout=seconds))
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Destroy the handle; may block on slow DNS, so it is called on the pool's reaper thread.
+
+        ``Producer.close`` aborts and flushes without limit (librdkafka's -1), so it is asked only when nothing is left to
+        abort or flush. In doubt, after a fatal error or before init has ended, the handle is dropped instead.
+        """
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        settled = self.fault is None and len(handle) == 0
+        if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
+            self._serve_on(handle.close)
+
+    def pin(self) -> None:
+        """After a fork, in the child: keep the handle for ever and never touch it.
+
+        Its threads stayed in the parent (librdkafka#4869): closing or collecting it costs seconds, or hangs.
+        """
+        self._forked = True
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+
+    # -- translation -------------------------------------------------------------------------------
+
+    def _call(self, call: Callable[[Producer], object]) -> None:
+        """A call whose error concerns the caller. Its callbacks are settled either way."""
+        handle = self._handle
+        if handle is None:
+            raise self._closed()
+        try:
+            call(handle)
+        except (KafkaException, RuntimeError, TypeError) as error:
+            raise self._translated(error) from error
+        finally:
+            self._settle()
+
+    def _serve(self, call: Callable[[Producer], object]) -> None:
+        handle = self._handle
+        if handle is None:
+            raise self._closed()
+        self._serve_on(lambda: call(handle))
+
+    def _serve_on(self, call: Callable[[], object]) -> None:
+        """A call whose errors concern the client as a whole: they are kept, not raised."""
+        try:
+            call()
+        except (KafkaException, RuntimeError) as error:
+            self._translated(error)
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        self.outbox.settle()
+        while self._troubles:
+            self._trouble(self._troubles.popleft())
+        while self._statistics and self._on_statistics is not None:
+            self._on_statistics(self._statistics.popleft())
+
+    def _trouble(self, error: KafkaError) -> None:
+        fault = self._fault_of(error)
+        self.last_error = str(fault)
+        if fault.kind is Kind.DENIED and self.fault is None:
+            self.fault = fault  # librdkafka itself would go on trying for ever
+        if self._on_trouble is not None:
+            self._on_trouble(fault)
+
+    def _translated(self, error: BaseException, *, settings: bool = False) -> Fault:
+        fault = self._fault_of(error.args[0] if error.args else error, settings=settings)
+        fault.__cause__ = error
+        if fault.kind in (Kind.FENCED, Kind.FATAL) and self.fault is None:
+            self.fault = fault
+        if fault.kind is not Kind.RETRIABLE:
+            self.last_error = str(fault)
+        return fault
+
+    def _fault_of(self, error: object, *, settings: bool = False) -> Fault:
+        if not isinstance(error, KafkaError):
+            return Fault(Kind.SETTINGS if settings else Kind.OTHER, self._scrub(str(error)))
+        kind = Kind.SETTINGS if settings else self._kind(error)
+        right = _MISSING_RIGHT.get(error.code())
+        text = f"{error.str()} [{error.name()}]"
+        return Fault(kind, self._scrub(f"{text}; missing right: {right}" if right else text))
+
+    def _kind(self, error: KafkaError) -> Kind:
+        code = error.code()
+        if code in _REBALANCED:
+            return Kind.REBALANCED
+        if code in _DENIED:
+            return Kind.DENIED
+        if code in _FENCED and (error.fatal() or code != KafkaError.INVALID_PRODUCER_EPOCH):
+            return Kind.FENCED
+        if error.fatal() or code == KafkaError._FATAL or self.fault is not None:  # noqa: SLF001
+            # After a fatal error abort and commit answer _CONFLICT, "retriable", for ever: never loop on it.
+            return self.fault.kind if self.fault is not None and self.fault.fatal else Kind.FATAL
+        if error.txn_requires_abort():
+            return Kind.ABORTABLE
+        return Kind.RETRIABLE if error.retriable() or code == KafkaError._TIMED_OUT else Kind.OTHER  # noqa: SLF001
+
+    def verdict(self, error: KafkaError, topic: str) -> tuple[DeliveryOutcome, BaseException]:
+        """What a delivery report's error means for the record."""
+        text = f"{self._scrub(error.str())} [{error.name()}]"
+        if error.code() in _PURGED:
+            return "purged", DeliveryError(f"a record for {topic!r} was dropped before it was sent: {text}")
+        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return "failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}")
+        hint = "; does the topic exist?" if error.code() in _UNKNOWN_TOPIC else ""
+        return "failed", DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
+
+    def _scrub(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def _closed(self) -> Exception:
+        if self._forked:
+            return ForkedPoolError("this producer was made before a fork; the child must ask the pool for another one")
+        return Fault(Kind.CLOSED, "the producer is closed")
+
+
+def dispose(client: Client, deadline: Deadline, abort_seconds: float) -> int:
+    """End a client for good, whatever state it is in; how many records were given up.
+
+    In this order: abort what is open, flush until the deadline, purge, serve what that brings, close. After a doubtful
+    commit only the drop is left (all else answers _CONFLICT), and after a fatal error nothing would come of a flush.
+    """
+    with suppress(Fault):
+        if client.in_transaction and not client.doubtful and client.fault is None:
+            client.abort(deadline.slice(abort_seconds))
+    with suppress(Fault):
+        while client.outbox.unsettled() and client.fault is None and not deadline.passed:
+            client.flush(deadline.slice(SLICE))
+    lost = len(client.outbox.unsettled())
+    if lost or client.owes():
+        with suppress(Fault):
+            _purge(client)
+    client.close()
+    client.outbox.give_up(DeliveryError("the producer was closed before the broker had answered"))
+    return lost
+
+
+def _purge(client: Client) -> None:
+    client.purge()
+    patience = Deadline(PURGE_PATIENCE)
+    while client.owes() and not patience.passed:
+        client.poll(0.01)
+
+
+def check(pool: str, config: Mapping[str, object]) -> None:
+    """Let librdkafka judge settings without connecting: a handle without brokers, gone at once.
+
+    Raises:
+        SettingsError: A property is unknown, has a bad value, or contradicts another.
+    """
+    alone = {key: value for key, value in reveal(config).items() if key not in _CHECK_DROPS and not callable(value)}
+    try:
+        Producer({**alone, "log_level": 0, "logger": _silent}).poll(0)
+    except (KafkaException, TypeError, ValueError) as error:
+        reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        for secret in _secrets(config):
+            reason = reason.replace(secret, "***")
+        raise SettingsError(f"{pool}: librdkafka refuses the kafka settings: {reason}") from None
+
+
+def reveal(config: Mapping[str, object]) -> dict[str, Any]:
+    """Return the settings with their secrets in the open: only for librdkafka's eyes."""
+    return {key: getattr(value, "get_secret_value", lambda value=value: value)() for key, value in config.items()}
+
+
+def _secrets(config: Mapping[str, object]) -> tuple[str, ...]:
+    hidden = (value.get_secret_value() for value in config.values() if hasattr(value, "get_secret_value"))
+    return tuple(secret for secret in hidden if secret)
+
+
+_silent = logging.Logger("wd_di.check", level=logging.CRITICAL + 1)
+_live: weakref.WeakSet[KafkaClient] = weakref.WeakSet()
+
+
+def pin_all() -> None:
+    """Give up every live client of this process without touching it: in a forked child, and at interpreter exit."""
+    for client in tuple(_live):
+        client.pin()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=pin_all)

@@ -1,0 +1,602 @@
+"""Who holds which slot, who waits, and what must be created or closed next.
+
+Nothing here blocks, does I/O or calls foreign code. Every method takes one short lock, decides, and returns
+:class:`Effects`: what the caller must carry out once the lock is free. So threads and any number of event loops can be
+served by one core, and a state machine can test it whole.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolUnhealthyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+FENCED_WINDOW = 600.0
+FENCED_BACKOFF_MAX = 60.0
+CREATE_BACKOFF = 0.25
+CREATE_BACKOFF_MAX = 5.0
+
+
+class State(enum.Enum):
+    """Where a slot is: EMPTY → CREATING → IDLE ⇄ LEASED → RETIRING → EMPTY."""
+
+    EMPTY = "empty"
+    CREATING = "creating"
+    IDLE = "idle"
+    LEASED = "leased"
+    RETIRING = "retiring"
+
+
+class LeaseState(enum.Enum):
+    """What became of a request. Asked under the lock, so there is no moment at which a slot has no owner on record."""
+
+    NEW = "new"
+    WAITING = "waiting"
+    GRANTED = "granted"
+    DONE = "done"
+
+
+class Waiter(Protocol):
+    """How a waiting borrower is woken: a lock for a thread, a future for a task."""
+
+    def wake(self) -> None:
+        """Let the borrower look at its lease."""
+
+
+class Retirement(NamedTuple):
+    """Why a producer must not be handed out again."""
+
+    reason: str
+    error: BaseException | None = None
+    fenced: bool = False
+
+
+class Lease:
+    """One borrower's claim on a slot, from the request to the return."""
+
+    __slots__ = ("error", "outer", "owner", "place", "reported", "since", "slot", "state", "waiter")
+
+    slot: Slot
+
+    def __init__(self, owner: object, place: str | None = None) -> None:
+        self.owner = owner
+        self.place = place
+        self.state = LeaseState.NEW
+        self.since = 0.0
+        self.waiter: Waiter | None = None
+        self.error: BaseException | None = None
+        self.reported = False
+        self.outer: Lease | None = None
+
+
+class Slot:
+    """One place of the pool; its index is fixed for life, its client comes and goes."""
+
+    __slots__ = (
+        "client",
+        "created_at",
+        "failures",
+        "generation",
+        "idle_since",
+        "index",
+        "leases",
+        "not_before",
+        "retirement",
+        "state",
+    )
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.state = State.EMPTY
+        self.client: Any = None
+        self.generation = 0
+        self.leases: list[Lease] = []
+        self.retirement: Retirement | None = None
+        self.created_at = 0.0
+        self.idle_since = 0.0
+        self.not_before = 0.0
+        self.failures = 0
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.index} {self.state.value}>"
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the caller of the core must do now that the lock is free."""
+
+    wake: list[Lease] = field(default_factory=list)
+    create: list[Slot] = field(default_factory=list)
+    retire: list[Slot] = field(default_factory=list)
+    leaks: list[Lease] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What happened since the pool was made."""
+
+    requests: int = 0
+    queued: int = 0
+    timeouts: int = 0
+    created: int = 0
+    create_errors: int = 0
+    retired: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """One consistent picture of a pool, taken under its lock.
+
+    Attributes:
+        size: Slots of the pool.
+        available: Slots that a borrower could get without waiting for another to give back: idle, not made yet, or
+            shared with room left.
+        idle: Slots with a producer that nobody holds.
+        in_use: Slots held by at least one borrower.
+        creating: Slots whose producer is being connected.
+        retiring: Slots whose old producer is being closed.
+        waiting: Borrowers in the queue.
+        generation: How often the pool was reloaded.
+        totals: Counters since the pool was made.
+    """
+
+    size: int
+    available: int
+    idle: int
+    in_use: int
+    creating: int
+    retiring: int
+    waiting: int
+    generation: int
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a slot: part of time-out messages and of the report of ``close``."""
+
+    index: int
+    owner: str
+    held_ms: float
+    place: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What of the settings the core decides by. Durations in seconds."""
+
+    size: int
+    share: int = 1
+    order: Literal["fifo", "lifo"] = "lifo"
+    warm: bool = False
+    max_waiting: int | None = None
+    max_lifetime: float | None = None
+    idle_timeout: float | None = None
+    leak_after: float | None = None
+    fenced_retries: int = 3
+
+
+class Core:
+    """The slot table, the queue of waiters and the generations of one pool."""
+
+    def __init__(self, name: str, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self.limits = limits
+        self.generation = 0
+        self.closing = False
+        self.last_error: BaseException | None = None
+        self._clock = clock
+        self._permanent = False
+        self._lock = threading.Lock()
+        self._slots = tuple(Slot(index) for index in range(limits.size))
+        self._idle: deque[Slot] = deque()
+        self._waiters: OrderedDict[Lease, None] = OrderedDict()
+        self._fenced: deque[float] = deque()
+        self._requests = self._queued = self._timeouts = 0
+        self._created = self._create_errors = self._retired = 0
+
+    # -- borrowing -----------------------------------------------------------------------------
+
+    def take(self, lease: Lease) -> bool:
+        """Grant a ready slot at once; false if there is none."""
+        with self._lock:
+            self._refuse_if_closing()
+            self._requests += 1
+            return self._grant_ready(lease)
+
+    def wait(self, lease: Lease) -> Effects:
+        """Queue the lease behind all others, and start a creation for it if a slot is empty.
+
+        Raises:
+            PoolClosedError: The pool is closing.
+            PoolExhaustedError: ``max_waiting`` borrowers wait already.
+            PoolUnhealthyError: No producer lives and the last ones were fenced too often.
+        """
+        with self._lock:
+            self._refuse_if_closing()
+            if self._grant_ready(lease):
+                return Effects()
+            self._refuse_if_hopeless()
+            lease.state = LeaseState.WAITING
+            self._waiters[lease] = None
+            self._queued += 1
+            return self._grow(Effects())
+
+    def withdraw(self, lease: Lease, *, timed_out: bool = False) -> bool:
+        """Leave the queue; false if the lease was granted or failed meanwhile, and so is still the caller's to end."""
+        with self._lock:
+            if lease.state is not LeaseState.WAITING:
+                return False
+            del self._waiters[lease]
+            lease.state = LeaseState.DONE
+            self._timeouts += timed_out
+            return True
+
+    def release(self, lease: Lease, retirement: Retirement | None = None) -> Effects | None:
+        """Give back; with a retirement the producer is never handed out again. Giving back twice is harmless."""
+        with self._lock:
+            if lease.state is not LeaseState.GRANTED:
+                return None
+            lease.state = LeaseState.DONE
+            slot = lease.slot
+            slot.leases.remove(lease)
+            if retirement is not None and slot.retirement is None:
+                slot.retirement = retirement
+            return self._settle(slot)
+
+    # -- producers come and go -----------------------------------------------------------------
+
+    def warm(self) -> Effects:
+        """Start creating every empty slot that isn't backing off."""
+        with self._lock:
+            effects = Effects()
+            if not self.closing:
+                self._create(self._due(), effects)
+            return effects
+
+    def start_one(self) -> Effects:
+        """Start one creation, if no producer lives or is on its way."""
+        with self._lock:
+            effects = Effects()
+            if not self.closing and not self._alive():
+                self._create(self._due()[:1], effects)
+            return effects
+
+    def created(self, slot: Slot, client: object) -> Effects:
+        """The slot's producer is ready: hand it to the longest waiter, or let it rest."""
+        with self._lock:
+            slot.client = client
+            slot.created_at = self._clock()
+            slot.failures = 0
+            self.last_error = None
+            self._permanent = False
+            self._created += 1
+            return self._settle(slot) or Effects()
+
+    def creation_failed(self, slot: Slot, error: BaseException, *, permanent: bool) -> Effects:
+        """The slot couldn't be connected; it stays RETIRING until :meth:`retired` says that its handle is gone.
+
+        A permanent failure (settings, authentication, rights) fails every waiter at once, unless another producer
+        lives that will serve them.
+        """
+        with self._lock:
+            slot.state = State.RETIRING
+            slot.failures += 1
+            slot.not_before = self._clock() + min(CREATE_BACKOFF_MAX, CREATE_BACKOFF * 2.0 ** (slot.failures - 1))
+            self.last_error = error
+            self._permanent = permanent
+            self._create_errors += 1
+            return self._fail_waiters(error) if permanent and not self._alive() else Effects()
+
+    def doom(self, slot: Slot, client: object, retirement: Retirement) -> Effects | None:
+        """A producer was found broken while idle or shared: retire it now, or when its last holder returns."""
+        with self._lock:
+            if slot.client is not client or slot.retirement is not None:
+                return None
+            slot.retirement = retirement
+            if slot.state is not State.IDLE:
+                return None
+            self._idle.remove(slot)
+            return self._settle(slot)
+
+    def retired(self, slot: Slot) -> Effects:
+        """The old handle's destroy has returned, so the same index may be created again.
+
+        Not a moment earlier: a handle whose init timed out goes on in the background and would fence its replacement.
+        """
+        with self._lock:
+            slot.client = slot.retirement = None
+            slot.state = State.EMPTY
+            effects = Effects()
+            if not self.closing:
+                if self.limits.warm:
+                    self._create(self._due(), effects)
+                self._grow(effects)
+                self._roll(effects)
+            return effects
+
+    def tick(self) -> Effects:
+        """What is due by the clock: postponed creations, expired producers, leaks."""
+        with self._lock:
+            effects = Effects()
+            if self.closing:
+                return effects
+            if self.limits.warm:
+                self._create([slot for slot in self._due() if slot.failures or slot.not_before], effects)
+            self._grow(effects)
+            self._expire(effects)
+            effects.leaks.extend(self._leaks())
+            return effects
+
+    def reload(self) -> Effects:
+        """Begin a new generation: idle producers are replaced one at a time, held ones when they come back."""
+        with self._lock:
+            self._refuse_if_closing()
+            self.generation += 1
+            self._fenced.clear()
+            effects = Effects()
+            self._roll(effects)
+            return effects
+
+    def close(self) -> Effects:
+        """Refuse newcomers, fail the waiters, and retire what is idle; what is held retires on its return."""
+        with self._lock:
+            self.closing = True
+            effects = self._fail_waiters(PoolClosedError(f"{self.name}: the pool is closing"))
+            while self._idle:
+                self._retire(self._idle.popleft(), effects)
+            return effects
+
+    def seize(self) -> list[Slot]:
+        """Take every held slot from its holders, whose leases end here; they are RETIRING from now on."""
+        with self._lock:
+            seized = [slot for slot in self._slots if slot.state is State.LEASED]
+            for slot in seized:
+                for lease in slot.leases:
+                    lease.state = LeaseState.DONE
+                slot.leases.clear()
+                slot.state = State.RETIRING
+                slot.retirement = slot.retirement or Retirement("close(force=True)")
+                self._retired += 1
+            return seized
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """Return one consistent picture."""
+        with self._lock:
+            count = dict.fromkeys(State, 0)
+            roomy = 0
+            for slot in self._slots:
+                count[slot.state] += 1
+                roomy += slot.state is State.LEASED and self._has_room(slot)
+            return PoolStats(
+                size=self.limits.size,
+                available=0 if self.closing else count[State.IDLE] + count[State.EMPTY] + roomy,
+                idle=count[State.IDLE],
+                in_use=count[State.LEASED],
+                creating=count[State.CREATING],
+                retiring=count[State.RETIRING],
+                waiting=len(self._waiters),
+                generation=self.generation,
+                totals=self._totals(),
+            )
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds what, the longest first."""
+        with self._lock:
+            now = self._clock()
+            leases = sorted((lease for slot in self._slots for lease in slot.leases), key=lambda lease: lease.since)
+        return tuple(
+            Holder(lease.slot.index, _name(lease.owner), (now - lease.since) * 1000, lease.place) for lease in leases
+        )
+
+    def living(self) -> list[tuple[Slot, Any]]:
+        """Slots that have a client which isn't being closed."""
+        with self._lock:
+            return [(slot, slot.client) for slot in self._slots if slot.state in (State.IDLE, State.LEASED)]
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the last creation failed for good and nothing is on its way that might work."""
+        with self._lock:
+            return self._permanent and not any(slot.state is State.CREATING for slot in self._slots)
+
+    def in_state(self, *states: State) -> tuple[int, ...]:
+        """Indices of the slots in one of ``states``."""
+        with self._lock:
+            return tuple(slot.index for slot in self._slots if slot.state in states)
+
+    def outdated(self) -> tuple[int, ...]:
+        """Indices whose producer is of an older generation."""
+        with self._lock:
+            return tuple(
+                slot.index
+                for slot in self._slots
+                if slot.state is not State.EMPTY and slot.generation != self.generation
+            )
+
+    # -- decisions; the lock is held -------------------------------------------------------------
+
+    def _refuse_if_closing(self) -> None:
+        if self.closing:
+            raise PoolClosedError(f"{self.name}: the pool is closed")
+
+    def _refuse_if_hopeless(self) -> None:
+        waiting = len(self._waiters)
+        if self.limits.max_waiting is not None and waiting >= self.limits.max_waiting:
+            raise PoolExhaustedError(f"{self.name}: {waiting} borrowers wait already (max_waiting)")
+        if not self._alive() and self._fenced_too_often():
+            raise PoolUnhealthyError(
+                f"{self.name}: fenced {len(self._fenced)} times within 10 minutes (fenced_retries="
+                f"{self.limits.fenced_retries}): another process uses the same transactional ids"
+            )
+
+    def _grant_ready(self, lease: Lease) -> bool:
+        """A newcomer gets a slot only if nobody waits: nobody is ever overtaken."""
+        if self._waiters:
+            return False
+        slot = self._shared_slot() if self.limits.share > 1 else None
+        if slot is None:
+            if not self._idle:
+                return False
+            slot = self._idle.popleft() if self.limits.order == "fifo" else self._idle.pop()
+        self._grant(lease, slot)
+        return True
+
+    def _grant(self, lease: Lease, slot: Slot) -> None:
+        slot.leases.append(lease)
+        slot.state = State.LEASED
+        lease.slot = slot
+        lease.since = self._clock()
+        lease.state = LeaseState.GRANTED
+
+    def _has_room(self, slot: Slot) -> bool:
+        return len(slot.leases) < self.limits.share and slot.retirement is None and slot.generation == self.generation
+
+    def _shared_slot(self) -> Slot | None:
+        """The fullest slot first: few busy producers make larger batches than many."""
+        roomy = [slot for slot in self._slots if slot.state is State.LEASED and self._has_room(slot)]
+        return max(roomy, key=lambda slot: len(slot.leases), default=None)
+
+    def _settle(self, slot: Slot) -> Effects | None:
+        """Decide what becomes of a slot that was returned or created: on to a waiter, to rest, or to be closed."""
+        if slot.retirement is None and not self.closing and slot.generation == self.generation:
+            return self._offer(slot)
+        if slot.leases:
+            return None
+        effects = Effects()
+        self._retire(slot, effects)
+        return effects
+
+    def _offer(self, slot: Slot) -> Effects | None:
+        effects = Effects() if self._waiters else None
+        while effects and self._waiters and self._has_room(slot):
+            lease, _ = self._waiters.popitem(last=False)
+            self._grant(lease, slot)
+            effects.wake.append(lease)
+        if not slot.leases:
+            slot.state = State.IDLE
+            slot.idle_since = self._clock()
+            self._idle.append(slot)
+        if self._rolling():
+            effects = effects or Effects()
+            self._roll(effects)
+        return effects
+
+    def _retire(self, slot: Slot, effects: Effects) -> None:
+        slot.state = State.RETIRING
+        slot.retirement = slot.retirement or Retirement("close" if self.closing else "reload")
+        if slot.retirement.fenced:
+            self._note_fencing(slot)
+        self._retired += 1
+        effects.retire.append(slot)
+
+    def _due(self) -> list[Slot]:
+        now = self._clock()
+        if self._fenced_too_often():
+            return []
+        return [slot for slot in self._slots if slot.state is State.EMPTY and slot.not_before <= now]
+
+    def _create(self, slots: Iterable[Slot], effects: Effects) -> None:
+        for slot in slots:
+            slot.state = State.CREATING
+            slot.generation = self.generation
+            effects.create.append(slot)
+
+    def _grow(self, effects: Effects) -> Effects:
+        """Start as many creations as there are waiters that no creation under way will serve."""
+        if self._waiters:
+            creating = sum(slot.state is State.CREATING for slot in self._slots)
+            wanted = -(-len(self._waiters) // self.limits.share) - creating
+            self._create(self._due()[: max(0, wanted)], effects)
+        return effects
+
+    def _alive(self) -> bool:
+        return any(slot.state in (State.CREATING, State.IDLE, State.LEASED) for slot in self._slots)
+
+    def _fail_waiters(self, error: BaseException) -> Effects:
+        effects = Effects()
+        for lease in self._waiters:
+            lease.error = error
+            lease.state = LeaseState.DONE
+            effects.wake.append(lease)
+        self._waiters.clear()
+        return effects
+
+    def _rolling(self) -> bool:
+        """Whether an idle producer of an older generation waits for its replacement."""
+        return self.generation > 0 and any(slot.generation != self.generation for slot in self._idle)
+
+    def _roll(self, effects: Effects) -> None:
+        """Replace one idle producer of an older generation, if all others are up: capacity never falls to zero."""
+        moving = (State.RETIRING, State.CREATING, State.EMPTY) if self.limits.warm else (State.RETIRING, State.CREATING)
+        if any(slot.state in moving for slot in self._slots):
+            return
+        old = next((slot for slot in self._idle if slot.generation != self.generation), None)
+        if old is not None:
+            self._idle.remove(old)
+            self._retire(old, effects)
+
+    def _expire(self, effects: Effects) -> None:
+        for slot in [slot for slot in self._idle if (reason := self._expiry(slot)) and self._doomed(slot, reason)]:
+            self._idle.remove(slot)
+            self._retire(slot, effects)
+
+    def _expiry(self, slot: Slot) -> str | None:
+        now, limits = self._clock(), self.limits
+        if limits.max_lifetime is not None and now - slot.created_at >= limits.max_lifetime:
+            return "max_lifetime_ms"
+        if limits.idle_timeout is not None and now - slot.idle_since >= limits.idle_timeout:
+            return "idle_timeout_ms"
+        return None
+
+    @staticmethod
+    def _doomed(slot: Slot, reason: str) -> bool:
+        slot.retirement = slot.retirement or Retirement(reason)
+        return True
+
+    def _leaks(self) -> Iterable[Lease]:
+        if self.limits.leak_after is None:
+            return
+        limit = self._clock() - self.limits.leak_after
+        for slot in self._slots:
+            for lease in slot.leases:
+                if lease.since <= limit and not lease.reported:
+                    lease.reported = True
+                    yield lease
+
+    def _note_fencing(self, slot: Slot) -> None:
+        now = self._clock()
+        while self._fenced and self._fenced[0] <= now - FENCED_WINDOW:
+            self._fenced.popleft()
+        self._fenced.append(now)
+        slot.not_before = now + min(FENCED_BACKOFF_MAX, 2.0 ** (len(self._fenced) - 1))
+
+    def _fenced_too_often(self) -> bool:
+        limit = self._clock() - FENCED_WINDOW
+        return sum(at > limit for at in self._fenced) > self.limits.fenced_retries
+
+    def _totals(self) -> Totals:
+        return Totals(
+            requests=self._requests,
+            queued=self._queued,
+            timeouts=self._timeouts,
+            created=self._created,
+            create_errors=self._create_errors,
+            retired=self._retired,
+        )
+
+
+def _name(owner: object) -> str:
+    if isinstance(owner, threading.Thread):
+        return f"thread {owner.name!r}"
+    return f"task {getattr(owner, 'get_name', owner.__repr__)()!r}"

@@ -1,0 +1,328 @@
+"""What became of one record: from ``produce`` to the broker's answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from wd_di._threads import Deadline, ThreadWaiter, Workers
+from wd_di.errors import DeliveryError, DeliveryTimeoutError
+from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+DeliveryOutcome = Literal["pending", "delivered", "failed", "purged", "aborted"]
+HeaderValue = str | bytes | None
+
+_registering = threading.Lock()
+"""Guards the rare first waiter of a delivery; one for all of them, since a lock in each would double their size."""
+
+
+def _renew_lock() -> None:
+    global _registering  # noqa: PLW0603  (another thread may have held it at the fork)
+    _registering = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Acknowledgement(Protocol):
+    """What the client knows of a record whose fate is decided; read only when somebody asks."""
+
+    def topic(self) -> str | None: ...
+    def partition(self) -> int | None: ...
+    def offset(self) -> int | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+    def latency(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record for ``produce_many_sync`` and ``produce_many_async``; the fields are those of ``produce_sync``."""
+
+    topic: str
+    value: str | bytes | None = None
+    key: str | bytes | None = None
+    headers: Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]] | None = None
+    partition: int | None = None
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """Where the broker stored a record.
+
+    Attributes:
+        topic: The topic.
+        partition: The partition the record went to.
+        offset: Its offset there; ``None`` if the broker didn't say (``acks=0``).
+        timestamp_ms: Its timestamp, in milliseconds since the epoch.
+        latency_ms: From ``produce`` to the broker's answer, in milliseconds.
+    """
+
+    topic: str
+    partition: int
+    offset: int | None
+    timestamp_ms: int | None
+    latency_ms: float | None
+
+
+def report_of(ack: Acknowledgement) -> DeliveryReport:
+    """Read a report off what the client keeps."""
+    offset, latency = ack.offset(), ack.latency()
+    kind, timestamp = ack.timestamp()
+    return DeliveryReport(
+        topic=ack.topic() or "",
+        partition=ack.partition() or 0,
+        offset=None if offset is None or offset < 0 else offset,
+        timestamp_ms=timestamp if kind else None,
+        latency_ms=None if latency is None else latency * 1000,
+    )
+
+
+class Ledger:
+    """What one checkout or one transaction has sent, and how it fared.
+
+    It knows neither producer nor slot: a callback that held one would keep the client alive, and still sending.
+    """
+
+    __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "timeout_ms", "transactional")
+
+    def __init__(self, timeout_ms: int, *, transactional: bool = False) -> None:
+        self.timeout_ms = timeout_ms
+        self.transactional = transactional
+        self.gate = threading.Lock()
+        self.pending: set[Delivery] = set()
+        self.failed: list[Delivery] = []
+        self.records = 0
+        self.aborted = False
+        self.ended = False
+
+
+class Delivery:
+    """The fate of one record: a small future that any thread can wait for.
+
+    In a transaction a delivered record is still hidden from ``read_committed`` readers until the commit; when the
+    transaction aborts, its deliveries report ``aborted``, also those that the broker had stored already.
+    """
+
+    __slots__ = ("_ack", "_callbacks", "_error", "_ledger", "_outbox", "_outcome", "_waiters", "topic")
+
+    def __init__(self, topic: str, ledger: Ledger, outbox: Outbox) -> None:
+        self.topic = topic
+        self._ledger = ledger
+        self._outbox = outbox
+        self._outcome: DeliveryOutcome = "pending"
+        self._ack: Acknowledgement | DeliveryReport | None = None
+        self._error: BaseException | None = None
+        self._waiters: list[ThreadWaiter] | None = None
+        self._callbacks: list[Callable[[Delivery], object]] | None = None
+
+    @property
+    def outcome(self) -> DeliveryOutcome:
+        """``pending``, ``delivered``, ``failed``, ``purged`` (never sent) or ``aborted`` (with its transaction)."""
+        return "aborted" if self._ledger.aborted and self._outcome != "pending" else self._outcome
+
+    def done(self) -> bool:
+        """Whether the fate is decided."""
+        return self._outcome != "pending"
+
+    def result(self, timeout_ms: int | None = None) -> DeliveryReport:
+        """Wait for the broker's answer.
+
+        Args:
+            timeout_ms: Milliseconds to wait; ``None`` is the pool's ``produce_timeout_ms``, 0 doesn't wait.
+
+        Raises:
+            DeliveryTimeoutError: No answer yet. The record may still be delivered.
+            DeliveryError: It wasn't delivered, or was aborted with its transaction.
+            AuthorizationError: The broker denies the topic.
+        """
+        error = self.exception(timeout_ms)
+        if error is not None:
+            raise error
+        return self._report()
+
+    def exception(self, timeout_ms: int | None = None) -> BaseException | None:
+        """Wait as :meth:`result` does, and return the error instead of raising it; ``None`` if delivered.
+
+        Raises:
+            DeliveryTimeoutError: No answer yet. The record may still be delivered.
+        """
+        if self._outcome == "pending":
+            self._wait(Deadline.of_ms(timeout_ms, self._ledger.timeout_ms))
+        if self.outcome == "aborted" and self._error is None:
+            return DeliveryError(f"{self._outbox.pool}: a record for {self.topic!r} was aborted", [self])
+        return self._error
+
+    def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
+        """Call ``fn(delivery)`` on a worker thread once the fate is decided; what it raises is logged."""
+        with _registering:
+            if self._callbacks is None:
+                self._callbacks = []
+            self._callbacks.append(fn)
+        if self.done():
+            self._outbox.run_callbacks(self)
+
+    def _report(self) -> DeliveryReport:
+        if not isinstance(self._ack, DeliveryReport):
+            assert self._ack is not None  # noqa: S101  (decided and no error)
+            self._ack = report_of(self._ack)
+        return self._ack
+
+    def _wait(self, deadline: Deadline) -> None:
+        waiter = ThreadWaiter()
+        with _registering:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+        # Registered first, asked second: whoever settles does it the other way round, so one of the two sees the other.
+        if not self.done():
+            self._outbox.hurry()
+            waiter.wait(deadline.left)
+        if not self.done():
+            raise DeliveryTimeoutError(
+                f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
+            )
+
+    def _arrive(self, error: object, ack: Any) -> None:
+        """librdkafka's callback: note what came, nothing else.
+
+        It may run with a foreign exception pending; its first C call then raises SystemError although it worked.
+        """
+        try:
+            self._outbox.arrived.append((self, error, ack))
+        except SystemError:
+            return
+
+    def _settle(self, outcome: DeliveryOutcome, error: BaseException | None, ack: Acknowledgement | None) -> None:
+        self._ack = ack
+        self._error = error
+        self._outcome = outcome
+        self._ledger.pending.discard(self)
+        if self._waiters is not None:
+            with _registering:
+                waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter.wake()
+
+    def __repr__(self) -> str:
+        return f"<Delivery to {self.topic!r}: {self.outcome}>"
+
+
+class Outbox:
+    """All that one client owes an answer for.
+
+    ``arrived`` is filled by librdkafka's callbacks, inside its calls; :meth:`settle` empties it outside of them, so that
+    no waiter, listener or callback ever runs inside a client call and hides its result.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        index: int,
+        *,
+        observer: Observer,
+        callbacks: Workers,
+        translate: Callable[[Any, str], tuple[DeliveryOutcome, BaseException]],
+        hurry: Callable[[], None],
+    ) -> None:
+        self.pool = pool
+        self.index = index
+        self.arrived: deque[tuple[Delivery, Any, Any]] = deque()
+        self.ledgers: set[Ledger] = set()
+        self.served = False  # a hint to the poller: somebody waits inside the client right now
+        self.hurry = hurry
+        self._observer = observer
+        self._callbacks = callbacks
+        self._translate = translate
+
+    def open(self, ledger: Ledger) -> None:
+        """Take a ledger on; its records are answered for until the last one is settled."""
+        self.ledgers.add(ledger)
+
+    def end(self, ledger: Ledger) -> None:
+        """The borrower went away; the ledger goes with its last record."""
+        if not ledger.pending:
+            self.ledgers.discard(ledger)
+
+    def unsettled(self) -> list[Delivery]:
+        """Every record without an answer."""
+        return [delivery for ledger in tuple(self.ledgers) for delivery in tuple(ledger.pending)]
+
+    def settle(self) -> int:
+        """Decide everything that arrived; how many."""
+        count = 0
+        while True:
+            try:
+                delivery, error, ack = self.arrived.popleft()
+            except IndexError:
+                return count
+            count += 1
+            if error is None:
+                self._delivered(delivery, ack)
+            else:
+                self._failed(delivery, *self._translate(error, delivery.topic), ack)
+
+    def give_up(self, error: BaseException, outcome: DeliveryOutcome = "purged") -> int:
+        """Decide what no callback will ever decide, since the client is gone; how many."""
+        self.settle()
+        lost = self.unsettled()
+        for delivery in lost:
+            self._failed(delivery, outcome, error, None)
+        return len(lost)
+
+    def run_callbacks(self, delivery: Delivery) -> None:
+        """Hand the delivery's callbacks to a worker, each once."""
+        with _registering:
+            callbacks, delivery._callbacks = delivery._callbacks or [], []  # noqa: SLF001  (Delivery is half of this)
+        for fn in callbacks:
+            self._callbacks.submit(lambda fn=fn: self._call(fn, delivery))  # type: ignore[misc]
+
+    def _delivered(self, delivery: Delivery, ack: Acknowledgement) -> None:
+        delivery._settle("delivered", None, ack)  # noqa: SLF001
+        self._after(delivery)
+        if self._observer.wants(MessageAcknowledged):
+            report = report_of(ack)
+            self._observer.emit(
+                MessageAcknowledged,
+                pool=self.pool,
+                index=self.index,
+                topic=report.topic,
+                partition=report.partition,
+                offset=report.offset,
+                timestamp_ms=report.timestamp_ms,
+                latency_ms=report.latency_ms,
+            )
+
+    def _failed(
+        self, delivery: Delivery, outcome: DeliveryOutcome, error: BaseException, ack: Acknowledgement | None
+    ) -> None:
+        ledger = delivery._ledger  # noqa: SLF001
+        ledger.failed.append(delivery)
+        watched = bool(delivery._waiters or delivery._callbacks)  # noqa: SLF001
+        delivery._settle(outcome, error, ack)  # noqa: SLF001
+        self._after(delivery)
+        if outcome == "purged":
+            self._observer.emit(MessagePurged, pool=self.pool, index=self.index, topic=delivery.topic)
+        else:
+            self._observer.emit(MessageFailed, pool=self.pool, index=self.index, topic=delivery.topic, error=error)
+        if ledger.ended and not ledger.transactional and not watched:
+            log_error(f"{self.pool}.delivery", f"{self.pool}: a record was lost after its producer went back", error)
+
+    def _after(self, delivery: Delivery) -> None:
+        ledger = delivery._ledger  # noqa: SLF001
+        if ledger.ended and not ledger.pending:
+            self.ledgers.discard(ledger)
+        if delivery._callbacks:  # noqa: SLF001
+            self.run_callbacks(delivery)
+
+    def _call(self, fn: Callable[[Delivery], object], delivery: Delivery) -> None:
+        try:
+            fn(delivery)
+        except Exception as error:  # noqa: BLE001  (a user's callback must not end the worker)
+            log_error(f"{self.pool}.callback", f"{self.pool}: a delivery callback raised", error)

@@ -1,0 +1,79 @@
+"""How wd_di writes to its logger: seldom, never in circles, and without raising."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+LOGGER = logging.getLogger("wd_di")
+
+# Re-entrant, because a finalizer that logs may run on the thread that holds it.
+LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # Otherwise a child forked while another thread holds the lock could never subscribe.
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
+
+
+class _Writing(threading.local):
+    now = False
+
+
+_writing = _Writing()
+
+
+def write_log(
+    logger: logging.Logger, level: int, text: str, *, error: BaseException | None = None, extra: Mapping[str, object]
+) -> None:
+    """Log, unless this thread does so already: a handler that produces through the pool would never come to an end."""
+    if _writing.now:
+        return
+    _writing.now = True
+    try:
+        with suppress(Exception):  # a filter or handler that raises leaves nobody to tell
+            logger.log(level, "%s", text, exc_info=error, extra=extra)
+    finally:
+        _writing.now = False
+
+
+class ErrorLog:
+    """Writes at most one error per key and period, and says with the next one how many were left out.
+
+    Args:
+        clock: Monotonic time in seconds.
+        period_ms: How long a key is silent after it was written.
+        capacity: How many keys are remembered; beyond it the one written longest ago is forgotten.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic, *, period_ms: int = 10_000, capacity: int = 256) -> None:
+        self._clock = clock
+        self._period = period_ms / 1000
+        self._capacity = capacity
+        self._silent: dict[str, tuple[float, int]] = {}  # key: until when, how many left out; in the order written
+
+    def write(self, key: str, message: str, error: BaseException) -> None:
+        """Log ``message`` and ``error`` at ERROR on logger ``wd_di``, unless ``key`` is silent."""
+        left_out = self._admit(key, self._clock())
+        if left_out is None:
+            return
+        more = f" ({left_out} more since the last such line)" if left_out else ""
+        extra = {"wd_di_key": key, "wd_di_suppressed": left_out}
+        write_log(LOGGER, logging.ERROR, f"{message}: {error!r}{more}", error=error, extra=extra)
+
+    def _admit(self, key: str, now: float) -> int | None:
+        with LOCK:
+            until, left_out = self._silent.get(key, (now, 0))
+            if now < until:
+                self._silent[key] = (until, left_out + 1)
+                return None
+            self._silent.pop(key, None)
+            self._silent[key] = (now + self._period, 0)
+            if len(self._silent) > self._capacity:
+                del self._silent[next(iter(self._silent))]
+            return left_out

@@ -1,0 +1,335 @@
+"""Carries out what the core decides: producers are made, polled, retired and closed here, on the pool's own threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wd_di._client import SLICE, Client, Fault, KafkaClient, Kind, dispose
+from wd_di._core import Core, Effects, Limits, Retirement, Slot, State
+from wd_di._delivery import Outbox
+from wd_di._memory import MemoryBroker, MemoryClient
+from wd_di._producer import Terms
+from wd_di._scope import Options, TransactionScope
+from wd_di._threads import Deadline, Poller, Workers
+from wd_di._transaction import Rules
+from wd_di.errors import PoolOpenError
+from wd_di.events import (
+    ErrorOccurred,
+    Observer,
+    ProducerClosed,
+    ProducerCreated,
+    ProducerRetired,
+    StatisticsEmitted,
+    log_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di._checkout import Desk, Hold
+    from wd_di._plan import Plan, SlotPlan
+    from wd_di.settings import PoolSettings
+
+ROUND_OWING = 0.005
+ROUND_WAITING = 0.05
+ROUND_IDLE = 0.5
+MAKERS_MAX = 32
+PERMANENT = (Kind.SETTINGS, Kind.DENIED, Kind.FATAL)
+"""Failures of a creation that no waiting cures."""
+
+
+class Keeper:
+    """The hands of one pool: its threads, and the clients they look after."""
+
+    desk: Desk
+
+    def __init__(self, plan: Plan, observer: Observer) -> None:
+        self.name = plan.name
+        self.observer = observer
+        self.purged = 0
+        self._changed = threading.Condition()
+        self._memory = MemoryBroker()
+        self._closing_until: Deadline | None = None
+        self.apply(plan)
+        self.renew()
+
+    def apply(self, plan: Plan) -> None:
+        """Take the plan as the one by which producers are made from now on."""
+        self.plan = plan
+        self.settings = settings = plan.settings
+        self.limits = _limits(plan)
+        self.terms = Terms(
+            pool=plan.name,
+            produce_timeout_ms=settings.produce_timeout_ms,
+            shared=settings.share > 1,
+            transactional=plan.transactional,
+            implicit_transactions=settings.implicit_transactions,
+            allow_blocking_in_loop=settings.allow_blocking_in_loop,
+            nudge=self._nudge,
+        )
+        self.rules = Rules(
+            terms=self.terms,
+            observer=self.observer,
+            transaction_timeout=plan.transaction_timeout_ms / 1000,
+            commit_timeout=settings.commit_timeout_ms / 1000,
+            abort_timeout=settings.abort_timeout_ms / 1000,
+        )
+
+    def renew(self) -> None:
+        """Start from nothing: new locks, empty slots, no threads. At the beginning, and in a child after a fork."""
+        self.core = Core(self.name, self.limits)
+        self._making: dict[int, Client] = {}
+        self._started = False
+        self._starting = threading.Lock()
+        self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
+        self._reaper = Workers(f"wd_di-{self.name}-reaper", 1)
+        self._callbacks = Workers(f"wd_di-{self.name}-callback", 1)
+        self._changed = threading.Condition()
+        self._poller = Poller(f"wd_di-{self.name}-poller", weakref.WeakMethod(self._round))
+
+    # -- for the desk and the pool -----------------------------------------------------------------
+
+    def scope(self, hold: Hold | None = None, **options: Any) -> TransactionScope:
+        """Return a transaction to come, on ``hold`` or on whatever slot comes free."""
+        return TransactionScope(self.desk, self.rules, Options(**options), hold)
+
+    def start(self) -> None:
+        """Start the poller, and warm a pool that is used before it was opened."""
+        with self._starting:
+            if self._started:
+                return
+            self._started = True
+        self._poller.start()
+        if self.limits.warm:
+            self.carry_out(self.core.warm())
+
+    def trouble(self) -> BaseException | str | None:
+        """The last thing that went wrong with a client that isn't working yet."""
+        for client in tuple(self._making.values()):
+            if client.last_error is not None:
+                return client.last_error
+        return self.core.last_error
+
+    def carry_out(self, effects: Effects | None) -> None:
+        """Do what the core decided; the lock is free now."""
+        if effects is None:
+            return
+        for lease in effects.wake:
+            assert lease.waiter is not None  # noqa: S101  (it waited)
+            lease.waiter.wake()
+        for slot in effects.create:
+            self._makers.submit(partial(self._create, self.core, slot))
+        for slot in effects.retire:
+            self._reaper.submit(partial(self._retire, self.core, slot))
+        for lease in effects.leaks:
+            self._report_leak(lease)
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
+        """Wait until ``done()`` holds; it is asked again after everything that was carried out."""
+        with self._changed:
+            return self._changed.wait_for(done, deadline.left)
+
+    def close_clients(self, deadline: Deadline) -> None:
+        """Refuse newcomers and begin to close what is idle; what is held follows on its return."""
+        self._closing_until = deadline
+        self.carry_out(self.core.close())
+
+    def seize(self) -> None:
+        """Close what is held, without flushing."""
+        self._closing_until = Deadline(0)
+        for slot in self.core.seize():
+            self._reaper.submit(partial(self._retire, self.core, slot))
+
+    def stop(self, seconds: float) -> None:
+        """End the poller."""
+        self._poller.stop(seconds)
+
+    # -- making ------------------------------------------------------------------------------------
+
+    def _create(self, core: Core, slot: Slot) -> None:
+        started = time.monotonic()
+        plan = self.plan.slots[slot.index]
+        try:
+            client = self._connect(plan)
+        except Fault as fault:
+            self._not_created(core, slot, None, fault)
+            return
+        self._making[slot.index] = client
+        try:
+            self._initialise(client, core)
+        except Fault as fault:
+            self._not_created(core, slot, client, fault)
+            return
+        finally:
+            del self._making[slot.index]
+        self._adopt(core, slot, client, started)
+
+    def _adopt(self, core: Core, slot: Slot, client: Client, started: float) -> None:
+        if self.terms.shared:
+            client.outbox.served = True
+            threading.Thread(target=_serve, args=(client,), name=f"wd_di-{self.name}-{slot.index}", daemon=True).start()
+        self.observer.emit(
+            ProducerCreated,
+            pool=self.name,
+            index=slot.index,
+            transactional_id=client.transactional_id,
+            duration_ms=(time.monotonic() - started) * 1000,
+        )
+        self.carry_out(core.created(slot, client))
+        self._nudge()
+
+    def _connect(self, plan: SlotPlan) -> Client:
+        client: Client
+        if plan.deliver:
+            statistics = partial(self._statistics, plan.index) if self.observer.wants(StatisticsEmitted) else None
+            client = KafkaClient(
+                plan.kafka, plan.transactional_id, statistics=statistics, trouble=partial(self._trouble, plan.index)
+            )
+        else:
+            client = MemoryClient(self._memory, plan.transactional_id)
+        verdict = getattr(client, "verdict", None)
+        client.outbox = Outbox(
+            self.name,
+            plan.index,
+            observer=self.observer,
+            callbacks=self._callbacks,
+            translate=verdict or (lambda error, topic: ("failed", error)),
+            hurry=self._nudge,
+        )
+        return client
+
+    def _initialise(self, client: Client, core: Core) -> None:
+        """Get the transactional id, in slices on the same handle: one that timed out goes on in the background, and
+        would fence its own replacement."""
+        if client.transactional_id is None:
+            return
+        deadline = Deadline(self.settings.open_timeout_ms / 1000)
+        while True:
+            try:
+                client.init(deadline.slice(SLICE))
+            except Fault as fault:
+                client.poll(0)
+                if client.fault is not None:
+                    raise client.fault from fault
+                if fault.kind is not Kind.RETRIABLE or deadline.passed or core.closing:
+                    raise
+            else:
+                return
+
+    def _not_created(self, core: Core, slot: Slot, client: Client | None, fault: Fault) -> None:
+        cause = client.last_error if client is not None and fault.kind is Kind.RETRIABLE else None
+        error = PoolOpenError(f"producer {slot.index}: {cause or fault}")
+        error.__cause__ = fault
+        self.observer.emit(ErrorOccurred, pool=self.name, index=slot.index, where="producer.create", error=error)
+        self.carry_out(core.creation_failed(slot, error, permanent=fault.kind in PERMANENT))
+        self._reaper.submit(partial(self._discard, core, slot, client))
+
+    def _discard(self, core: Core, slot: Slot, client: Client | None) -> None:
+        if client is not None:
+            client.close()
+        self.carry_out(core.retired(slot))
+
+    # -- closing -----------------------------------------------------------------------------------
+
+    def _retire(self, core: Core, slot: Slot) -> None:
+        client, retirement = slot.client, slot.retirement or Retirement("close")
+        self._tell_retired(slot, client, retirement)
+        deadline = self._closing_until or Deadline(self.settings.close_timeout_ms / 1000)
+        try:
+            lost = dispose(client, deadline, self.rules.abort_timeout)
+        except Exception as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
+            log_error(f"{self.name}.close", f"{self.name}: producer {slot.index} could not be closed", error)
+            lost = 0
+        self.purged += lost
+        self.observer.emit(
+            ProducerClosed, pool=self.name, index=slot.index, transactional_id=client.transactional_id, purged=lost
+        )
+        self.carry_out(core.retired(slot))
+
+    def _tell_retired(self, slot: Slot, client: Client, retirement: Retirement) -> None:
+        self.observer.emit(
+            ProducerRetired,
+            pool=self.name,
+            index=slot.index,
+            transactional_id=client.transactional_id,
+            reason=retirement.reason,
+            error=retirement.error,
+        )
+
+    # -- polling -----------------------------------------------------------------------------------
+
+    def _nudge(self) -> None:
+        if self._poller.napping:
+            self._poller.wake()
+
+    def _round(self) -> float:
+        owing = False
+        for slot, client in self.core.living():
+            owing = self._poll(slot, client) or owing
+        self.carry_out(self.core.tick())
+        if owing:
+            return ROUND_OWING
+        return ROUND_WAITING if self.core.in_state(State.CREATING, State.EMPTY) else ROUND_IDLE
+
+    def _poll(self, slot: Slot, client: Client) -> bool:
+        """Serve one client; whether it owes anything. Who waits inside the client serves it itself."""
+        if not client.outbox.served:
+            try:
+                client.poll(0)
+            except Fault:  # closed meanwhile
+                return False
+        if client.fault is not None:
+            self.carry_out(self.core.doom(slot, client, _broken(client.fault)))
+        return client.owes() > 0 and not client.outbox.served
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def _trouble(self, index: int, error: Exception) -> None:
+        self.observer.emit(ErrorOccurred, pool=self.name, index=index, where="client", error=error)
+
+    def _statistics(self, index: int, json: str) -> None:
+        self.observer.emit(StatisticsEmitted, pool=self.name, index=index, json=json)
+
+    def _report_leak(self, lease: Any) -> None:
+        held = self.settings.leak_after_ms
+        error = PoolOpenError(f"{self.name}: producer {lease.slot.index} is held for more than {held} ms, from {lease.place}")
+        log_error(f"{self.name}.leak.{lease.place}", f"{self.name}: a producer may have leaked", error)
+        self.observer.emit(ErrorOccurred, pool=self.name, index=lease.slot.index, where="leak", error=error)
+
+
+def _limits(plan: Plan) -> Limits:
+    settings = plan.settings
+    return Limits(
+        size=settings.size,
+        share=settings.share,
+        order=plan.order,
+        warm=plan.warm,
+        max_waiting=settings.max_waiting,
+        max_lifetime=_seconds(settings.max_lifetime_ms),
+        idle_timeout=_seconds(settings.idle_timeout_ms),
+        leak_after=_seconds(settings.leak_after_ms),
+        fenced_retries=settings.fenced_retries,
+    )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _broken(fault: Fault) -> Retirement:
+    return Retirement("broken", fault, fenced=fault.kind is Kind.FENCED)
+
+
+def _serve(client: Client) -> None:
+    """The poller of one shared producer: blocking, so that a waiting borrower is answered at once."""
+    while client.fault is None:
+        try:
+            client.poll(SLICE)
+        except Fault:
+            return

@@ -1,0 +1,73 @@
+"""Running a whole transaction again, and only when that can't do it twice."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from wd_di.errors import DeliveryError, TransactionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di._scope import TransactionScope
+    from wd_di._transaction import Transaction
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When and how often a transaction is run again.
+
+    It is run again only after a confirmed abort, by the outermost scope, and as a whole: hooks and records start anew.
+
+    Args:
+        attempts: Runs in all, the first included.
+        backoff_ms: Milliseconds before the second run; doubled each time, with jitter.
+        max_backoff_ms: Milliseconds that a pause never exceeds.
+        on: Exceptions of your own function to run again for, besides failed deliveries and aborted commits.
+    """
+
+    attempts: int = 3
+    backoff_ms: int = 100
+    max_backoff_ms: int = 5_000
+    on: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("attempts", 1), ("backoff_ms", 0), ("max_backoff_ms", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"Retry.{name} is {getattr(self, name)}: it must be at least {least}")
+
+    def pause(self, attempt: int) -> float:
+        """Seconds to wait after the run number ``attempt``; jittered, so that replicas don't come back together."""
+        full = min(self.max_backoff_ms, self.backoff_ms * 2.0 ** (attempt - 1))
+        return full / 1000 * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+
+    def covers(self, error: BaseException) -> bool:
+        """Whether the transaction may be run again after this error, its abort being confirmed."""
+        if isinstance(error, TransactionError):
+            return error.safe_to_retry
+        return isinstance(error, (DeliveryError, *self.on))
+
+
+def run(scope: TransactionScope, fn: Callable[[Transaction], R]) -> R | None:
+    """Call ``fn(tx)`` inside the scope, again if the scope's retry says so; ``None`` if it was aborted by signal."""
+    retry = scope.options.retry or Retry(attempts=1)
+    attempt = 1
+    while True:
+        attempt_run = scope.begin()
+        try:
+            with attempt_run as tx:
+                return fn(tx)
+        except Exception as error:
+            tx_or_none = attempt_run.transaction
+            confirmed = tx_or_none is None or tx_or_none.abort_confirmed
+            if attempt >= retry.attempts or not attempt_run.outermost or not confirmed or not retry.covers(error):
+                raise
+        else:
+            return None
+        time.sleep(retry.pause(attempt))
+        attempt += 1

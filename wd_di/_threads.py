@@ -1,0 +1,186 @@
+"""The pool's own threads: all daemons, none of them ever waited for without a bound."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from wd_di.events import log_error
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable
+
+LINGER = 1.0
+"""Seconds that a worker without a job stays."""
+
+
+class ThreadWaiter:
+    """Lets one thread wait for one wake-up: a bare lock, which costs a sixth of a ``threading.Event``."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        """Let the waiting thread go on. Called once."""
+        self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most ``seconds``; whether the wake-up came."""
+        return self._lock.acquire(timeout=max(0.0, seconds))
+
+
+class Workers:
+    """Runs jobs on at most ``limit`` threads that start on demand and end when idle.
+
+    ``concurrent.futures`` won't do: its threads are joined at interpreter exit, and a job that talks to a dead broker
+    would hang the exit.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name = name
+        self._limit = limit
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run the job soon; here and now if the interpreter no longer starts threads."""
+        with self._changed:
+            self._jobs.append(job)
+            if self._idle >= len(self._jobs):
+                self._changed.notify()
+                return
+            if self._threads >= self._limit:
+                return
+            self._threads += 1
+        self._start()
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=self.name, daemon=True).start()
+        except RuntimeError:  # "can't create new thread at interpreter shutdown" (cpython#113964)
+            self._work(linger=0.0)
+
+    def _work(self, linger: float = LINGER) -> None:
+        while (job := self._next(linger)) is not None:
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001  (a worker outlives its jobs)
+                log_error(f"{self.name}.job", f"{self.name}: a background job failed", error)
+            del job  # an idle worker must not keep a pool alive
+
+    def _next(self, linger: float) -> Callable[[], None] | None:
+        with self._changed:
+            if not self._jobs:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._jobs, linger)
+                self._idle -= 1
+            if self._jobs:
+                return self._jobs.popleft()
+            self._threads -= 1
+            return None
+
+
+class Poller:
+    """One thread that calls ``round`` again and again, napping in between for as long as it says.
+
+    It holds the owner of ``round`` weakly, and ends with it: a forgotten pool can be collected.
+    """
+
+    def __init__(self, name: str, round_: weakref.WeakMethod[Callable[[], float]]) -> None:
+        self.napping = False
+        self._name = name
+        self._round = round_
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless the interpreter is about to exit."""
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # see Workers._start: whoever waits polls by itself then
+            return
+        self._thread = thread
+
+    def wake(self) -> None:
+        """End the present nap."""
+        self.napping = False
+        self._wake.set()
+
+    def stop(self, seconds: float) -> None:
+        """End the thread and wait for it at most ``seconds``; called by itself it doesn't wait."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, seconds))
+
+    def _run(self) -> None:
+        while not self._stopped:
+            nap = self._one_round()
+            if nap is None:
+                return
+            self._wake.clear()
+            self.napping = nap > 0.01
+            self._wake.wait(nap)
+
+    def _one_round(self) -> float | None:
+        round_: Any = self._round()
+        if round_ is None:
+            return None
+        try:
+            return float(round_())
+        except Exception as error:  # noqa: BLE001  (deliveries must go on being served)
+            log_error(f"{self._name}.round", f"{self._name}: a polling round failed", error)
+            return 0.1
+
+
+class Deadline:
+    """A moment in the future, given once and asked for what is left of it."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @classmethod
+    def of_ms(cls, timeout_ms: int | None, default_ms: int, name: str = "timeout_ms") -> Deadline:
+        """Return the deadline of a public argument: ``None`` means the pool's setting, 0 means don't wait.
+
+        Raises:
+            ValueError: It is negative. There is no "for ever".
+        """
+        return cls(check_timeout(timeout_ms, default_ms, name) / 1000)
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is left."""
+        return time.monotonic() >= self._end
+
+    def slice(self, seconds: float) -> float:
+        """At most ``seconds``, and no more than what is left."""
+        return min(seconds, self.left)
+
+
+def check_timeout(timeout_ms: int | None, default_ms: int, name: str = "timeout_ms") -> int:
+    """Return the milliseconds that count; ``ValueError`` for a negative number, ``TypeError`` for no whole number."""
+    if timeout_ms is None:
+        return default_ms
+    if not isinstance(timeout_ms, int) or isinstance(timeout_ms, bool):
+        raise TypeError(f"{name} is milliseconds as an int, not {type(timeout_ms).__name__}")
+    if timeout_ms < 0:
+        raise ValueError(f"{name} is {timeout_ms}: it can't be negative (None is the pool's setting, 0 doesn't wait)")
+    return timeout_ms

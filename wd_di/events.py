@@ -1,0 +1,416 @@
+"""What happens in a pool, as typed events, and the Observer that hands them to whoever listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cached_property, partial
+from inspect import iscoroutinefunction
+from json import loads
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
+
+from wd_di._errorlog import LOCK, ErrorLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Listener = Callable[[Any], object]
+
+E = TypeVar("E", bound="Event")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events; who subscribes to it hears every one.
+
+    ``event["size"]`` reads as ``event.size``, and ``dict(event)`` gives all fields.
+
+    Attributes:
+        name: The dotted name, which ``subscribe`` takes as well as the class.
+        pool: The name of the pool in which it happened.
+    """
+
+    name: ClassVar[str] = "*"
+    _aliases: ClassVar[Mapping[str, str]] = {}
+    pool: str
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the fields."""
+        return tuple(each.name for each in fields(self))
+
+    def __getitem__(self, key: str) -> Any:
+        known = (*self.keys(), *self._aliases)
+        if key not in known:
+            raise KeyError(f"{self.name} has no {key!r}; it has {', '.join(known)}")
+        return getattr(self, self._aliases.get(key, key))
+
+
+# -- the pool ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _SizedEvent(Event):
+    _aliases: ClassVar[Mapping[str, str]] = {"timeout": "timeout_ms"}
+    size: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolCreated(_SizedEvent):
+    """A pool was constructed; ``timeout_ms`` is a checkout's deadline (also ``event["timeout"]``)."""
+
+    name = "connection_pool.created"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolSetup(_SizedEvent):
+    """A pool was configured: right after it was created."""
+
+    name = "connection_pool.setup"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolReload(Event):
+    """A reload begins; ``generation`` is the one that it leads to."""
+
+    name = "connection_pool.reload"
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolReloaded(Event):
+    """A reload is complete."""
+
+    name = "connection_pool.reloaded"
+    generation: int
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolShutdown(Event):
+    """A pool is closed: its last event. ``report`` is the ``CloseReport``."""
+
+    name = "connection_pool.shutdown"
+    report: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutTimedOut(Event):
+    """No producer came free in time; ``error`` is what the borrower gets."""
+
+    name = "checkout.timed_out"
+    _aliases: ClassVar[Mapping[str, str]] = {"timeout": "timeout_ms"}
+    timeout_ms: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorOccurred(Event):
+    """Something failed with nobody to raise it to; ``where`` names the place."""
+
+    name = "error.occurred"
+    index: int | None
+    where: str
+    error: BaseException
+
+
+# -- the producers -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _ProducerEvent(Event):
+    index: int
+    transactional_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerCreated(_ProducerEvent):
+    """A slot has a new producer, initialised if transactional, after ``duration_ms``."""
+
+    name = "producer.created"
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerClosed(_ProducerEvent):
+    """A producer is closed; ``purged`` counts the messages that it had to give up."""
+
+    name = "producer.closed"
+    purged: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerRetired(_ProducerEvent):
+    """A producer is never handed out again: it is fenced, fatal, in doubt, too old or reloaded."""
+
+    name = "producer.retired"
+    reason: str
+    error: BaseException | None
+
+
+@dataclass(frozen=True)  # without slots: cached_property keeps its value in __dict__
+class StatisticsEmitted(Event):
+    """librdkafka's statistics, as often as ``statistics.interval.ms`` says; ``json`` is its own text."""
+
+    name = "statistics.emitted"
+    _aliases: ClassVar[Mapping[str, str]] = {"statistics": "statistics"}
+    index: int
+    json: str = field(repr=False)
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
+        """The statistics, parsed at the first look."""
+        return cast("dict[str, Any]", loads(self.json))
+
+
+# -- the transactions --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _TransactionEvent(Event):
+    index: int
+    transactional_id: str
+    transaction_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionStarted(_TransactionEvent):
+    """A transaction began; ``transaction_id`` is the one that all its events carry."""
+
+    name = "transaction.started"
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionCommitted(_TransactionEvent):
+    """A transaction is committed: its ``records`` are visible."""
+
+    name = "transaction.committed"
+    records: int
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionAborted(_TransactionEvent):
+    """A transaction is aborted; ``cause`` is what crossed the scope, if anything did."""
+
+    name = "transaction.aborted"
+    records: int
+    duration_ms: float
+    cause: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionFinished(_TransactionEvent):
+    """A transaction is over, whatever came of it; ``unknown``: the commit's answer is missing."""
+
+    name = "transaction.finished"
+    outcome: Literal["committed", "aborted", "unknown"]
+    records: int
+    duration_ms: float
+    error: BaseException | None
+
+
+# -- the messages ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _MessageEvent(Event):
+    index: int
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageAcknowledged(_MessageEvent):
+    """The broker has a message; ``timestamp_ms`` is the record's, ``latency_ms`` counts from produce."""
+
+    name = "message.acknowledged"
+    partition: int
+    offset: int
+    timestamp_ms: int | None
+    latency_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFailed(_MessageEvent):
+    """A message wasn't delivered."""
+
+    name = "message.failed"
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePurged(_MessageEvent):
+    """A message was given up before it was delivered: by an abort or a close."""
+
+    name = "message.purged"
+
+
+EVENTS: tuple[type[Event], ...] = (
+    ConnectionPoolCreated,
+    ConnectionPoolSetup,
+    ConnectionPoolReload,
+    ConnectionPoolReloaded,
+    ConnectionPoolShutdown,
+    CheckoutTimedOut,
+    ErrorOccurred,
+    ProducerCreated,
+    ProducerClosed,
+    ProducerRetired,
+    StatisticsEmitted,
+    TransactionStarted,
+    TransactionCommitted,
+    TransactionAborted,
+    TransactionFinished,
+    MessageAcknowledged,
+    MessageFailed,
+    MessagePurged,
+)
+_BY_NAME: dict[str, type[Event]] = {Event.name: Event} | {each.name: each for each in EVENTS}
+
+
+# For errors that only an event carries: with nobody listening, this line is all there is of them.
+log_error = ErrorLog().write
+
+
+# -- listening ---------------------------------------------------------------------------------
+
+
+class Subscription:
+    """One listener's place at an observer, until ``cancel`` or the end of its ``with``."""
+
+    __slots__ = ("_remove", "events", "listener")
+
+    def __init__(
+        self, events: tuple[type[Event], ...], listener: Listener, remove: Callable[[Subscription], None]
+    ) -> None:
+        self.events = events
+        self.listener = listener
+        self._remove = remove
+
+    def cancel(self) -> None:
+        """Stop listening; a second time is harmless. An event under way may still arrive."""
+        self._remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __repr__(self) -> str:
+        names = "*" if self.events == EVENTS else ", ".join(each.name for each in self.events)
+        return f"<Subscription of {_qualified_name(self.listener)} to {names}>"
+
+
+class Observer:
+    """Hands a pool's events to listeners; give one to as many pools as you like, before or after they open.
+
+    Listeners are called in the order of their subscription, on the thread on which the event happens (often the
+    pool's own poller), so they must be quick. One that raises is logged on logger ``wd_di`` and disturbs nobody.
+    """
+
+    def __init__(self) -> None:
+        # Tuples are replaced, never changed, and an event nobody wants has no entry: emit needs no lock.
+        self._listeners: dict[type[Event], tuple[Subscription, ...]] = {}
+        self._errors = ErrorLog()
+
+    @overload
+    def subscribe(self, event: type[E], listener: Callable[[E], object]) -> Subscription: ...
+    @overload
+    def subscribe(self, event: str, listener: Callable[[Any], object]) -> Subscription: ...
+    def subscribe(self, event: str | type[Event], listener: Listener) -> Subscription:
+        """Call ``listener`` with every such event from now on.
+
+        Args:
+            event: An event's class or its dotted name; ``Event`` or ``"*"`` means all of them.
+            listener: A plain function of one argument; what it returns is ignored.
+
+        Raises:
+            ValueError: There is no such event.
+            TypeError: ``listener`` can't be called, or only awaited.
+        """
+        return self._add(_named(event), listener)
+
+    @overload
+    def on(self, event: type[E], /) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
+    @overload
+    def on(
+        self, event: str | type[Event], /, *more: str | type[Event]
+    ) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]: ...
+    def on(
+        self, event: str | type[Event], /, *more: str | type[Event]
+    ) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]:
+        """Subscribe the decorated function to these events, for the observer's life, and return it unchanged."""
+        events = dict.fromkeys(each for group in (event, *more) for each in _named(group))
+
+        def decorate(listener: Callable[[Any], R]) -> Callable[[Any], R]:
+            self._add(events, listener)
+            return listener
+
+        return decorate
+
+    def wants(self, event: type[Event]) -> bool:
+        """Whether anybody listens to this class of event: ask before gathering fields that cost something."""
+        return event in self._listeners
+
+    def emit(self, event: type[Event], /, **values: Any) -> None:
+        """Build the event and tell its listeners; without any it isn't even built.
+
+        Args:
+            event: The event's class.
+            values: Its fields.
+        """
+        listeners = self._listeners.get(event)
+        if listeners is not None:
+            self._tell(listeners, event(**values))
+
+    def _tell(self, listeners: tuple[Subscription, ...], event: Event) -> None:
+        for each in listeners:
+            try:
+                each.listener(event)
+            except Exception as error:  # noqa: BLE001  (whatever a listener does, the pool's work goes on)
+                failed = f"listener {_qualified_name(each.listener)} failed on {event.name}"
+                self._errors.write(failed, failed, error)
+
+    def _add(self, events: Iterable[type[Event]], listener: Listener) -> Subscription:
+        if not callable(listener) or iscoroutinefunction(listener):
+            raise TypeError(f"a listener is a plain function of one argument (it is never awaited), not {listener!r}")
+        subscription = Subscription(tuple(events), listener, self._remove)
+        with LOCK:
+            for event in subscription.events:
+                self._listeners[event] = (*self._listeners.get(event, ()), subscription)
+        return subscription
+
+    def _remove(self, subscription: Subscription) -> None:
+        with LOCK:
+            for event in subscription.events:
+                left = tuple(each for each in self._listeners.get(event, ()) if each is not subscription)
+                if left:
+                    self._listeners[event] = left
+                else:
+                    self._listeners.pop(event, None)
+
+    def __repr__(self) -> str:
+        with LOCK:
+            count = len({each for listeners in self._listeners.values() for each in listeners})
+        return f"<{type(self).__name__}: {count} subscription{'' if count == 1 else 's'}>"
+
+
+def _named(event: str | type[Event]) -> tuple[type[Event], ...]:
+    kind = _BY_NAME.get(event) if isinstance(event, str) else event
+    found = EVENTS if kind is Event else tuple(each for each in EVENTS if each is kind)
+    if not found:
+        name = event if isinstance(event, str) else repr(event)
+        near = get_close_matches(name, _BY_NAME, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no event {name!r}.{hint} The events are: {', '.join(_BY_NAME)}")
+    return found
+
+
+def _qualified_name(listener: Listener) -> str:
+    # A partial's or an object's own repr could show a secret.
+    named: Any = listener.func if isinstance(listener, partial) else listener
+    if not hasattr(named, "__qualname__"):
+        named = type(named)
+    return f"{named.__module__ or 'builtins'}.{named.__qualname__}"

@@ -1,0 +1,423 @@
+"""The pool as its users see it: open, borrow, look, reload, close."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import warnings
+import weakref
+from asyncio import _get_running_loop
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from wd_di import _retry
+from wd_di._checkout import Checkout, Desk
+from wd_di._client import Fault, check, pin_all
+from wd_di._core import Holder, PoolStats, State
+from wd_di._keeper import Keeper
+from wd_di._plan import claim, default_instance, make_plan, release
+from wd_di._retry import Retry
+from wd_di._threads import Deadline, check_timeout
+from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError
+from wd_di.events import (
+    ConnectionPoolCreated,
+    ConnectionPoolReload,
+    ConnectionPoolReloaded,
+    ConnectionPoolSetup,
+    ConnectionPoolShutdown,
+    Observer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from wd_di._plan import Configure, Plan
+    from wd_di._scope import Propagation, TransactionScope
+    from wd_di.settings import PoolSettings
+
+R = TypeVar("R")
+
+EXIT_TIMEOUT = 5.0
+"""Seconds that all forgotten pools together may take at interpreter exit."""
+FORCE_PATIENCE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReport:
+    """What became of a pool's producers and messages.
+
+    Attributes:
+        pool: The pool's name.
+        flushed: Messages that were still unanswered when the close began, and were answered before its end.
+        purged: Messages given up.
+        held: Who still holds a producer; it closes when it comes back.
+        abandoned: Indices of producers whose closing hadn't ended in time; it goes on in the background.
+        duration_ms: How long the close took.
+    """
+
+    pool: str
+    flushed: int
+    purged: int
+    held: tuple[Holder, ...]
+    abandoned: tuple[int, ...]
+    duration_ms: float
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was lost and nothing is left."""
+        return not (self.purged or self.held or self.abandoned)
+
+
+class ProducerPool:
+    """A pool of Kafka producers for threads; usable with or without a container.
+
+    Args:
+        settings: Size, deadlines and Kafka's own settings.
+        name: Names the pool in errors, events and ``{pool}`` of the id template.
+        configure: Called once for every zero-based index when the pool is built, and again by ``reload(settings)``, with
+            ``(config, index)`` or ``(config)``; may change ``config.kafka`` and ``config.deliver``.
+        observer: Who is told what happens.
+
+    Raises:
+        SettingsError: Settings clash with one another, with another pool of this process, or with librdkafka.
+    """
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        *,
+        name: str = "default",
+        configure: Configure | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.name = name
+        self.observer = Observer() if observer is None else observer
+        self._configure = configure
+        self._settings = settings
+        plan = self._checked_plan(settings)
+        claim(plan, self)
+        self._keeper = Keeper(plan, self.observer)
+        self._desk = self._keeper.desk = Desk(self._keeper)
+        self._phase = threading.Lock()
+        self._opened = False
+        self._closed = threading.Event()
+        self._report: CloseReport | None = None
+        self._stale = False
+        _pools.add(self)
+        sizes = {"pool": name, "size": settings.size, "timeout_ms": settings.timeout_ms}
+        self.observer.emit(ConnectionPoolCreated, **sizes)
+        self.observer.emit(ConnectionPoolSetup, **sizes)
+
+    # -- borrowing -----------------------------------------------------------------------------------
+
+    def producer(self, *, timeout_ms: int | None = None) -> Checkout:
+        """Return a checkout: ``with pool.producer() as producer``.
+
+        Args:
+            timeout_ms: Milliseconds for the wait, the creation and ``init_transactions`` together; ``None`` is the pool's
+                setting, 0 doesn't wait.
+
+        Raises (when opened):
+            PoolTimeoutError: No producer came free, or none could be connected, in time.
+            PoolOpenError: None can be connected: settings, authentication or rights.
+            PoolClosedError: The pool is closed.
+        """
+        self._refresh()
+        return Checkout(self._desk, timeout_ms)
+
+    def transaction(
+        self,
+        *,
+        timeout_ms: int | None = None,
+        propagation: Propagation = "join",
+        commit_on: tuple[type[Exception], ...] = (),
+        retry: Retry | None = None,
+    ) -> TransactionScope:
+        """Return a transaction to come: ``with pool.transaction() as tx``. Returned: committed. Raised: aborted.
+
+        Args:
+            timeout_ms: Milliseconds to get a producer; ``None`` is the pool's setting, 0 doesn't wait.
+            propagation: What to do inside an open transaction of the same thread or task: ``"join"`` it, begin a
+                ``"new"`` one on a second producer, or insist that there is one (``"mandatory"``) or none (``"never"``).
+            commit_on: Exceptions of the block that commit and are then raised on.
+            retry: For ``inject``, which can call its function again; with ``run`` pass it there.
+
+        Raises (when opened):
+            NotTransactionalError: The pool has no ``transactional_id``.
+            PropagationError: ``mandatory`` found no transaction, or ``never`` found one.
+            PoolError: As :meth:`producer`.
+        """
+        self._refresh()
+        return self._keeper.scope(timeout_ms=timeout_ms, propagation=propagation, commit_on=commit_on, retry=retry)
+
+    def run(self, fn: Callable[..., R], /, *args: Any, retry: Retry | None = None, **kwargs: Any) -> R | None:
+        """Call ``fn(tx, *args, **kwargs)`` in a transaction, and again after a confirmed abort if ``retry`` says so.
+
+        Returns:
+            What ``fn`` returned; ``None`` if it raised :class:`AbortTransaction`.
+        """
+        return _retry.run(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
+
+    # -- opening -------------------------------------------------------------------------------------
+
+    def open(self, *, timeout_ms: int | None = None) -> None:
+        """Connect, and wait until it is proved; harmless on an open pool.
+
+        A transactional pool initialises all its ids in parallel, a plain one makes one producer and asks the cluster for
+        metadata. With ``open_policy="background"`` it only begins to.
+
+        Args:
+            timeout_ms: Milliseconds; ``None`` is the pool's ``open_timeout_ms``.
+
+        Raises:
+            PoolOpenError: With the reason; the pool is closed then, and nothing of it is left.
+            PoolClosedError: It was closed before.
+        """
+        deadline = Deadline.of_ms(timeout_ms, self._settings.open_timeout_ms)
+        self._refresh()
+        with self._phase:
+            if self._keeper.core.closing:
+                raise PoolClosedError(f"{self.name}: the pool is closed; make another one")
+            if self._opened:
+                return
+            self._opened = True
+        self._keeper.start()
+        if self._settings.open_policy == "background" or _get_running_loop() is not None:
+            return
+        try:
+            self._connect(deadline)
+        except BaseException:
+            self.close(timeout_ms=0, force=True)
+            raise
+
+    def _connect(self, deadline: Deadline) -> None:
+        core = self._keeper.core
+        self._keeper.carry_out(core.warm() if self._keeper.limits.warm else core.start_one())
+        wanted = self._settings.size if self._keeper.limits.warm else 1
+        self._keeper.wait_until(lambda: self._ready() >= wanted or self._hopeless(), deadline)
+        if self._ready() < wanted:
+            raise self._not_opened(wanted)
+        if not self._keeper.terms.transactional:
+            self._probe(deadline)
+
+    def _probe(self, deadline: Deadline) -> None:
+        """A plain producer connects when it must; ask it now, so that a wrong address shows at the start."""
+        hold = self._desk.borrow(int(deadline.left * 1000), ambient=False)
+        try:
+            while True:
+                try:
+                    hold.client.probe(deadline.slice(0.2))
+                except Fault as fault:
+                    hold.client.poll(0)
+                    if hold.client.fault is not None or deadline.passed:
+                        raise PoolOpenError(f"{self.name}: {hold.client.last_error or fault}") from fault
+                else:
+                    return
+        finally:
+            self._desk.give_back(hold)
+
+    def _ready(self) -> int:
+        return len(self._keeper.core.in_state(State.IDLE, State.LEASED))
+
+    def _hopeless(self) -> bool:
+        return self._keeper.core.hopeless
+
+    def _not_opened(self, wanted: int) -> PoolOpenError:
+        cause = self._keeper.trouble()
+        error = PoolOpenError(f"{self.name}: {self._ready()} of {wanted} producers could be connected; last error: {cause}")
+        error.__cause__ = cause if isinstance(cause, BaseException) else None
+        return error
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """Return one consistent picture of slots, waiters and totals."""
+        return self._keeper.core.stats()
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        state = "closed" if self._keeper.core.closing else "open" if self._opened or stats.totals.requests else "new"
+        return (
+            f"<ProducerPool {self.name!r} {state}: {stats.size} slots, {stats.idle} idle, {stats.in_use} in use, "
+            f"{stats.waiting} waiting>"
+        )
+
+    # -- reloading -----------------------------------------------------------------------------------
+
+    def reload(self, settings: PoolSettings | None = None, *, timeout_ms: int | None = None) -> None:
+        """Replace every producer: idle ones one after another, held ones when they come back. Checkouts go on meanwhile.
+
+        Args:
+            settings: New settings of the same size, for which ``configure`` is called again; ``None`` keeps the old.
+            timeout_ms: Milliseconds to wait for the end; ``None`` is the pool's ``close_timeout_ms``.
+
+        Raises:
+            SettingsError: The new settings clash, or change what a pool is: its size, or whether it is transactional.
+            PoolTimeoutError: Some producers are still of the old generation; they will follow.
+        """
+        deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
+        self._refresh()
+        started = time.monotonic()
+        keeper = self._keeper
+        if settings is not None:
+            self._replan(settings)
+        effects = keeper.core.reload()
+        generation = keeper.core.generation
+        self.observer.emit(ConnectionPoolReload, pool=self.name, generation=generation)
+        keeper.carry_out(effects)
+        if not keeper.wait_until(lambda: not keeper.core.outdated() or keeper.core.closing, deadline):
+            raise PoolTimeoutError(
+                f"{self.name}: producers {list(keeper.core.outdated())} are still of the generation before: "
+                f"{_holders(keeper.core.holders())}"
+            )
+        duration = (time.monotonic() - started) * 1000
+        self.observer.emit(ConnectionPoolReloaded, pool=self.name, generation=generation, duration_ms=duration)
+
+    def _replan(self, settings: PoolSettings) -> None:
+        old = self._keeper.plan
+        plan = self._checked_plan(settings)
+        if settings.size != self._settings.size or plan.transactional != old.transactional:
+            raise SettingsError(f"{self.name}: reload can't change size or transactional_id on and off: make another pool")
+        claim(plan, self)
+        self._settings = settings
+        self._keeper.apply(plan)
+        self._keeper.core.limits = self._keeper.limits
+
+    # -- closing -------------------------------------------------------------------------------------
+
+    def close(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
+        """Refuse newcomers, wait for holders, flush and close; twice is harmless and gives the same report.
+
+        Args:
+            timeout_ms: Milliseconds for the whole; ``None`` is the pool's ``close_timeout_ms``.
+            force: Take from their holders what they still hold at the deadline. Else it closes when they give it back.
+
+        Returns:
+            What was flushed, what was given up and who still holds what.
+        """
+        deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
+        with self._phase:
+            first = not self._keeper.core.closing
+            if first:
+                started, unsettled, purged = time.monotonic(), self._unsettled(), self._keeper.purged
+                self._keeper.close_clients(deadline)
+        if not first:
+            self._closed.wait(deadline.left)
+            return self._report or self._make_report(time.monotonic(), 0, self._keeper.purged)
+        self._await_holders(deadline, force=force)
+        self._report = self._make_report(started, unsettled, purged)
+        self._keeper.stop(FORCE_PATIENCE)
+        self._closed.set()
+        self._free_ids()
+        self.observer.emit(ConnectionPoolShutdown, pool=self.name, report=self._report)
+        return self._report
+
+    def _await_holders(self, deadline: Deadline, *, force: bool) -> None:
+        keeper = self._keeper
+        mine = self._desk.holds()
+        keeper.wait_until(lambda: self._left() <= mine, deadline)
+        if force and self._left():
+            keeper.seize()
+        if self._left() > len(keeper.core.holders()):
+            keeper.wait_until(lambda: not self._left(), Deadline(FORCE_PATIENCE))
+
+    def _left(self) -> int:
+        """Slots that aren't closed yet."""
+        return self._settings.size - len(self._keeper.core.in_state(State.EMPTY))
+
+    def _unsettled(self) -> int:
+        return sum(len(client.outbox.unsettled()) for _, client in self._keeper.core.living())
+
+    def _make_report(self, started: float, unsettled: int, purged: int) -> CloseReport:
+        core = self._keeper.core
+        lost = self._keeper.purged - purged
+        return CloseReport(
+            pool=self.name,
+            flushed=max(0, unsettled - lost - (self._unsettled() if unsettled else 0)),
+            purged=lost,
+            held=core.holders(),
+            abandoned=core.in_state(State.CREATING, State.RETIRING),
+            duration_ms=(time.monotonic() - started) * 1000,
+        )
+
+    def _free_ids(self) -> None:
+        """Another pool may take the ids once no producer of this one lives."""
+        if not self._left():
+            release(self)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        keeper = getattr(self, "_keeper", None)
+        if keeper is not None and not keeper.core.closing and keeper.core.living():
+            warnings.warn(f"{self!r} was never closed: call close(), or use it in 'with'", ResourceWarning, source=self)
+
+    # -- plans and forks -----------------------------------------------------------------------------
+
+    def _checked_plan(self, settings: PoolSettings, *, instance: str | None = None) -> Plan:
+        plan = make_plan(settings, name=self.name, configure=self._configure, instance=instance)
+        seen: list[dict[str, Any]] = []
+        for slot in plan.slots:
+            alike = {key: value for key, value in slot.kafka.items() if key not in ("transactional.id", "client.id")}
+            if slot.deliver and alike not in seen:
+                seen.append(alike)
+                check(self.name, slot.kafka)
+        return plan
+
+    def _after_fork(self) -> None:
+        """In the child: nothing of the parent's is touched; new ids are made at the first use, outside the fork."""
+        self._phase = threading.Lock()
+        self._stale = True
+        closing = self._keeper.core.closing
+        self._keeper.renew()
+        self._desk.forget_all()
+        self._opened = False
+        if closing:
+            self._keeper.core.close()
+
+    def _refresh(self) -> None:
+        if not self._stale:
+            return
+        with self._phase:
+            if self._stale:
+                own = f"{self._settings.instance or default_instance()}-{os.getpid()}"
+                plan = self._checked_plan(self._settings, instance=own)
+                claim(plan, self)
+                self._keeper.apply(plan)
+                self._stale = False
+
+
+def _holders(holders: tuple[Holder, ...]) -> str:
+    return ", ".join(f"{h.index} held {h.held_ms / 1000:.1f} s by {h.owner}" for h in holders) or "nobody holds them"
+
+
+_pools: weakref.WeakSet[ProducerPool] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At interpreter exit: no thread can be started any more, so in sequence, under one deadline; pin what is left."""
+    deadline = Deadline(EXIT_TIMEOUT)
+    for pool in tuple(_pools):
+        if not pool._keeper.core.closing:  # noqa: SLF001  (its own module)
+            left_ms = int(deadline.left * 1000)
+            pool.close(timeout_ms=min(left_ms, check_timeout(None, pool._settings.close_timeout_ms)))  # noqa: SLF001
+    pin_all()
+
+
+def _after_fork_in_child() -> None:
+    for pool in tuple(_pools):
+        pool._after_fork()  # noqa: SLF001  (its own module)
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
