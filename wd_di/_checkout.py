@@ -8,41 +8,42 @@ import threading
 from asyncio import _get_running_loop
 from typing import TYPE_CHECKING, Any
 
+from wd_di._client import Kind
 from wd_di._core import Lease, Retirement
-from wd_di._producer import OpenScope, Producer
+from wd_di._producer import Producer
 from wd_di._recipe import Recipe
-from wd_di._threads import ThreadWaiter, check_timeout
+from wd_di._threads import Deadline, ThreadWaiter, check_timeout
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError
 from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from wd_di._client import Client
-    from wd_di._core import Core
+    from wd_di._client import Client, Fault
     from wd_di._keeper import Keeper
     from wd_di._scope import TransactionScope
+    from wd_di._transaction import Transaction
 
 
 class Hold(Lease):
     """A borrower's lease with what the borrower works with."""
 
-    __slots__ = ("ambient", "core", "open_scope", "producer", "retirement")
+    __slots__ = ("_keeper", "ambient", "client", "core", "producer", "retirement", "transaction")
 
+    client: Client
     producer: Producer
 
-    def __init__(self, owner: object, core: Core, place: str | None) -> None:
+    def __init__(self, owner: object, keeper: Keeper, place: str | None) -> None:
         super().__init__(owner, place)
-        self.core = core
+        self.core = keeper.core
         self.ambient = False
         self.retirement: Retirement | None = None
-        self.open_scope: OpenScope
+        self.transaction: Transaction | None = None
+        self._keeper = keeper
 
-    @property
-    def client(self) -> Client:
-        """The slot's client, which is this borrower's until the return."""
-        client: Client = self.slot.client
-        return client
+    def scope(self, **options: Any) -> TransactionScope:
+        """Return a transaction to come, on this very slot."""
+        return self._keeper.scope(self, **options)
 
 
 class Desk:
@@ -70,26 +71,23 @@ class Desk:
         """
         keeper = self.keeper
         timeout_ms = check_timeout(timeout_ms, keeper.settings.timeout_ms)
-        me = owner()
-        hold = Hold(me, keeper.core, _place() if keeper.settings.leak_after_ms else None)
-        if not keeper.core.take(hold):
-            self._wait(hold, timeout_ms, holds_one=me in self._held)
-        try:
-            self._equip(hold, ambient=ambient)
-        except BaseException:
-            self._release(hold)
-            raise
-        return hold
+        deadline = Deadline(timeout_ms / 1000)
+        while True:
+            hold = Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
+            if not keeper.core.take(hold):
+                self._wait(hold, timeout_ms, deadline)
+            hold.client = hold.slot.client
+            fault = hold.client.fault
+            if fault is None:
+                return self._equipped(hold, ambient=ambient)
+            self._release(hold, broken(fault))  # it broke while idle, and the poller hasn't seen it yet
 
     def give_back(self, hold: Hold) -> None:
         """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
         if hold.ambient:
             self._forget(hold)
-        retirement = hold.retirement
-        fault = hold.client.fault if hold.slot.client is not None else None
-        if retirement is None and fault is not None:
-            retirement = Retirement("broken", fault)
-        self._release(hold, retirement)
+        fault = hold.client.fault
+        self._release(hold, hold.retirement or (broken(fault) if fault is not None else None))
 
     def forget_all(self) -> None:
         """After a fork nobody in the child holds anything."""
@@ -104,14 +102,13 @@ class Desk:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _equip(self, hold: Hold, *, ambient: bool) -> None:
-        keeper = self.keeper
-        hold.open_scope = OpenScope(lambda _producer, **options: keeper.scope(hold, **options))
-        hold.producer = Producer(hold.slot.index, hold.client, keeper.terms, hold.open_scope)
+    def _equipped(self, hold: Hold, *, ambient: bool) -> Hold:
+        hold.producer = Producer(hold, self.keeper.terms)
         if ambient:
             hold.ambient = True
             hold.outer = self._held.get(hold.owner)
             self._held[hold.owner] = hold
+        return hold
 
     def _forget(self, hold: Hold) -> None:
         """Unlink the hold, also when scopes end in another order than they began."""
@@ -131,9 +128,9 @@ class Desk:
         if hold.core is self.keeper.core:
             self.keeper.carry_out(hold.core.release(hold, retirement))
 
-    def _wait(self, hold: Hold, timeout_ms: int, *, holds_one: bool) -> None:
+    def _wait(self, hold: Hold, timeout_ms: int, deadline: Deadline) -> None:
         keeper = self.keeper
-        if holds_one:
+        if hold.owner in self._held:
             raise PoolExhaustedError(
                 f"{keeper.name}: no second producer is idle, and the caller holds one already: waiting could wait for "
                 f"itself ({self._counts()})"
@@ -144,8 +141,9 @@ class Desk:
         hold.waiter = waiter
         keeper.start()
         keeper.carry_out(keeper.core.wait(hold))
+        keeper.nudge()
         try:
-            waiter.wait(timeout_ms / 1000)
+            waiter.wait(deadline.left)
         except BaseException:
             if not keeper.core.withdraw(hold):
                 self._release(hold)
@@ -218,7 +216,7 @@ class Borrowing:
     def __enter__(self) -> Producer:
         held = self._desk.current() if self._ambient else None
         if held is not None:
-            return held.open_scope.transaction or held.producer
+            return held.transaction or held.producer
         self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient)
         return self._hold.producer
 
@@ -231,6 +229,11 @@ class Borrowing:
                 hold.producer._end()  # noqa: SLF001  (only the checkout may end it)
             finally:
                 self._desk.give_back(hold)
+
+
+def broken(fault: Fault) -> Retirement:
+    """Why a producer with a fatal error is retired."""
+    return Retirement("broken", fault, fenced=fault.kind is Kind.FENCED)
 
 
 def owner() -> object:

@@ -108,6 +108,7 @@ class Client(Protocol):
     def abort(self, seconds: float) -> None: ...
     def purge(self) -> None: ...
     def owes(self) -> int: ...
+    def verdict(self, error: Any, topic: str) -> tuple[DeliveryOutcome, BaseException]: ...
     def close(self) -> None: ...
 
 
@@ -205,7 +206,7 @@ class KafkaClient:
         self._serve(lambda handle: handle.poll(seconds))
 
     def flush(self, seconds: float) -> None:
-        """Send at once, whatever ``linger.ms`` says, and serve callbacks; what is left isn't told, ask the outbox."""
+        """Send at once, whatever ``linger.ms`` says, and serve callbacks; ask the outbox for what is left."""
         self._serve(lambda handle: handle.flush(seconds))
 
     def purge(self) -> None:
@@ -228,8 +229,8 @@ class KafkaClient:
     def close(self) -> None:
         """Destroy the handle; may block on slow DNS, so it is called on the pool's reaper thread.
 
-        ``Producer.close`` aborts and flushes without limit (librdkafka's -1), so it is asked only when nothing is left to
-        abort or flush. In doubt, after a fatal error or before init has ended, the handle is dropped instead.
+        ``Producer.close`` aborts and flushes without limit (librdkafka's -1), so it is asked only when nothing is left
+        to abort or flush. In doubt, after a fatal error or before init has ended, the handle is dropped instead.
         """
         handle, self._handle = self._handle, None
         if handle is None:
@@ -324,7 +325,7 @@ class KafkaClient:
             return Kind.ABORTABLE
         return Kind.RETRIABLE if error.retriable() or code == KafkaError._TIMED_OUT else Kind.OTHER  # noqa: SLF001
 
-    def verdict(self, error: KafkaError, topic: str) -> tuple[DeliveryOutcome, BaseException]:
+    def verdict(self, error: Any, topic: str) -> tuple[DeliveryOutcome, BaseException]:
         """What a delivery report's error means for the record."""
         text = f"{self._scrub(error.str())} [{error.name()}]"
         if error.code() in _PURGED:
@@ -399,7 +400,8 @@ def _secrets(config: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(secret for secret in hidden if secret)
 
 
-_silent = logging.Logger("wd_di.check", level=logging.CRITICAL + 1)
+_silent = logging.getLogger("wd_di.check")
+_silent.disabled = True
 _live: weakref.WeakSet[KafkaClient] = weakref.WeakSet()
 
 

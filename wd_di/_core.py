@@ -410,19 +410,28 @@ class Core:
         with self._lock:
             return self._permanent and not any(slot.state is State.CREATING for slot in self._slots)
 
+    @property
+    def restless(self) -> bool:
+        """Whether an empty slot is wanted, but backs off: the clock must be looked at often."""
+        with self._lock:
+            wanted = self._waiters or (self.limits.warm and not self.closing)
+            return bool(wanted) and any(slot.state is State.EMPTY for slot in self._slots)
+
     def in_state(self, *states: State) -> tuple[int, ...]:
         """Indices of the slots in one of ``states``."""
         with self._lock:
             return tuple(slot.index for slot in self._slots if slot.state in states)
 
     def outdated(self) -> tuple[int, ...]:
-        """Indices whose producer is of an older generation."""
+        """Indices that a reload hasn't reached yet."""
         with self._lock:
-            return tuple(
-                slot.index
-                for slot in self._slots
-                if slot.state is not State.EMPTY and slot.generation != self.generation
-            )
+            return tuple(slot.index for slot in self._slots if self._outdated(slot))
+
+    def _outdated(self, slot: Slot) -> bool:
+        """A warm pool's slot is up to date once its new producer is ready, a lazy one's when the old is gone."""
+        if self.limits.warm and slot.state in (State.EMPTY, State.CREATING, State.RETIRING):
+            return True
+        return slot.state is not State.EMPTY and slot.generation != self.generation
 
     # -- decisions; the lock is held -------------------------------------------------------------
 

@@ -190,7 +190,7 @@ class Delivery:
             )
 
     def _arrive(self, error: object, ack: Any) -> None:
-        """librdkafka's callback: note what came, nothing else.
+        """Called by librdkafka: note what came, nothing else.
 
         It may run with a foreign exception pending; its first C call then raises SystemError although it worked.
         """
@@ -217,8 +217,8 @@ class Delivery:
 class Outbox:
     """All that one client owes an answer for.
 
-    ``arrived`` is filled by librdkafka's callbacks, inside its calls; :meth:`settle` empties it outside of them, so that
-    no waiter, listener or callback ever runs inside a client call and hides its result.
+    ``arrived`` is filled by librdkafka's callbacks, inside its calls; :meth:`settle` empties it outside of them, so
+    that no waiter, listener or callback ever runs inside a client call and hides its result.
     """
 
     def __init__(

@@ -8,8 +8,9 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from wd_di._checkout import broken
 from wd_di._client import SLICE, Client, Fault, KafkaClient, Kind, dispose
-from wd_di._core import Core, Effects, Limits, Retirement, Slot, State
+from wd_di._core import Core, Effects, Limits, Retirement, Slot
 from wd_di._delivery import Outbox
 from wd_di._memory import MemoryBroker, MemoryClient
 from wd_di._producer import Terms
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from wd_di._checkout import Desk, Hold
     from wd_di._plan import Plan, SlotPlan
-    from wd_di.settings import PoolSettings
 
 ROUND_OWING = 0.005
 ROUND_WAITING = 0.05
@@ -40,6 +40,10 @@ ROUND_IDLE = 0.5
 MAKERS_MAX = 32
 PERMANENT = (Kind.SETTINGS, Kind.DENIED, Kind.FATAL)
 """Failures of a creation that no waiting cures."""
+
+
+ORDINARY = ("close", "reload")
+"""Retirements that nobody needs to be told of."""
 
 
 class Keeper:
@@ -69,7 +73,7 @@ class Keeper:
             transactional=plan.transactional,
             implicit_transactions=settings.implicit_transactions,
             allow_blocking_in_loop=settings.allow_blocking_in_loop,
-            nudge=self._nudge,
+            nudge=self.nudge,
         )
         self.rules = Rules(
             terms=self.terms,
@@ -182,7 +186,7 @@ class Keeper:
             duration_ms=(time.monotonic() - started) * 1000,
         )
         self.carry_out(core.created(slot, client))
-        self._nudge()
+        self.nudge()
 
     def _connect(self, plan: SlotPlan) -> Client:
         client: Client
@@ -193,20 +197,21 @@ class Keeper:
             )
         else:
             client = MemoryClient(self._memory, plan.transactional_id)
-        verdict = getattr(client, "verdict", None)
         client.outbox = Outbox(
             self.name,
             plan.index,
             observer=self.observer,
             callbacks=self._callbacks,
-            translate=verdict or (lambda error, topic: ("failed", error)),
-            hurry=self._nudge,
+            translate=client.verdict,
+            hurry=self.nudge,
         )
         return client
 
     def _initialise(self, client: Client, core: Core) -> None:
-        """Get the transactional id, in slices on the same handle: one that timed out goes on in the background, and
-        would fence its own replacement."""
+        """Get the transactional id, in slices on the same handle.
+
+        One that timed out goes on in the background, and would fence its own replacement.
+        """
         if client.transactional_id is None:
             return
         deadline = Deadline(self.settings.open_timeout_ms / 1000)
@@ -239,7 +244,8 @@ class Keeper:
 
     def _retire(self, core: Core, slot: Slot) -> None:
         client, retirement = slot.client, slot.retirement or Retirement("close")
-        self._tell_retired(slot, client, retirement)
+        if retirement.reason not in ORDINARY:
+            self._tell_retired(slot, client, retirement)
         deadline = self._closing_until or Deadline(self.settings.close_timeout_ms / 1000)
         try:
             lost = dispose(client, deadline, self.rules.abort_timeout)
@@ -264,7 +270,7 @@ class Keeper:
 
     # -- polling -----------------------------------------------------------------------------------
 
-    def _nudge(self) -> None:
+    def nudge(self) -> None:
         if self._poller.napping:
             self._poller.wake()
 
@@ -275,7 +281,7 @@ class Keeper:
         self.carry_out(self.core.tick())
         if owing:
             return ROUND_OWING
-        return ROUND_WAITING if self.core.in_state(State.CREATING, State.EMPTY) else ROUND_IDLE
+        return ROUND_WAITING if self.core.restless else ROUND_IDLE
 
     def _poll(self, slot: Slot, client: Client) -> bool:
         """Serve one client; whether it owes anything. Who waits inside the client serves it itself."""
@@ -285,8 +291,8 @@ class Keeper:
             except Fault:  # closed meanwhile
                 return False
         if client.fault is not None:
-            self.carry_out(self.core.doom(slot, client, _broken(client.fault)))
-        return client.owes() > 0 and not client.outbox.served
+            self.carry_out(self.core.doom(slot, client, broken(client.fault)))
+        return client.owes() > 0 and not self.terms.shared
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -298,7 +304,9 @@ class Keeper:
 
     def _report_leak(self, lease: Any) -> None:
         held = self.settings.leak_after_ms
-        error = PoolOpenError(f"{self.name}: producer {lease.slot.index} is held for more than {held} ms, from {lease.place}")
+        error = PoolOpenError(
+            f"{self.name}: producer {lease.slot.index} is held for more than {held} ms, from {lease.place}"
+        )
         log_error(f"{self.name}.leak.{lease.place}", f"{self.name}: a producer may have leaked", error)
         self.observer.emit(ErrorOccurred, pool=self.name, index=lease.slot.index, where="leak", error=error)
 
@@ -320,10 +328,6 @@ def _limits(plan: Plan) -> Limits:
 
 def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
-
-
-def _broken(fault: Fault) -> Retirement:
-    return Retirement("broken", fault, fenced=fault.kind is Kind.FENCED)
 
 
 def _serve(client: Client) -> None:

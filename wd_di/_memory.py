@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wd_di._client import Fault, Kind
 
 if TYPE_CHECKING:
-    from wd_di._delivery import Delivery, Outbox
+    from wd_di._delivery import Delivery, DeliveryOutcome, Outbox
 
 
 @dataclass(slots=True)
@@ -155,6 +155,10 @@ class MemoryClient:
     def owes(self) -> int:
         """Queued records."""
         return len(self._queue)
+
+    def verdict(self, error: BaseException, topic: str) -> tuple[DeliveryOutcome, BaseException]:  # noqa: ARG002
+        """Errors come as they are meant here."""
+        return "failed", error
 
     def close(self) -> None:
         """Take no more calls."""

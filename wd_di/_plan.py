@@ -223,8 +223,8 @@ class _Template:
 
 
 def _warn(message: str) -> None:
-    # _warn, warn, make_plan, ProducerPool.__init__: the fifth frame is the one that made the pool.
-    warnings.warn(message, SettingsWarning, stacklevel=5)
+    # _warn, warn, make_plan, _checked_plan, ProducerPool.__init__: the sixth frame is the one that made the pool.
+    warnings.warn(message, SettingsWarning, stacklevel=6)
 
 
 # -- one slot --------------------------------------------------------------------------------------

@@ -5,17 +5,24 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wd_di._client import Client, Fault, Kind
 from wd_di._delivery import Delivery, DeliveryReport, HeaderValue, Ledger, Message
 from wd_di._threads import Deadline
-from wd_di.errors import AuthorizationError, CheckoutReturnedError, DeliveryError, DeliveryTimeoutError, ProduceError
-from wd_di.errors import QueueFullError, ScopeError
+from wd_di.errors import (
+    AuthorizationError,
+    CheckoutReturnedError,
+    DeliveryError,
+    DeliveryTimeoutError,
+    QueueFullError,
+    ScopeError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from wd_di._core import Slot
     from wd_di._scope import TransactionScope
     from wd_di._transaction import Transaction
 
@@ -24,6 +31,8 @@ HOLDER_SLICE = 0.005
 QUEUE_FULL_SLICE = 0.05
 
 Text = str | bytes | None
+Prepared = tuple[str, dict[str, Any]]
+"""A topic, and a checked record in the client's words."""
 Headers = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 _TEXT = frozenset({str, bytes, type(None)})
 
@@ -41,22 +50,33 @@ class Terms:
     nudge: Callable[[], None]
 
 
+class Held(Protocol):
+    """What a producer knows of the claim it works under; nothing here needs to know how transactions are made."""
+
+    slot: Slot
+    owner: object
+    client: Client
+    transaction: Transaction | None
+
+    def scope(self, **options: Any) -> TransactionScope: ...
+
+
 class Producer:
     """A producer of the pool, for as long as its ``with`` block lasts.
 
-    Keys, values and header values are ``str`` (sent as UTF-8), ``bytes`` or ``None``; a value of ``None`` is a tombstone.
-    On a transactional pool, outside of a transaction, each call is a transaction of its own and blocks until the commit.
+    Keys, values and header values are ``str`` (sent as UTF-8), ``bytes`` or ``None``. On a transactional pool, outside
+    of a transaction, each call is a transaction of its own and blocks until the commit.
     """
 
-    __slots__ = ("_client", "_ledger", "_open_scope", "_terms", "index")
+    __slots__ = ("_client", "_held", "_ledger", "_terms", "index")
 
-    def __init__(self, index: int, client: Client, terms: Terms, open_scope: OpenScope) -> None:
-        self.index = index
-        self._client = client
+    def __init__(self, held: Held, terms: Terms) -> None:
+        self.index = held.slot.index
+        self._client = held.client
         self._terms = terms
-        self._open_scope = open_scope
+        self._held = held
         self._ledger = self._new_ledger()
-        client.outbox.open(self._ledger)
+        self._client.outbox.open(self._ledger)
 
     # -- producing -------------------------------------------------------------------------------
 
@@ -88,7 +108,8 @@ class Producer:
             QueueFullError: The local queue stayed full; the record wasn't sent.
             AuthorizationError: No right to write to the topic.
         """
-        return self._sync([Message(topic, value, key, headers, partition, timestamp_ms)], timeout_ms)[0]
+        record = _record(value, key, headers, partition=partition, timestamp_ms=timestamp_ms)
+        return self._sync([(_topic(topic), record)], timeout_ms)[0]
 
     def produce_async(
         self,
@@ -101,37 +122,34 @@ class Producer:
         timestamp_ms: int | None = None,
         timeout_ms: int | None = None,
     ) -> Delivery:
-        """Enqueue one record and return at once; the arguments are those of :meth:`produce_sync`.
+        """Enqueue one record and return at once.
 
         What is enqueued will be sent, also when the producer has gone back to the pool meanwhile.
 
         Args:
-            timeout_ms: Milliseconds to wait for room in a full queue.
+            topic: The topic.
+            value: The payload; ``None`` is a tombstone.
+            key: The key, which decides the partition unless one is given.
+            headers: Names and values; a name may come more than once in a sequence of pairs.
+            partition: The partition; ``None`` lets the partitioner decide.
+            timestamp_ms: Milliseconds since the epoch; ``None`` is now.
+            timeout_ms: Milliseconds to wait for room in a full queue; ``None`` is the pool's ``produce_timeout_ms``.
 
         Raises:
             QueueFullError: The local queue stayed full; the record wasn't sent.
-            ProduceError: The client refused the record at once (too large, unknown topic).
+            DeliveryError: The client refused the record at once (too large, unknown topic).
         """
-        tx = self._transaction()
-        if tx is not None:
-            return tx.produce_async(
-                topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms, timeout_ms=timeout_ms
-            )
-        if self._outside_transaction():
-            return self._implicitly([Message(topic, value, key, headers, partition, timestamp_ms)], timeout_ms)[0]
-        record = _record(topic, value, key, headers, partition, timestamp_ms)
-        return self._enqueue(topic, record, Deadline.of_ms(timeout_ms, self._terms.produce_timeout_ms))
+        record = _record(value, key, headers, partition=partition, timestamp_ms=timestamp_ms)
+        return self._async([(_topic(topic), record)], timeout_ms)[0]
 
-    def produce_many_sync(
-        self, messages: Iterable[Message], *, timeout_ms: int | None = None
-    ) -> list[DeliveryReport]:
+    def produce_many_sync(self, messages: Iterable[Message], *, timeout_ms: int | None = None) -> list[DeliveryReport]:
         """Produce several records and wait for all; all are checked before the first is sent.
 
         Raises:
             DeliveryError: Some weren't delivered; ``failed`` lists them.
             DeliveryTimeoutError: Not all were answered in time; those may still be delivered.
         """
-        return self._sync(list(messages), timeout_ms)
+        return self._sync(_prepared(messages), timeout_ms)
 
     def produce_many_async(self, messages: Iterable[Message], *, timeout_ms: int | None = None) -> list[Delivery]:
         """Enqueue several records; all are checked before the first is enqueued.
@@ -139,13 +157,7 @@ class Producer:
         Raises:
             QueueFullError: The queue stayed full; the records before that one are enqueued.
         """
-        messages = list(messages)
-        tx = self._transaction()
-        if tx is not None:
-            return tx.produce_many_async(messages, timeout_ms=timeout_ms)
-        if self._outside_transaction():
-            return self._implicitly(messages, timeout_ms)
-        return self._enqueue_all(messages, Deadline.of_ms(timeout_ms, self._terms.produce_timeout_ms))
+        return self._async(_prepared(messages), timeout_ms)
 
     def flush(self, *, timeout_ms: int | None = None) -> None:
         """Wait until every record that this borrower produced has its answer; nobody else's records are waited for.
@@ -166,7 +178,7 @@ class Producer:
         Raises:
             NotTransactionalError: The pool has no ``transactional_id``.
         """
-        return self._open_scope.scope(self, **options)
+        return self._held.scope(**options)
 
     # -- how it is done ----------------------------------------------------------------------------
 
@@ -175,23 +187,28 @@ class Producer:
 
     def _transaction(self) -> Transaction | None:
         """The transaction that is open on this producer, which everything produced meanwhile belongs to."""
-        return self._open_scope.transaction
+        return self._held.transaction
 
     def _outside_transaction(self) -> bool:
         """Whether a call here must be a transaction of its own."""
         return self._terms.transactional
 
-    def _sync(self, messages: list[Message], timeout_ms: int | None) -> list[DeliveryReport]:
+    def _sync(self, records: list[Prepared], timeout_ms: int | None) -> list[DeliveryReport]:
         self._refuse_on_loop("produce_sync")
         deadline = Deadline.of_ms(timeout_ms, self._terms.produce_timeout_ms)
-        tx = self._transaction()
-        if tx is not None:
-            return tx._sync(messages, timeout_ms)  # noqa: SLF001  (its own kind)
-        if self._outside_transaction():
-            return [delivery.result(0) for delivery in self._implicitly(messages, timeout_ms)]
-        deliveries = self._enqueue_all(messages, deadline)
+        borrower = self._transaction() or self
+        if borrower._outside_transaction():  # noqa: SLF001  (its own kind)
+            return [delivery.result(0) for delivery in self._implicitly(records, deadline)]
+        deliveries = borrower._enqueue_all(records, deadline)  # noqa: SLF001
         self._settled(deliveries, deadline)
         return self._reports(deliveries)
+
+    def _async(self, records: list[Prepared], timeout_ms: int | None) -> list[Delivery]:
+        deadline = Deadline.of_ms(timeout_ms, self._terms.produce_timeout_ms)
+        borrower = self._transaction() or self
+        if borrower._outside_transaction():  # noqa: SLF001  (its own kind)
+            return self._implicitly(records, deadline)
+        return borrower._enqueue_all(records, deadline)  # noqa: SLF001
 
     def _reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
         if len(deliveries) == 1 and (error := deliveries[0].exception(0)) is not None:
@@ -201,7 +218,7 @@ class Producer:
             raise _undelivered(self._terms.pool, failed, len(deliveries))
         return [delivery.result(0) for delivery in deliveries]
 
-    def _implicitly(self, messages: list[Message], timeout_ms: int | None) -> list[Delivery]:
+    def _implicitly(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """A transaction around the call."""
         if not self._terms.implicit_transactions:
             raise ScopeError(
@@ -209,12 +226,11 @@ class Producer:
                 "implicit_transactions is off: use 'with producer.transaction()'"
             )
         with self.transaction() as tx:
-            deliveries: list[Delivery] = tx.produce_many_async(messages, timeout_ms=timeout_ms)
+            deliveries: list[Delivery] = tx._enqueue_all(records, deadline)  # noqa: SLF001
         return deliveries
 
-    def _enqueue_all(self, messages: Sequence[Message], deadline: Deadline) -> list[Delivery]:
-        records = [_record(m.topic, m.value, m.key, m.headers, m.partition, m.timestamp_ms) for m in messages]
-        return [self._enqueue(m.topic, record, deadline) for m, record in zip(messages, records, strict=True)]
+    def _enqueue_all(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
+        return [self._enqueue(topic, record, deadline) for topic, record in records]
 
     def _enqueue(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
         delivery = Delivery(topic, self._ledger, self._client.outbox)
@@ -224,7 +240,7 @@ class Producer:
                     f"{self._terms.pool}: the queue of producer {self.index} stayed full "
                     f"({self._client.owes()} records waiting); {topic!r} wasn't sent"
                 )
-            self._client.poll(deadline.slice(QUEUE_FULL_SLICE))
+            self._serve(self._client.poll, deadline.slice(QUEUE_FULL_SLICE))
         self._terms.nudge()
         return delivery
 
@@ -260,7 +276,7 @@ class Producer:
                 if self._terms.shared:
                     delivery.exception(int(deadline.left * 1000) + 1)
                 else:
-                    self._client.flush(deadline.slice(HOLDER_SLICE))
+                    self._serve(self._client.flush, deadline.slice(HOLDER_SLICE))
         late = [delivery for delivery in deliveries if not delivery.done()]
         if late:
             raise DeliveryTimeoutError(
@@ -268,14 +284,24 @@ class Producer:
                 f"{late[0].topic!r}; they may still be delivered{_because(self._client)}"
             )
 
+    def _serve(self, call: Callable[[float], None], seconds: float) -> None:
+        """Serve the client from here; the poller may look elsewhere meanwhile."""
+        outbox = self._client.outbox
+        outbox.served = True
+        try:
+            call(seconds)
+        except Fault as fault:  # it was closed by force
+            raise self._ended() from fault
+        finally:
+            outbox.served = self._terms.shared
+
     def _refused(self, fault: Fault, topic: str) -> Exception:
         """The public error of a record that the client didn't take."""
         if fault.kind is Kind.CLOSED:
             return self._ended()
         if fault.kind is Kind.DENIED:
             return AuthorizationError(f"{self._terms.pool}: no right to write to {topic!r}: {fault}")
-        text = f"{self._terms.pool}: producer {self.index} refused a record for {topic!r}: {fault}"
-        return DeliveryError(text) if fault.kind is not Kind.RETRIABLE else ProduceError(text)
+        return DeliveryError(f"{self._terms.pool}: producer {self.index} refused a record for {topic!r}: {fault}")
 
     def _ended(self) -> Exception:
         return CheckoutReturnedError(
@@ -296,16 +322,6 @@ class Producer:
         return f"<{type(self).__name__} {self.index} of {self._terms.pool!r}, {state}>"
 
 
-class OpenScope:
-    """What a producer needs to know of transactions: which one is open on it, and how to get one."""
-
-    __slots__ = ("scope", "transaction")
-
-    def __init__(self, scope: Callable[..., TransactionScope]) -> None:
-        self.scope = scope
-        self.transaction: Transaction | None = None
-
-
 def refuse_on_loop(what: str, terms: Terms) -> None:
     """Refuse a call that would block the event loop which runs in this thread."""
     if _get_running_loop() is not None and not terms.allow_blocking_in_loop:
@@ -315,11 +331,24 @@ def refuse_on_loop(what: str, terms: Terms) -> None:
         )
 
 
+def _prepared(messages: Iterable[Message]) -> list[Prepared]:
+    return [
+        (_topic(m.topic), _record(m.value, m.key, m.headers, partition=m.partition, timestamp_ms=m.timestamp_ms))
+        for m in messages
+    ]
+
+
+def _topic(topic: str) -> str:
+    if not isinstance(topic, str):
+        raise TypeError(_kind("topic", topic, "a str"))
+    if not topic:
+        raise ValueError("topic is empty")
+    return topic
+
+
 def _record(
-    topic: str, value: Text, key: Text, headers: Headers | None, partition: int | None, timestamp_ms: int | None
+    value: Text, key: Text, headers: Headers | None, *, partition: int | None, timestamp_ms: int | None
 ) -> dict[str, Any]:
-    if not isinstance(topic, str) or not topic:
-        raise TypeError(f"topic is a non-empty str, not {topic!r}" if topic == "" else _kind("topic", topic, "a str"))
     if type(value) not in _TEXT:
         raise TypeError(_kind("value", value, "str, bytes or None"))
     if type(key) not in _TEXT:

@@ -6,11 +6,11 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
+from wd_di._checkout import owner
 from wd_di._producer import refuse_on_loop
 from wd_di._recipe import Recipe
 from wd_di._threads import check_timeout
 from wd_di._transaction import Transaction
-from wd_di._checkout import owner
 from wd_di.errors import AbortTransaction, NotTransactionalError, PropagationError, ScopeError, TransactionError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class TransactionScope(Recipe[Transaction]):
 class Run:
     """One run of a scope, from enter to exit."""
 
-    __slots__ = ("_ambient", "_bound", "_borrowed", "_desk", "_hold", "_joined", "_options", "_rules", "_tx")
+    __slots__ = ("_ambient", "_borrowed", "_bound", "_desk", "_hold", "_joined", "_options", "_rules", "_tx")
 
     def __init__(self, desk: Desk, rules: Rules, options: Options, bound: Hold | None, *, ambient: bool) -> None:
         self._desk = desk
@@ -134,7 +134,7 @@ class Run:
             raise NotTransactionalError(f"{terms.pool}: this pool has no transactional_id, so it has no transactions")
 
     def _open_on(self, held: Hold | None) -> Transaction | None:
-        open_ = held.open_scope.transaction if held is not None else None
+        open_ = held.transaction if held is not None else None
         if open_ is not None and self._bound is not None and open_.owner is not owner():
             raise ScopeError(f"{self._rules.terms.pool}: transaction {open_.id} is open in another thread or task")
         return open_
@@ -155,7 +155,7 @@ class Run:
         hold = self._hold = held or self._borrow()
         if hold.retirement is not None:
             raise self._retired(hold)
-        tx = Transaction(hold.slot.index, hold.client, self._rules, hold.open_scope, next(_numbers), hold.owner)
+        tx = Transaction(hold, self._rules, next(_numbers))
         try:
             tx.begin()
         except BaseException:

@@ -17,6 +17,10 @@ LINGER = 1.0
 """Seconds that a worker without a job stays."""
 
 
+SHORT_NAP = 0.01
+"""Seconds of a nap that nobody needs to end."""
+
+
 class ThreadWaiter:
     """Lets one thread wait for one wake-up: a bare lock, which costs a sixth of a ``threading.Event``."""
 
@@ -125,12 +129,15 @@ class Poller:
 
     def _run(self) -> None:
         while not self._stopped:
+            self._wake.clear()
+            self.napping = True  # before the round: what comes up behind its back must end the nap
             nap = self._one_round()
             if nap is None:
                 return
-            self._wake.clear()
-            self.napping = nap > 0.01
-            self._wake.wait(nap)
+            if nap > SHORT_NAP:
+                self._wake.wait(nap)
+            else:
+                time.sleep(nap)
 
     def _one_round(self) -> float | None:
         round_: Any = self._round()

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wd_di._client import SLICE, Client, Fault, Kind
+from wd_di._client import SLICE, Fault, Kind
 from wd_di._core import Retirement
 from wd_di._delivery import Delivery, Ledger
-from wd_di._producer import OpenScope, Producer, Terms
+from wd_di._producer import Held, Producer, Terms
 from wd_di._threads import Deadline
 from wd_di.errors import (
     AbortTransaction,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOFT_LIMIT = 0.8
-"""Share of ``transaction.timeout.ms`` after which we end the transaction ourselves, before the coordinator fences us."""
+"""Share of ``transaction.timeout.ms`` after which we end the transaction, before the coordinator fences us."""
 FLUSH_BEFORE_ABORT = 1.0
 
 Outcome = Literal["committed", "aborted", "unknown"]
@@ -57,11 +57,23 @@ class Rules:
 class Transaction(Producer):
     """A producer inside an open transaction: what it produces becomes visible together, or not at all."""
 
-    __slots__ = ("_abort_only", "_after", "_began", "_first_write", "_outcome", "_rules", "abort_confirmed", "id", "inner_error", "owner", "retirement")
+    __slots__ = (
+        "_abort_only",
+        "_after",
+        "_began",
+        "_first_write",
+        "_outcome",
+        "_rules",
+        "abort_confirmed",
+        "id",
+        "inner_error",
+        "owner",
+        "retirement",
+    )
 
-    def __init__(self, index: int, client: Client, rules: Rules, open_scope: OpenScope, number: int, owner: object) -> None:
-        super().__init__(index, client, rules.terms, open_scope)
-        self.id = f"{client.transactional_id}#{number}"
+    def __init__(self, held: Held, rules: Rules, number: int) -> None:
+        super().__init__(held, rules.terms)
+        self.id = f"{held.client.transactional_id}#{number}"
         self._rules = rules
         self._began = time.monotonic()
         self._first_write: float | None = None
@@ -70,14 +82,14 @@ class Transaction(Producer):
         self._after: list[tuple[str, Callable[..., object]]] = []
         self.abort_confirmed = False
         self.inner_error: BaseException | None = None
-        self.owner = owner
+        self.owner = held.owner
         self.retirement: Retirement | None = None
 
     # -- for the borrower --------------------------------------------------------------------------
 
     @property
     def remaining_ms(self) -> int:
-        """Milliseconds until the transaction must be committed: 80 % of ``transaction.timeout.ms`` after its first write."""
+        """Milliseconds left to commit in: 80 % of ``transaction.timeout.ms`` from the first write on."""
         if self._first_write is None:
             return int(self._rules.transaction_timeout * SOFT_LIMIT * 1000)
         return max(0, int((self._rules.transaction_timeout * SOFT_LIMIT - self._age()) * 1000))
@@ -121,7 +133,7 @@ class Transaction(Producer):
         self._hook("after_abort", fn)
 
     def after_completion(self, fn: Callable[[Outcome], object]) -> None:
-        """Call ``fn(outcome)`` after the end: ``"committed"``, ``"aborted"`` or ``"unknown"``. In doubt, only these run."""
+        """Call ``fn(outcome)`` after any end: ``"committed"``, ``"aborted"`` or, in doubt, ``"unknown"``."""
         self._hook("after_completion", fn)
 
     # -- the state machine, for the scope ----------------------------------------------------------
@@ -136,7 +148,7 @@ class Transaction(Producer):
             error = self._failed("begin", fault)
             error.safe_to_retry = isinstance(error, TransactionAbortedError)
             raise error from fault
-        self._open_scope.transaction = self
+        self._held.transaction = self
         self._emit(TransactionStarted)
 
     def end(self, error: BaseException | None, commit_on: tuple[type[Exception], ...]) -> bool:
@@ -150,7 +162,7 @@ class Transaction(Producer):
         try:
             if error is None or isinstance(error, commit_on):
                 problem = None
-                self._leave_well(error)
+                self._leave_well()
                 return False
             self.abort(error)
             return isinstance(error, AbortTransaction)
@@ -158,28 +170,29 @@ class Transaction(Producer):
             problem = raised
             raise
         finally:
-            self._open_scope.transaction = None
+            self._held.transaction = None
             self._close(problem)
 
-    def _leave_well(self, error: BaseException | None) -> None:
+    def _leave_well(self) -> None:
         if self._abort_only:
             self.abort(None)
         elif self.inner_error is not None:
             self._unexpected_abort(self.inner_error)
         else:
-            self._commit(error)
+            self._commit()
 
     def _unexpected_abort(self, cause: BaseException) -> None:
         self.abort(cause)
         if isinstance(cause, TransactionTimedOutError):
             raise cause
         raise UnexpectedAbortError(
-            f"{self._terms.pool}: transaction {self.id} was aborted: an inner scope failed with {cause!r}, which was swallowed"
+            f"{self._terms.pool}: transaction {self.id} was aborted: an inner scope failed with {cause!r}, which was "
+            "swallowed"
         ) from cause
 
     # -- commit ------------------------------------------------------------------------------------
 
-    def _commit(self, error: BaseException | None) -> None:
+    def _commit(self) -> None:
         try:
             self._run_before_commit()
             self._refuse_if_late()
@@ -282,17 +295,20 @@ class Transaction(Producer):
         self._ledger.aborted = True
         deadline = deadline or Deadline(self._rules.abort_timeout)
         try:
-            if self._client.fault is not None:
-                raise self._client.fault
+            self._refuse_if_broken()
             self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)))
             self._again(self._client.abort, deadline)
             self._client.poll(0)
             self.abort_confirmed = True
-        except BaseException as raised:  # noqa: BLE001  (passed on below, if it is no Exception)
+        except BaseException as raised:
             self._abort_failed(raised, cause)
             if not isinstance(raised, Exception):
                 raise
         self._emit(TransactionAborted, records=self._ledger.records, duration_ms=self._duration_ms(), cause=cause)
+
+    def _refuse_if_broken(self) -> None:
+        if self._client.fault is not None:
+            raise self._client.fault
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None) -> None:
         self.retirement = self._retirement("abort", raised)
@@ -308,7 +324,7 @@ class Transaction(Producer):
     def _drain(self, deadline: Deadline) -> None:
         """Flush in slices until every record of this transaction has its answer."""
         while self._ledger.pending and not deadline.passed and self._client.fault is None:
-            self._client.flush(deadline.slice(SLICE))
+            self._serve(self._client.flush, deadline.slice(SLICE))
 
     def _again(self, call: Callable[[float], None], deadline: Deadline) -> None:
         """The same call in slices while the client says that it may be repeated."""
@@ -354,7 +370,9 @@ class Transaction(Producer):
         return super()._enqueue(topic, record, deadline)
 
     def _ended(self) -> Exception:
-        return TransactionClosedError(f"{self._terms.pool}: transaction {self.id} has ended: {self._outcome or 'ending'}")
+        return TransactionClosedError(
+            f"{self._terms.pool}: transaction {self.id} has ended: {self._outcome or 'ending'}"
+        )
 
     def _refused(self, fault: Fault, topic: str) -> Exception:
         if self._client.fault is None:
@@ -420,8 +438,8 @@ class Transaction(Producer):
     def _fenced_text(self, what: str, fault: Fault) -> str:
         return (
             f"{what}: fenced after {self._age():.1f} s: another producer took over transactional.id "
-            f"{self._client.transactional_id!r} of this pool's slot {self.index}. Two owners have the same transactional_id or "
-            f"instance in their settings; give each replica its own ({fault})"
+            f"{self._client.transactional_id!r} of this pool's slot {self.index}. Two owners have the same "
+            f"transactional_id or instance in their settings; give each replica its own ({fault})"
         )
 
     def _too_late(self, text: str) -> TransactionError:
@@ -465,4 +483,3 @@ class Transaction(Producer):
 
     def _duration_ms(self) -> float:
         return (time.monotonic() - self._began) * 1000
-

@@ -18,7 +18,6 @@ from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
 from wd_di._keeper import Keeper
 from wd_di._plan import claim, default_instance, make_plan, release
-from wd_di._retry import Retry
 from wd_di._threads import Deadline, check_timeout
 from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError
 from wd_di.events import (
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from wd_di._plan import Configure, Plan
+    from wd_di._retry import Retry
     from wd_di._scope import Propagation, TransactionScope
     from wd_di.settings import PoolSettings
 
@@ -77,8 +77,8 @@ class ProducerPool:
     Args:
         settings: Size, deadlines and Kafka's own settings.
         name: Names the pool in errors, events and ``{pool}`` of the id template.
-        configure: Called once for every zero-based index when the pool is built, and again by ``reload(settings)``, with
-            ``(config, index)`` or ``(config)``; may change ``config.kafka`` and ``config.deliver``.
+        configure: Called once for every zero-based index when the pool is built, and again by ``reload(settings)``,
+            with ``(config, index)`` or ``(config)``; may change ``config.kafka`` and ``config.deliver``.
         observer: Who is told what happens.
 
     Raises:
@@ -117,8 +117,8 @@ class ProducerPool:
         """Return a checkout: ``with pool.producer() as producer``.
 
         Args:
-            timeout_ms: Milliseconds for the wait, the creation and ``init_transactions`` together; ``None`` is the pool's
-                setting, 0 doesn't wait.
+            timeout_ms: Milliseconds for the wait, the creation and ``init_transactions`` together; ``None`` is the
+                pool's setting, 0 doesn't wait.
 
         Raises (when opened):
             PoolTimeoutError: No producer came free, or none could be connected, in time.
@@ -166,8 +166,8 @@ class ProducerPool:
     def open(self, *, timeout_ms: int | None = None) -> None:
         """Connect, and wait until it is proved; harmless on an open pool.
 
-        A transactional pool initialises all its ids in parallel, a plain one makes one producer and asks the cluster for
-        metadata. With ``open_policy="background"`` it only begins to.
+        A transactional pool initialises all its ids in parallel, a plain one makes one producer and asks the cluster
+        for metadata. With ``open_policy="background"`` it only begins to.
 
         Args:
             timeout_ms: Milliseconds; ``None`` is the pool's ``open_timeout_ms``.
@@ -227,7 +227,9 @@ class ProducerPool:
 
     def _not_opened(self, wanted: int) -> PoolOpenError:
         cause = self._keeper.trouble()
-        error = PoolOpenError(f"{self.name}: {self._ready()} of {wanted} producers could be connected; last error: {cause}")
+        error = PoolOpenError(
+            f"{self.name}: {self._ready()} of {wanted} producers could be connected; last error: {cause}"
+        )
         error.__cause__ = cause if isinstance(cause, BaseException) else None
         return error
 
@@ -248,7 +250,7 @@ class ProducerPool:
     # -- reloading -----------------------------------------------------------------------------------
 
     def reload(self, settings: PoolSettings | None = None, *, timeout_ms: int | None = None) -> None:
-        """Replace every producer: idle ones one after another, held ones when they come back. Checkouts go on meanwhile.
+        """Replace every producer: idle ones one after another, held ones when they come back; checkouts go on.
 
         Args:
             settings: New settings of the same size, for which ``configure`` is called again; ``None`` keeps the old.
@@ -280,7 +282,9 @@ class ProducerPool:
         old = self._keeper.plan
         plan = self._checked_plan(settings)
         if settings.size != self._settings.size or plan.transactional != old.transactional:
-            raise SettingsError(f"{self.name}: reload can't change size or transactional_id on and off: make another pool")
+            raise SettingsError(
+                f"{self.name}: reload can't change size or transactional_id on and off: make another pool"
+            )
         claim(plan, self)
         self._settings = settings
         self._keeper.apply(plan)
@@ -360,7 +364,9 @@ class ProducerPool:
     def __del__(self) -> None:
         keeper = getattr(self, "_keeper", None)
         if keeper is not None and not keeper.core.closing and keeper.core.living():
-            warnings.warn(f"{self!r} was never closed: call close(), or use it in 'with'", ResourceWarning, source=self)
+            warnings.warn(
+                f"{self!r} was never closed: call close(), or use it in 'with'", ResourceWarning, 2, source=self
+            )
 
     # -- plans and forks -----------------------------------------------------------------------------
 

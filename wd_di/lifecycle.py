@@ -1,0 +1,178 @@
+"""From when to when a container's pools are open: wired and opened together, closed in the right order on any exit."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from dependency_injector import containers, providers
+
+from wd_di.providers import PoolResource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import ModuleType, TracebackType
+
+    from wd_di.pool import CloseReport
+
+    Resource = providers.BaseResource[Any]
+
+C = TypeVar("C", bound=containers.Container)
+
+
+def running(
+    container: C, *, modules: Iterable[ModuleType | str] = (), packages: Iterable[ModuleType | str] = ()
+) -> Running[C]:
+    """Return a context manager inside of which the container is wired and its pools and other resources are open.
+
+    On any exit, also an interrupted or half-failed start, everything that is open is closed, users before what they
+    use, and the container is unwired. What fails while closing is a note on the block's own exception.
+
+    Args:
+        container: What the ``with`` statement yields.
+        modules: Modules to wire besides those of its ``wiring_config``; relative names start at the container's own
+            package.
+        packages: Packages to wire with all their modules, likewise.
+
+    Raises:
+        PoolOpenError: On entering: a pool can't be opened.
+        ExceptionGroup: On leaving without an exception: what failed while closing.
+    """
+    return Running(container, list(modules), list(packages))
+
+
+class Running(Generic[C]):
+    """What ``running`` returns."""
+
+    def __init__(self, container: C, modules: list[Any], packages: list[Any]) -> None:
+        self._container = container
+        self._modules = modules
+        self._packages = packages
+
+    def __enter__(self) -> C:
+        try:
+            self._wire()
+            open_pools(self._container)
+            self._container.init_resources()
+        except BaseException as error:
+            self._stop(error)
+            raise
+        return self._container
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop(error)
+
+    def _wire(self) -> None:
+        container: Any = self._container
+        wired = container.wired_to_modules or container.wired_to_packages
+        if not (wired and container.is_auto_wiring_enabled()):
+            container.wire()  # what its wiring_config names; usually the container wired it when it was made
+        if self._modules or self._packages:
+            container.wire(modules=self._modules, packages=self._packages, from_package=_package(container))
+
+    def _stop(self, error: BaseException | None) -> None:
+        try:
+            _tell(_close(_users_first(self._container)), error)
+        finally:
+            self._container.unwire()
+
+
+def open_pools(container: containers.Container) -> None:
+    """Open all pools of a container, also those of the containers in it.
+
+    If one fails, those that this call has opened are closed again.
+
+    Raises:
+        PoolOpenError: A pool can't be opened; with notes on what failed while closing the others.
+    """
+    opened: list[Resource] = []
+    for path, pool in _pools(container).items():
+        try:
+            pool.adopt(path.rpartition(".")[2])
+            if not pool.initialized:
+                pool.init()
+                opened.append(pool)
+        except BaseException as error:
+            _tell(_close(opened), error)
+            raise
+
+
+def close_pools(container: containers.Container) -> dict[str, CloseReport]:
+    """Drain and close all pools of a container; calls that come later raise ``PoolClosedError``.
+
+    Every pool is closed within its own ``close_timeout_ms``, whatever happens to the others. Interrupt it to leave the
+    remaining ones to the interpreter's exit.
+
+    Returns:
+        A report for each pool that was open, under the name of its attribute; ``"orders"``, or ``"billing.orders"`` in
+        a container within the container.
+
+    Raises:
+        ExceptionGroup: What was raised while closing, once all are closed; ``PoolResource.report`` has the reports.
+    """
+    pools = {path: pool for path, pool in _pools(container).items() if pool.initialized}
+    _tell(_close(_pools(container).values()), None)
+    return {path: pool.report for path, pool in pools.items() if pool.report is not None}
+
+
+def _close(resources: Iterable[Resource]) -> list[Exception]:
+    errors = []
+    for resource in resources:
+        try:
+            resource.shutdown()
+        except Exception as error:  # noqa: BLE001  (the others must be closed, too)
+            errors.append(error)
+    return errors
+
+
+def _tell(errors: list[Exception], reason: BaseException | None) -> None:
+    """Raise what failed while closing, or note it on the reason why everything was closed."""
+    if reason is not None:
+        for error in errors:
+            reason.add_note(f"While closing the container's resources: {error!r}")
+    elif errors:
+        raise ExceptionGroup("while closing the container's resources", errors)
+
+
+def _users_first(container: containers.Container) -> list[Resource]:
+    """Return the resources, each before all that it depends on, also through other kinds of providers.
+
+    The container's own order looks only at direct arguments. Whoever depends on a resource reaches all that this one
+    reaches, and the resource itself: so the one that reaches more comes first.
+    """
+    resources = list(container.traverse(types=[providers.BaseResource]))
+    return sorted(resources, key=lambda each: len(_below(each)), reverse=True)
+
+
+def _below(resource: Resource) -> set[Resource]:
+    return set(resource.traverse(types=[providers.BaseResource]))
+
+
+def _pools(container: containers.Container) -> dict[str, PoolResource]:
+    """Return the container's pools by path, then those that it only refers to, by name."""
+    found = dict(_own_pools(container, ""))
+    for pool in container.traverse(types=[PoolResource]):
+        if pool not in found.values():
+            found[_free(pool.name, found)] = pool
+    return found
+
+
+def _own_pools(container: containers.Container, prefix: str) -> Iterator[tuple[str, PoolResource]]:
+    for name, provider in container.providers.items():
+        if isinstance(provider, PoolResource):
+            yield prefix + name, provider
+        elif isinstance(provider, providers.Container):
+            yield from _own_pools(provider.container, f"{prefix}{name}.")
+
+
+def _free(name: str, taken: dict[str, PoolResource]) -> str:
+    candidates = (name, *(f"{name}#{number}" for number in range(2, len(taken) + 3)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _package(container: Any) -> str | None:
+    """Return where the container's class lives: dependency-injector would take relative names from this package."""
+    declared = container.declarative_parent
+    return getattr(sys.modules.get(declared.__module__), "__package__", None) if declared else None

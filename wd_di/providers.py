@@ -1,0 +1,213 @@
+"""How a pool is declared in a dependency-injector container, and how its producers and transactions are injected."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakSet
+
+from dependency_injector import containers, providers
+
+from wd_di.errors import PoolClosedError, ScopeError
+from wd_di.pool import ProducerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self, Unpack
+
+    from wd_di._plan import Configure
+    from wd_di._producer import Producer
+    from wd_di._recipe import Recipe
+    from wd_di._scope import TransactionOptions
+    from wd_di._transaction import Transaction
+    from wd_di.events import Observer
+    from wd_di.pool import CloseReport
+    from wd_di.settings import PoolSettings
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ScopeProvider(providers.MethodCaller, Generic[T_co]):
+    """Provides an unopened scope of a pool; ``wd_di.inject`` opens it and hands over the ``T_co`` inside.
+
+    It is a link of dependency-injector's ``.provided`` chain, the only kind of provider below a provider that markers
+    are resolved through. So it asks whatever overrides the pool, too.
+    """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Recipe[T_co]:
+            """Return the unopened scope."""
+
+
+class PoolResource(providers.Resource[ProducerPool]):
+    """A pool as a resource of a container: opened by its first use or by ``init``, closed by ``shutdown``.
+
+    However many threads ask first, one pool is opened. A caller that waited for somebody else's opening shares its
+    failure; the next call tries again. After ``shutdown``, calls raise ``PoolClosedError`` until ``init``.
+
+    Args:
+        settings: The pool's ``PoolSettings``, or a provider of them such as ``settings.provided.orders``.
+        name: The pool's name in events, errors and logs; without one, that of the container's attribute.
+        configure: Called with ``(config, index)`` or ``(config)`` for every producer of the pool.
+        observer: The ``Observer`` that gets the pool's events, or a provider of it.
+        provides: Builds the pool; a subclass of ``ProducerPool``, say.
+
+    Attributes:
+        report: What the last ``shutdown`` had to report.
+
+    dependency-injector copies providers by calling their class without arguments, so no parameter is required.
+    """
+
+    report: CloseReport | None
+
+    def __init__(
+        self,
+        settings: PoolSettings | providers.Provider[Any] | None = None,
+        *,
+        name: str | None = None,
+        configure: Configure | None = None,
+        observer: Observer | providers.Provider[Any] | None = None,
+        provides: Callable[..., ProducerPool] = ProducerPool,
+    ) -> None:
+        self.report = None
+        self._lock = threading.RLock()
+        self._pool: ProducerPool | None = None
+        self._opening = self._stopped = False
+        self._failures: int = 0
+        self._failure: Exception | None = None
+        self._declared: tuple[str, str] | None = None
+        options = {"name": name, "configure": configure, "observer": observer}
+        super().__init__(
+            provides,
+            *([] if settings is None else [_as_is(settings)]),
+            **{key: _as_is(value) for key, value in options.items() if value is not None},
+        )
+        _resources.add(self)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if containers.is_container(owner):
+            self._declared = (owner.__name__, name)
+            self.adopt(name)
+
+    def __deepcopy__(self, memo: dict[Any, Any] | None) -> Self:
+        if self.initialized and id(self) not in (memo or {}):
+            raise ScopeError(
+                f"{self.name}: this PoolResource was opened before a container was made of it, and an open pool can't "
+                "be copied. Make the container first and call its own: container = Container(); container.orders()"
+            )
+        return super().__deepcopy__(memo)  # type: ignore[return-value]  # the stub names the base class
+
+    @property
+    def name(self) -> str:
+        """The pool's name; ``"default"`` if it was given none and belongs to no container."""
+        name = self.kwargs.get("name")
+        return "default" if name is None else str(name())
+
+    def adopt(self, name: str) -> None:
+        """Take the name unless there is one. For containers built at run time, which don't tell their attributes."""
+        if "name" not in self.kwargs and not self.initialized:
+            self.add_kwargs(name=_as_is(name))
+
+    @property
+    def producer(self) -> ScopeProvider[Producer]:
+        """Provides a checkout; the injected function gets the ``Producer``, which goes back when it returns."""
+        return ScopeProvider(self.provided.producer)
+
+    @property
+    def transaction(self) -> ScopeProvider[Transaction]:
+        """Provides a transaction, committed when the injected function returns and aborted when it raises."""
+        return self.transaction_with()
+
+    def transaction_with(self, **options: Unpack[TransactionOptions]) -> ScopeProvider[Transaction]:
+        """Return what ``transaction`` provides, with the options of ``ProducerPool.transaction``.
+
+        With ``retry`` the injected function is called again as a whole, only after a confirmed abort. It must then be a
+        plain function, and this its only producer or transaction.
+        """
+        return ScopeProvider(self.provided.transaction, **options)
+
+    def init(self) -> Any:
+        """Open the pool, also again after ``shutdown``.
+
+        Returns:
+            The pool, or what overrides it.
+
+        Raises:
+            PoolOpenError: The pool can't be opened; the next call tries again.
+        """
+        with self._lock:
+            self._stopped = False
+        return super().init()
+
+    def shutdown(self) -> None:
+        """Drain and close the pool within its ``close_timeout_ms`` and keep the ``report``; nothing if it isn't open.
+
+        While it drains, the pool is still provided, so that a function inside a transaction can finish it.
+        """
+        with self._lock:
+            self._stopped = True
+            if self._pool is None:
+                return
+            try:
+                self.report = self._pool.close()
+            finally:
+                self._pool = None
+                self.reset_state()  # type: ignore[attr-defined]  # public, but not in the stubs
+
+    def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
+        # Not the base class's own check: it opens a second pool if a shutdown comes between its check and its answer.
+        pool = self._pool
+        return self._open(args, kwargs) if pool is None else pool
+
+    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
+        failures = self._failures
+        with self._lock:
+            if self._pool is None:
+                self._check(failures)
+                self._pool = self._try_open(args, kwargs)
+            return self._pool
+
+    def _check(self, failures: int) -> None:
+        if self._declared:
+            raise ScopeError(
+                f"{'.'.join(self._declared)} only declares a pool. Make a container and ask that one: "
+                f"container = {self._declared[0]}(); container.{self._declared[1]}()"
+            )
+        if self._stopped:
+            raise PoolClosedError(f"{self.name}: the pool was shut down. Call init() on its provider to open it again")
+        if self._opening:
+            raise ScopeError(f"{self.name}: the pool was asked for by its own opening, from settings or a listener")
+        if self._failure is not None and self._failures != failures:
+            raise self._failure  # one broken broker mustn't cost every waiting thread an open_timeout_ms in turn
+
+    def _try_open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
+        self._opening, self._failure = True, None
+        try:
+            pool: ProducerPool = super()._provide(args, kwargs)  # type: ignore[misc]  # overridable, not in the stubs
+        except Exception as error:
+            self._failures, self._failure = self._failures + 1, error
+            raise
+        finally:
+            self._opening = False
+        return pool
+
+
+def _as_is(value: object) -> providers.Provider[Any]:
+    """Keep dependency-injector from copying a plain value together with the container."""
+    return value if isinstance(value, providers.Provider) else providers.Object(value)
+
+
+_resources: WeakSet[PoolResource] = WeakSet()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held the lock; in the child nobody would ever release it.
+    for resource in _resources:
+        resource._lock = threading.RLock()  # noqa: SLF001  (this module's own class)
+        resource._opening = False  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

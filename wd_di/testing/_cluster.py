@@ -1,0 +1,163 @@
+"""What a test asks of a real cluster, whoever runs it: where it is, and topics."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from wd_di.testing._errors import ClusterError, KafkaUnavailableError
+from wd_di.testing._kraft import HOST
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from wd_di.testing._broker import Broker
+
+_TIMEOUT_MS = 30_000
+_PROBE_S = 0.5
+_ANSWER_S = 10
+_QUIET = {"log_level": 0, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200}
+
+
+class Cluster(ABC):
+    """A real Kafka cluster to test against."""
+
+    @property
+    @abstractmethod
+    def bootstrap_servers(self) -> str:
+        """The value for the client's ``bootstrap.servers``."""
+
+    @property
+    @abstractmethod
+    def brokers(self) -> Sequence[Broker]:
+        """The brokers, to kill, pause and restart."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        replication: int | None = None,
+        config: Mapping[str, object] | None = None,
+        timeout_ms: int = _TIMEOUT_MS,
+    ) -> str:
+        """Create a topic and wait until every partition has a leader.
+
+        Args:
+            name: The topic's name.
+            partitions: How many partitions it gets.
+            replication: How many brokers hold each partition; by default what the broker is configured for.
+            config: Topic settings such as ``{"retention.ms": 60000}``.
+            timeout_ms: How long creating and electing may take together.
+
+        Returns:
+            The topic's name.
+
+        Raises:
+            ClusterError: The topic exists, or couldn't be created in time.
+        """
+        topic = NewTopic(name, partitions, replication or -1, config={k: str(v) for k, v in (config or {}).items()})
+        admin = admin_client(self.bootstrap_servers)
+        deadline = time.monotonic() + timeout_ms / 1000
+        try:
+            admin.create_topics([topic], operation_timeout=timeout_ms / 1000)[name].result(timeout_ms / 1000)
+        except (KafkaException, TimeoutError) as error:
+            raise ClusterError(f"topic {name!r} couldn't be created: {error}") from error
+        while not _has_leaders(admin, name, partitions):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"topic {name!r} has no leader for each partition after {timeout_ms} ms")
+        return name
+
+    def delete_topic(self, name: str, *, timeout_ms: int = _TIMEOUT_MS) -> None:
+        """Delete a topic.
+
+        Raises:
+            ClusterError: The topic doesn't exist, or couldn't be deleted in time.
+        """
+        admin = admin_client(self.bootstrap_servers)  # held: its end would end the deletion
+        try:
+            admin.delete_topics([name], operation_timeout=timeout_ms / 1000)[name].result(timeout_ms / 1000)
+        except (KafkaException, TimeoutError) as error:
+            raise ClusterError(f"topic {name!r} couldn't be deleted: {error}") from error
+
+
+class GivenKafka(Cluster):
+    """A cluster that somebody else runs, and that isn't ours to kill or pause.
+
+    Args:
+        bootstrap_servers: Where it is.
+
+    Raises:
+        KafkaUnavailableError: Nobody answers there.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        try:
+            admin_client(bootstrap_servers).list_topics(timeout=_ANSWER_S)
+        except KafkaException as error:
+            raise KafkaUnavailableError(
+                f"no Kafka answers at {bootstrap_servers!r} within {_ANSWER_S} s: {error}. "
+                "Start it, or unset KAFKA_BOOTSTRAP_SERVERS for a broker that wd_di starts itself."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<GivenKafka at {self._bootstrap_servers}>"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The value for the client's ``bootstrap.servers``."""
+        return self._bootstrap_servers
+
+    @property
+    def brokers(self) -> Sequence[Broker]:
+        """Not ours.
+
+        Raises:
+            ClusterError: Always.
+        """
+        raise ClusterError(
+            f"the brokers at {self._bootstrap_servers} can't be killed or paused from here: "
+            "unset KAFKA_BOOTSTRAP_SERVERS for brokers that wd_di starts itself"
+        )
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave it as it is."""
+
+
+def admin_client(bootstrap_servers: str) -> AdminClient:
+    """A client that reconnects soon and logs nothing, for brokers that come and go."""
+    return AdminClient({"bootstrap.servers": bootstrap_servers, **_QUIET})
+
+
+def answers(broker: int, port: int) -> bool:
+    """Whether the broker itself says that it is alive. One that starts answers only once the controllers agree."""
+    # A new client each time: one that has met the other brokers would ask those.
+    with contextlib.suppress(KafkaException):
+        return broker in admin_client(f"{HOST}:{port}").list_topics(timeout=_PROBE_S).brokers
+    return False
+
+
+def _has_leaders(admin: AdminClient, topic: str, partitions: int) -> bool:
+    with contextlib.suppress(KafkaException):
+        found = admin.list_topics(topic, timeout=1).topics[topic].partitions
+        return len(found) == partitions and all(partition.leader >= 0 for partition in found.values())
+    return False

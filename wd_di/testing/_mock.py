@@ -1,0 +1,167 @@
+"""How to have a broker in 3 ms, and broken on request: `MockKafka`, librdkafka's own mock cluster."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from confluent_kafka import Producer, cimpl
+
+from wd_di.testing._errors import ClusterError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+_NO_ERROR: Final = 0
+_POINTER, _INT, _TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
+# rdkafka.h and rdkafka_mock.h: what each function returns, then its arguments
+_PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
+    "rd_kafka_err2str": (_TEXT, _INT),
+    "rd_kafka_handle_mock_cluster": (_POINTER, _POINTER),
+    "rd_kafka_mock_broker_set_down": (_INT, _POINTER, ctypes.c_int32),
+    "rd_kafka_mock_broker_set_rtt": (_INT, _POINTER, ctypes.c_int32, _INT),
+    "rd_kafka_mock_broker_set_up": (_INT, _POINTER, ctypes.c_int32),
+    "rd_kafka_mock_clear_request_errors": (None, _POINTER, ctypes.c_int16),
+    "rd_kafka_mock_cluster_bootstraps": (_TEXT, _POINTER),
+    "rd_kafka_mock_push_request_errors_array": (None, _POINTER, ctypes.c_int16, ctypes.c_size_t, _POINTER),
+    "rd_kafka_mock_topic_create": (_INT, _POINTER, _TEXT, _INT, _INT),
+    "rd_kafka_test_fatal_error": (_INT, _POINTER, _INT, _TEXT),
+}
+
+
+class ApiKey(IntEnum):
+    """The requests of Kafka's protocol that a producer, or the reader beside it, sends."""
+
+    PRODUCE = 0
+    FETCH = 1
+    LIST_OFFSETS = 2
+    METADATA = 3
+    OFFSET_COMMIT = 8
+    OFFSET_FETCH = 9
+    FIND_COORDINATOR = 10
+    INIT_PRODUCER_ID = 22
+    ADD_PARTITIONS_TO_TXN = 24
+    ADD_OFFSETS_TO_TXN = 25
+    END_TXN = 26
+    TXN_OFFSET_COMMIT = 28
+
+
+class MockKafka:
+    """A mock cluster inside this process, which any number of its producers and consumers share.
+
+    It knows topics (made on first use, with 4 partitions), transactions and consumer groups, and answers with the
+    errors and delays it is told to. What it can't show: it fences nobody (push the error codes 47 and 90 instead),
+    hides nothing from ``read_committed`` readers, and times out no transaction. `LocalKafka` does all three.
+
+    Faults are injected through ctypes into the librdkafka that confluent-kafka bundles, on CPython with the GIL.
+
+    Args:
+        brokers: How many brokers the cluster has; their ids start at 1.
+    """
+
+    def __init__(self, brokers: int = 1) -> None:
+        self.brokers = brokers
+        self._host: Producer | None = Producer({"test.mock.num.brokers": brokers, "log_level": 0})
+
+    def __repr__(self) -> str:
+        return f"<MockKafka: {self.bootstrap_servers if self._host else 'closed'}>"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The value for the client's ``bootstrap.servers``."""
+        servers: bytes = _librdkafka().rd_kafka_mock_cluster_bootstraps(self._cluster())
+        return servers.decode()
+
+    def create_topic(self, name: str, partitions: int = 1) -> str:
+        """Create a topic, replicated on every broker, and return its name.
+
+        Raises:
+            ClusterError: The topic exists.
+        """
+        self._call("rd_kafka_mock_topic_create", name.encode(), partitions, self.brokers)
+        return name
+
+    def push_errors(self, api_key: ApiKey | int, *codes: int) -> None:
+        """Answer the next requests of a kind with these errors, one each, whichever broker they reach.
+
+        Args:
+            api_key: The kind of request.
+            codes: Error codes of the protocol, such as ``KafkaError.INVALID_PRODUCER_EPOCH`` (47); -195 drops the
+                connection instead.
+        """
+        errors = (ctypes.c_int * len(codes))(*codes)
+        _librdkafka().rd_kafka_mock_push_request_errors_array(self._cluster(), api_key, len(codes), errors)
+
+    def clear_errors(self, api_key: ApiKey | int) -> None:
+        """Forget the errors that were pushed for a kind of request and not answered yet."""
+        _librdkafka().rd_kafka_mock_clear_request_errors(self._cluster(), api_key)
+
+    def set_rtt(self, rtt_ms: int, *, broker: int | None = None) -> None:
+        """Delay every answer by ``rtt_ms`` milliseconds, of one broker or of all."""
+        for number in [broker] if broker else range(1, self.brokers + 1):
+            self._call("rd_kafka_mock_broker_set_rtt", number, rtt_ms)
+
+    def broker_down(self, broker: int) -> None:
+        """Close a broker's connections and refuse new ones."""
+        self._call("rd_kafka_mock_broker_set_down", broker)
+
+    def broker_up(self, broker: int) -> None:
+        """Let a broker that is down accept connections again."""
+        self._call("rd_kafka_mock_broker_set_up", broker)
+
+    def close(self) -> None:
+        """End the cluster. Harmless when it's closed."""
+        host, self._host = self._host, None
+        if host is not None:
+            host.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _cluster(self) -> int:
+        if self._host is None:
+            raise ClusterError("MockKafka is closed: make a new one")
+        cluster: int = _librdkafka().rd_kafka_handle_mock_cluster(_handle(self._host))
+        return cluster
+
+    def _call(self, function: str, *arguments: object) -> None:
+        code = getattr(_librdkafka(), function)(self._cluster(), *arguments)
+        if code != _NO_ERROR:
+            raise ClusterError(f"{function}{arguments} answered {_librdkafka().rd_kafka_err2str(code).decode()!r}")
+
+
+def raise_fatal_error(producer: Producer, code: int, reason: str) -> None:
+    """Put a confluent-kafka producer into librdkafka's fatal state, as a broker's error would.
+
+    Args:
+        producer: The producer.
+        code: The error code, such as ``KafkaError.INVALID_PRODUCER_EPOCH`` (47).
+        reason: What the error's text says.
+    """
+    _librdkafka().rd_kafka_test_fatal_error(_handle(producer), code, reason.encode())
+
+
+def _handle(producer: Producer) -> int:
+    """The client's ``rd_kafka_t *``: the first field after the object's header (confluent_kafka.h, ``Handle``)."""
+    handle = ctypes.c_void_p.from_address(id(producer) + object.__basicsize__).value
+    if handle is None:
+        raise ClusterError("the producer is closed")
+    return handle
+
+
+@cache
+def _librdkafka() -> ctypes.CDLL:
+    """The librdkafka that confluent-kafka's extension module has loaded."""
+    library = ctypes.CDLL(cimpl.__file__)
+    for name, (result, *arguments) in _PROTOTYPES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
