@@ -161,14 +161,14 @@ class Keeper:
         plan = self.plan.slots[slot.index]
         try:
             client = self._connect(plan)
-        except Fault as fault:
-            self._not_created(core, slot, None, fault)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the slot must not stay CREATING)
+            self._not_created(core, slot, None, error)
             return
         self._making[slot.index] = client
         try:
             self._initialise(client, core)
-        except Fault as fault:
-            self._not_created(core, slot, client, fault)
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._not_created(core, slot, client, error)
             return
         finally:
             del self._making[slot.index]
@@ -227,18 +227,21 @@ class Keeper:
             else:
                 return
 
-    def _not_created(self, core: Core, slot: Slot, client: Client | None, fault: Fault) -> None:
-        cause = client.last_error if client is not None and fault.kind is Kind.RETRIABLE else None
-        error = PoolOpenError(f"producer {slot.index}: {cause or fault}")
-        error.__cause__ = fault
+    def _not_created(self, core: Core, slot: Slot, client: Client | None, raised: Exception) -> None:
+        kind = raised.kind if isinstance(raised, Fault) else Kind.OTHER
+        cause = client.last_error if client is not None and kind is Kind.RETRIABLE else None
+        error = PoolOpenError(f"producer {slot.index}: {cause or raised}")
+        error.__cause__ = raised
         self.observer.emit(ErrorOccurred, pool=self.name, index=slot.index, where="producer.create", error=error)
-        self.carry_out(core.creation_failed(slot, error, permanent=fault.kind in PERMANENT))
+        self.carry_out(core.creation_failed(slot, error, permanent=kind in PERMANENT))
         self._reaper.submit(partial(self._discard, core, slot, client))
 
     def _discard(self, core: Core, slot: Slot, client: Client | None) -> None:
-        if client is not None:
-            client.close()
-        self.carry_out(core.retired(slot))
+        try:
+            if client is not None:
+                client.close()
+        finally:
+            self.carry_out(core.retired(slot))
 
     # -- closing -----------------------------------------------------------------------------------
 

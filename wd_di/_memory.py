@@ -90,6 +90,8 @@ class MemoryClient:
         self._epoch: int | None = None
         self._queue: deque[tuple[Delivery, Record]] = deque()
         self._sent: list[Record] = []
+        self._serving = threading.Lock()
+        self._due = threading.Event()
         self._closed = False
 
     def init(self, seconds: float) -> None:  # noqa: ARG002  (the port's signature)
@@ -114,20 +116,30 @@ class MemoryClient:
         stored = Record(topic, record.get("value"), record.get("key"), record.get("headers"), number)
         stored.written_ms = timestamp
         self._queue.append((delivery, stored))
+        self._due.set()
 
-    def poll(self, seconds: float) -> None:  # noqa: ARG002
+    def poll(self, seconds: float) -> None:
+        """Wait for something to acknowledge, and acknowledge all that is queued."""
+        if seconds:
+            self._due.wait(seconds)
+        self.flush(seconds)
+
+    def flush(self, seconds: float) -> None:  # noqa: ARG002
         """Acknowledge what is queued."""
-        while self._queue:
-            delivery, record = self._queue.popleft()
-            self._broker.store(record)
-            if self.transactional_id is None:
-                self._broker.decide([record], commit=True)
-            else:
-                self._sent.append(record)
-            delivery._arrive(None, record)  # noqa: SLF001  (its callback)
+        self._refuse_if_closed()
+        with self._serving:  # the holder and the poller may both be here
+            self._due.clear()
+            while self._queue:
+                self._acknowledge(*self._queue.popleft())
         self.outbox.settle()
 
-    flush = poll
+    def _acknowledge(self, delivery: Delivery, record: Record) -> None:
+        self._broker.store(record)
+        if self.transactional_id is None:
+            self._broker.decide([record], commit=True)
+        else:
+            self._sent.append(record)
+        delivery._arrive(None, record)  # noqa: SLF001  (its callback)
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:  # noqa: ARG002
         """Accept the offsets: there is no consumer group here that could disagree."""
@@ -142,7 +154,7 @@ class MemoryClient:
         self._end(seconds, commit=False)
 
     def _end(self, seconds: float, *, commit: bool) -> None:
-        self.poll(seconds)
+        self.flush(seconds)
         self._refuse_if_fenced()
         records, self._sent = self._sent, []
         self._broker.decide(records, commit=commit)
@@ -150,7 +162,8 @@ class MemoryClient:
 
     def purge(self) -> None:
         """Drop what is queued; the outbox gives the deliveries up."""
-        self._queue.clear()
+        with self._serving:
+            self._queue.clear()
 
     def owes(self) -> int:
         """Queued records."""
@@ -163,6 +176,7 @@ class MemoryClient:
     def close(self) -> None:
         """Take no more calls."""
         self._closed = True
+        self._due.set()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
