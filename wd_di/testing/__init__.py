@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wd_di.testing._cluster import Cluster, GivenKafka
     from wd_di.testing._errors import ClusterError, KafkaUnavailableError
+    from wd_di.testing._jars import kafka_jars
     from wd_di.testing._local import LocalKafka
     from wd_di.testing._mock import ApiKey, MockKafka, raise_fatal_error
 
@@ -19,6 +20,7 @@ __all__ = [
     "KafkaUnavailableError",
     "LocalKafka",
     "MockKafka",
+    "kafka_jars",
     "raise_fatal_error",
 ]
 
@@ -30,6 +32,7 @@ _HOMES = {
     "KafkaUnavailableError": "_errors",
     "LocalKafka": "_local",
     "MockKafka": "_mock",
+    "kafka_jars": "_jars",
     "raise_fatal_error": "_mock",
 }
 

@@ -76,7 +76,7 @@ class Broker:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self._guard = _guard(self._process.pid)
+        self._guard = _guard(self._process.pid, self._log.parent)
 
     def wait_ready(self) -> None:
         """Wait until the broker serves clients, at most the cluster's ``start_timeout_ms``."""
@@ -142,14 +142,14 @@ class Broker:
             self._guard = None
 
 
-def _guard(pid: int) -> subprocess.Popen[bytes]:
-    """A shell that kills ``pid`` once this process is gone, however it went: the pipe between them then ends.
+def _guard(pid: int, home: Path) -> subprocess.Popen[bytes]:
+    """A shell that kills ``pid`` and removes ``home`` once this process is gone: the pipe between them then ends.
 
     Linux' PR_SET_PDEATHSIG would do without the shell, but it fires at the end of the *thread* that started the
     broker, needs ``preexec_fn``, which isn't safe beside other threads, and exists on Linux alone.
     """
     return subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r line || kill -9 "$0"', str(pid)],
+        ["/bin/sh", "-c", 'read -r line || { kill -9 "$0"; rm -rf "$1"; }', str(pid), str(home)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
