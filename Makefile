@@ -9,7 +9,7 @@ INSTALL := $(UV) pip install --quiet --python $(PY) --constraint constraints.txt
 SPEC := pyproject.toml constraints.txt
 
 # mock: librdkafka's mock cluster inside the demo's process; local: a real broker, started for it
-KAFKA ?= mock
+KAFKA ?= $(or $(KAFKA_BOOTSTRAP_SERVERS),mock)
 ARGS ?=
 
 export UV_PYTHON_DOWNLOADS := never

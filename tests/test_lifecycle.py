@@ -1,4 +1,4 @@
-# ruff: noqa: B008  (markers are defaults that are calls)
+
 from __future__ import annotations
 
 import sys

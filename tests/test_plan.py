@@ -494,20 +494,27 @@ def test_linger_past_the_message_timeout() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        {"commit_timeout_ms": 10_000},
-        {"abort_timeout_ms": 3_000},
-        {"resolve_timeout_ms": 10_000},
-        {"implicit_transactions": True},
-        {"fenced_retries": 3},
+        {"commit_timeout_ms": 9_000},
+        {"abort_timeout_ms": 2_000},
+        {"resolve_timeout_ms": 9_000},
+        {"implicit_transactions": False},
+        {"fenced_retries": 2},
         {"kafka": kafka(**{"transaction.timeout.ms": 9_000})},
     ],
 )
 def test_transactional_options_need_an_id(option: dict[str, Any]) -> None:
-    """An option of transactions that was set on a plain pool, even to its default, is refused by name."""
+    """An option of transactions that was changed on a plain pool is refused by name."""
     name = "transaction.timeout.ms" if "kafka" in option else next(iter(option))
 
     with pytest.raises(SettingsError, match=rf"^orders: {name} without a transactional id"):
         plan_of(settings(**option))
+
+
+def test_an_option_at_its_default_needs_nothing() -> None:
+    """Defaults that were spelled out, as partial updates of nested settings do, are no wish for transactions."""
+    spelled_out = PoolSettings(**PoolSettings(deliver=False).model_dump(exclude={"kafka"}))
+
+    assert plan_of(spelled_out).transactional is False
 
 
 @pytest.mark.parametrize("key", ["commit_timeout_ms", "abort_timeout_ms"])

@@ -335,12 +335,21 @@ def _transaction_timeout(slots: tuple[SlotPlan, ...], name: str) -> int:
 def _fitting(settings: PoolSettings, timeout_ms: int, name: str) -> PoolSettings:
     """Keep the deadlines within the transaction's life: after it the broker has aborted, and waiting is in vain."""
     over = {key for key in ("commit_timeout_ms", "abort_timeout_ms") if getattr(settings, key) > timeout_ms}
-    for key in sorted(over & settings.model_fields_set):
+    for key in sorted(over & _chosen(settings)):
         raise SettingsError(
             f"{name}: {key}={getattr(settings, key)} exceeds transaction.timeout.ms={timeout_ms}, after which the "
             f"broker aborts: lower {key} or raise transaction.timeout.ms"
         )
     return settings.model_copy(update=dict.fromkeys(over, timeout_ms)) if over else settings
+
+
+def _chosen(settings: PoolSettings) -> set[str]:
+    """What was set to something else than its default.
+
+    Not all that was set: with ``nested_model_default_partial_update`` pydantic-settings sets every field.
+    """
+    fields = PoolSettings.model_fields
+    return {key for key in settings.model_fields_set if getattr(settings, key) != fields[key].default}
 
 
 def _check(plan: Plan) -> None:
@@ -366,7 +375,7 @@ def _check_sharing(plan: Plan) -> None:
 
 
 def _check_plain(plan: Plan) -> None:
-    options = _TRANSACTIONAL_OPTIONS & plan.settings.model_fields_set
+    options = _TRANSACTIONAL_OPTIONS & _chosen(plan.settings)
     if any("transaction.timeout.ms" in slot.kafka for slot in plan.slots):
         options |= {"transaction.timeout.ms"}
     if options:

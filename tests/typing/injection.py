@@ -1,6 +1,6 @@
 """What type checkers know of injected parameters; checked by mypy --strict and pyright, never run."""
 
-# ruff: noqa: ARG003, ARG004, ARG005, B008, D101, D102, D103  (nothing here is run)
+# ruff: noqa: ARG003, ARG004, ARG005, D101, D103  (nothing here is run)
 from __future__ import annotations
 
 from typing import Any, assert_type

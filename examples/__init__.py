@@ -1,0 +1,1 @@
+"""Small applications that use wd_di as their own code would."""
