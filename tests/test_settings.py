@@ -434,7 +434,7 @@ def test_python_values_win_over_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_typed_construction_needs_no_plugin() -> None:
     """A strict mypy accepts typed settings without pydantic's plugin, and refuses wrong ones."""
     snippet = Path(__file__).parent / "typing" / "settings.py"
-    result = subprocess.run(  # noqa: S603  (our own interpreter and file)
+    result = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", "--config-file=", str(snippet)],
         capture_output=True,
         text=True,

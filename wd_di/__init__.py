@@ -9,6 +9,7 @@ from wd_di._producer import Producer
 from wd_di._retry import Retry
 from wd_di._scope import Propagation, TransactionOptions, TransactionScope
 from wd_di._transaction import Transaction
+from wd_di.default import close, is_active, observer, producer, reload, setup, stats, transaction
 from wd_di.errors import (
     AbortTransaction,
     AlreadyConfiguredError,
@@ -146,9 +147,17 @@ __all__ = [
     "TransactionTimedOutError",
     "UnexpectedAbortError",
     "WdDiError",
+    "close",
     "close_pools",
     "inject",
     "injected",
+    "is_active",
+    "observer",
     "open_pools",
+    "producer",
+    "reload",
     "running",
+    "setup",
+    "stats",
+    "transaction",
 ]

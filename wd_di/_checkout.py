@@ -74,20 +74,21 @@ class Desk:
         deadline = Deadline(timeout_ms / 1000)
         while True:
             hold = Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
-            if not keeper.core.take(hold):
-                self._wait(hold, timeout_ms, deadline)
-            hold.client = hold.slot.client
-            fault = hold.client.fault
-            if fault is None:
-                return self._equipped(hold, ambient=ambient)
-            self._release(hold, broken(fault))  # it broke while idle, and the poller hasn't seen it yet
+            try:
+                if not keeper.core.take(hold):
+                    self._wait(hold, timeout_ms, deadline)
+                if self._equipped(hold, ambient=ambient):
+                    return hold
+            except BaseException:
+                self._abandon(hold)
+                raise
 
     def give_back(self, hold: Hold) -> None:
         """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
+        hold.producer._end()  # noqa: SLF001  (only its claim may end it)
         if hold.ambient:
             self._forget(hold)
-        fault = hold.client.fault
-        self._release(hold, hold.retirement or (broken(fault) if fault is not None else None))
+        self._release(hold, hold.retirement or _unfit(hold.client))
 
     def forget_all(self) -> None:
         """After a fork nobody in the child holds anything."""
@@ -102,13 +103,27 @@ class Desk:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _equipped(self, hold: Hold, *, ambient: bool) -> Hold:
+    def _equipped(self, hold: Hold, *, ambient: bool) -> bool:
+        """Make the granted hold fit for use; false if its producer broke while idle, unseen by the poller."""
+        client = hold.slot.client
+        if client is None:  # a forced close was faster than this thread
+            raise PoolClosedError(f"{self.keeper.name}: the pool is closed")
+        hold.client = client
+        if client.fault is not None:
+            self._release(hold, broken(client.fault))
+            return False
         hold.producer = Producer(hold, self.keeper.terms)
         if ambient:
             hold.ambient = True
             hold.outer = self._held.get(hold.owner)
             self._held[hold.owner] = hold
-        return hold
+        return True
+
+    def _abandon(self, hold: Hold) -> None:
+        """Give back whatever the hold has by now: an interrupt may come between any two steps."""
+        if not hold.core.withdraw(hold):
+            self._forget(hold)
+            self._release(hold)
 
     def _forget(self, hold: Hold) -> None:
         """Unlink the hold, also when scopes end in another order than they began."""
@@ -126,7 +141,7 @@ class Desk:
 
     def _release(self, hold: Hold, retirement: Retirement | None = None) -> None:
         if hold.core is self.keeper.core:
-            self.keeper.carry_out(hold.core.release(hold, retirement))
+            self.keeper.carry_out(hold.core.release(hold, retirement), late=self.keeper.overdue)
 
     def _wait(self, hold: Hold, timeout_ms: int, deadline: Deadline) -> None:
         keeper = self.keeper
@@ -142,12 +157,7 @@ class Desk:
         keeper.start()
         keeper.carry_out(keeper.core.wait(hold))
         keeper.nudge()
-        try:
-            waiter.wait(deadline.left)
-        except BaseException:
-            if not keeper.core.withdraw(hold):
-                self._release(hold)
-            raise
+        waiter.wait(deadline.left)
         if keeper.core.withdraw(hold, timed_out=True):
             raise self._timed_out(timeout_ms)
         if hold.error is not None:
@@ -158,6 +168,7 @@ class Desk:
         cause = keeper.trouble()
         text = f"{keeper.name}: no producer free after {timeout_ms} ms ({self._counts()})"
         error = PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
+        error.__cause__ = cause if isinstance(cause, BaseException) else None
         keeper.observer.emit(CheckoutTimedOut, pool=keeper.name, timeout_ms=timeout_ms, error=error)
         return error
 
@@ -174,6 +185,8 @@ class Desk:
         text = f"{stats.in_use} of {stats.size} in use, {stats.waiting} waiting"
         if stats.creating:
             text += f", {stats.creating} connecting"
+        if stats.retiring:
+            text += f", {stats.retiring} closing"
         if holders:
             text += f"; longest held {holders[0].held_ms / 1000:.1f} s by {holders[0].owner}"
         return text
@@ -225,15 +238,19 @@ class Borrowing:
     ) -> None:
         hold, self._hold = self._hold, None
         if hold is not None:
-            try:
-                hold.producer._end()  # noqa: SLF001  (only the checkout may end it)
-            finally:
-                self._desk.give_back(hold)
+            self._desk.give_back(hold)
 
 
 def broken(fault: Fault) -> Retirement:
     """Why a producer with a fatal error is retired."""
     return Retirement("broken", fault, fenced=fault.kind is Kind.FENCED)
+
+
+def _unfit(client: Client) -> Retirement | None:
+    """Why a returned client can't be handed out again; an interrupt between two steps may leave a transaction open."""
+    if client.fault is not None:
+        return broken(client.fault)
+    return Retirement("left in a transaction") if client.in_transaction else None
 
 
 def owner() -> object:

@@ -26,6 +26,9 @@ log = logging.getLogger("wd_di.librdkafka")
 SLICE = 0.1
 """Seconds of one blocking call: commit, abort and init react to Ctrl-C only when they return."""
 
+BREATH = 0.01
+"""Seconds between two tries of one call: some refusals (_CONFLICT, _PREV_IN_PROGRESS) come at once."""
+
 PURGE_PATIENCE = 0.1
 """Seconds to serve the reports that a purge brings; what comes later is answered from our own registry."""
 
@@ -75,11 +78,15 @@ class Kind(enum.Enum):
 
 
 class Fault(Exception):  # noqa: N818  (never leaves the library; public errors are made of it)
-    """A failed client call; the foreign error is its ``__cause__``."""
+    """A failed client call; the foreign error is its ``__cause__``.
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    ``requires_abort`` is librdkafka's word that the transaction can and must be aborted, whatever kind of error it was.
+    """
+
+    def __init__(self, kind: Kind, text: str, *, requires_abort: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
+        self.requires_abort = requires_abort or kind in (Kind.ABORTABLE, Kind.REBALANCED)
 
     @property
     def fatal(self) -> bool:
@@ -108,6 +115,7 @@ class Client(Protocol):
     def abort(self, seconds: float) -> None: ...
     def purge(self) -> None: ...
     def owes(self) -> int: ...
+    def reason(self) -> Fault | None: ...
     def verdict(self, error: Any, topic: str) -> tuple[DeliveryOutcome, BaseException]: ...
     def close(self) -> None: ...
 
@@ -135,6 +143,7 @@ class KafkaClient:
         self.fault: Fault | None = None
         self.last_error: str | None = None
         self.in_transaction = False
+        self._unheard = False
         self.doubtful = False
         self._initialised = transactional_id is None
         self._secrets = _secrets(config)
@@ -159,7 +168,7 @@ class KafkaClient:
         try:
             return Producer(plain)
         except (KafkaException, TypeError, ValueError) as error:
-            raise self._translated(error, settings=True) from error
+            raise self._translated(error, settings=True) from None  # the original may show a secret
 
     # -- transactions ----------------------------------------------------------------------------
 
@@ -171,21 +180,46 @@ class KafkaClient:
     def begin(self) -> None:
         """Begin; local, no request is sent."""
         self._call(lambda handle: handle.begin_transaction())
-        self.in_transaction = True
+        self.in_transaction, self._unheard = True, False
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         """Add a consumer group's offsets to the transaction."""
         self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds))
 
     def commit(self, seconds: float) -> None:
-        """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT)."""
-        self._call(lambda handle: handle.commit_transaction(seconds))
+        """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT).
+
+        Ctrl-C comes in place of the answer, since confluent-kafka looks for signals right after librdkafka's call. When
+        the unheard answer was yes, the same call says _STATE: only a commit can have led out of the transaction.
+        """
+        try:
+            self._call(lambda handle: handle.commit_transaction(seconds))
+        except Fault as fault:
+            if not (self._unheard and self.in_transaction and _code(fault) == KafkaError._STATE):  # noqa: SLF001
+                raise
+        except BaseException:
+            self._unheard = True
+            raise
         self.in_transaction = False
 
     def abort(self, seconds: float) -> None:
         """Abort, one bounded try."""
         self._call(lambda handle: handle.abort_transaction(seconds))
         self.in_transaction = False
+
+    def reason(self) -> Fault | None:
+        """Why the open transaction can only abort, if it can; its purged records don't know it.
+
+        librdkafka answers a begin with it, which has no effect within a transaction.
+        """
+        if self._handle is None or not self.in_transaction:
+            return None
+        try:
+            self._handle.begin_transaction()
+        except KafkaException as error:
+            fault = self._fault_of(error.args[0])
+            return fault if fault.requires_abort else None
+        return None
 
     # -- records ---------------------------------------------------------------------------------
 
@@ -296,7 +330,7 @@ class KafkaClient:
     def _translated(self, error: BaseException, *, settings: bool = False) -> Fault:
         fault = self._fault_of(error.args[0] if error.args else error, settings=settings)
         fault.__cause__ = error
-        if fault.kind in (Kind.FENCED, Kind.FATAL) and self.fault is None:
+        if (fault.kind in (Kind.FENCED, Kind.FATAL) or _is_fatal(error)) and self.fault is None:
             self.fault = fault
         if fault.kind is not Kind.RETRIABLE:
             self.last_error = str(fault)
@@ -308,7 +342,8 @@ class KafkaClient:
         kind = Kind.SETTINGS if settings else self._kind(error)
         right = _MISSING_RIGHT.get(error.code())
         text = f"{error.str()} [{error.name()}]"
-        return Fault(kind, self._scrub(f"{text}; missing right: {right}" if right else text))
+        text = self._scrub(f"{text}; missing right: {right}" if right else text)
+        return Fault(kind, text, requires_abort=error.txn_requires_abort())
 
     def _kind(self, error: KafkaError) -> Kind:
         code = error.code()
@@ -329,7 +364,7 @@ class KafkaClient:
         """What a delivery report's error means for the record."""
         text = f"{self._scrub(error.str())} [{error.name()}]"
         if error.code() in _PURGED:
-            return "purged", DeliveryError(f"a record for {topic!r} was dropped before it was sent: {text}")
+            return "purged", DeliveryError(f"a record for {topic!r} was given up before the broker answered: {text}")
         if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return "failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}")
         hint = "; does the topic exist?" if error.code() in _UNKNOWN_TOPIC else ""
@@ -350,13 +385,14 @@ def dispose(client: Client, deadline: Deadline, abort_seconds: float) -> int:
     """End a client for good, whatever state it is in; how many records were given up.
 
     In this order: abort what is open, flush until the deadline, purge, serve what that brings, close. After a doubtful
-    commit only the drop is left (all else answers _CONFLICT), and after a fatal error nothing would come of a flush.
+    commit only the drop is left (all else answers _CONFLICT), and after a fatal error or a failed abort nothing would
+    come of a flush.
     """
     with suppress(Fault):
         if client.in_transaction and not client.doubtful and client.fault is None:
             client.abort(deadline.slice(abort_seconds))
     with suppress(Fault):
-        while client.outbox.unsettled() and client.fault is None and not deadline.passed:
+        while client.outbox.unsettled() and not (client.in_transaction or client.fault or deadline.passed):
             client.flush(deadline.slice(SLICE))
     lost = len(client.outbox.unsettled())
     if lost or client.owes():
@@ -390,6 +426,15 @@ def check(pool: str, config: Mapping[str, object]) -> None:
         raise SettingsError(f"{pool}: librdkafka refuses the kafka settings: {reason}") from None
 
 
+def _is_fatal(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and bool(error.args[0].fatal())
+
+
+def _code(fault: Fault) -> int | None:
+    error = fault.__cause__
+    return error.args[0].code() if isinstance(error, KafkaException) else None
+
+
 def reveal(config: Mapping[str, object]) -> dict[str, Any]:
     """Return the settings with their secrets in the open: only for librdkafka's eyes."""
     return {key: getattr(value, "get_secret_value", lambda value=value: value)() for key, value in config.items()}
@@ -397,7 +442,7 @@ def reveal(config: Mapping[str, object]) -> dict[str, Any]:
 
 def _secrets(config: Mapping[str, object]) -> tuple[str, ...]:
     hidden = (value.get_secret_value() for value in config.values() if hasattr(value, "get_secret_value"))
-    return tuple(secret for secret in hidden if secret)
+    return tuple(sorted((secret for secret in hidden if secret), key=len, reverse=True))  # one may begin another
 
 
 _silent = logging.getLogger("wd_di.check")

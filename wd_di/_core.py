@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolUnhealthyError
+from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -218,12 +218,13 @@ class Core:
         Raises:
             PoolClosedError: The pool is closing.
             PoolExhaustedError: ``max_waiting`` borrowers wait already.
+            PoolOpenError: No producer lives, and the last creation failed for good a moment ago.
             PoolUnhealthyError: No producer lives and the last ones were fenced too often.
         """
         with self._lock:
             self._refuse_if_closing()
             if self._grant_ready(lease):
-                return Effects()
+                return Effects(wake=[lease])
             self._refuse_if_hopeless()
             lease.state = LeaseState.WAITING
             self._waiters[lease] = None
@@ -290,7 +291,8 @@ class Core:
         with self._lock:
             slot.state = State.RETIRING
             slot.failures += 1
-            slot.not_before = self._clock() + min(CREATE_BACKOFF_MAX, CREATE_BACKOFF * 2.0 ** (slot.failures - 1))
+            doubled = CREATE_BACKOFF * 2.0 ** min(slot.failures - 1, 60)  # a float overflows at 1024
+            slot.not_before = self._clock() + min(CREATE_BACKOFF_MAX, doubled)
             self.last_error = error
             self._permanent = permanent
             self._create_errors += 1
@@ -405,6 +407,11 @@ class Core:
             return [(slot, slot.client) for slot in self._slots if slot.state in (State.IDLE, State.LEASED)]
 
     @property
+    def inhabited(self) -> bool:
+        """Whether any slot has a client; asked without the lock, which a finalizer's own thread may hold."""
+        return any(slot.client is not None for slot in self._slots)
+
+    @property
     def hopeless(self) -> bool:
         """Whether the last creation failed for good and nothing is on its way that might work."""
         with self._lock:
@@ -443,7 +450,11 @@ class Core:
         waiting = len(self._waiters)
         if self.limits.max_waiting is not None and waiting >= self.limits.max_waiting:
             raise PoolExhaustedError(f"{self.name}: {waiting} borrowers wait already (max_waiting)")
-        if not self._alive() and self._fenced_too_often():
+        if self._alive():
+            return
+        if self._permanent and not self._due():
+            raise PoolOpenError(f"{self.name}: no producer can be connected: {self.last_error}") from self.last_error
+        if self._fenced_too_often():
             raise PoolUnhealthyError(
                 f"{self.name}: fenced {len(self._fenced)} times within 10 minutes (fenced_retries="
                 f"{self.limits.fenced_retries}): another process uses the same transactional ids"
@@ -556,9 +567,16 @@ class Core:
             self._retire(old, effects)
 
     def _expire(self, effects: Effects) -> None:
-        for slot in [slot for slot in self._idle if (reason := self._expiry(slot)) and self._doomed(slot, reason)]:
-            self._idle.remove(slot)
-            self._retire(slot, effects)
+        """Retire one expired idle producer; producers made together would else all be gone at once."""
+        if any(slot.state in (State.RETIRING, State.CREATING) for slot in self._slots):
+            return
+        for slot in self._idle:
+            reason = self._expiry(slot)
+            if reason is not None:
+                slot.retirement = Retirement(reason)
+                self._idle.remove(slot)
+                self._retire(slot, effects)
+                return
 
     def _expiry(self, slot: Slot) -> str | None:
         now, limits = self._clock(), self.limits
@@ -567,11 +585,6 @@ class Core:
         if limits.idle_timeout is not None and now - slot.idle_since >= limits.idle_timeout:
             return "idle_timeout_ms"
         return None
-
-    @staticmethod
-    def _doomed(slot: Slot, reason: str) -> bool:
-        slot.retirement = slot.retirement or Retirement(reason)
-        return True
 
     def _leaks(self) -> Iterable[Lease]:
         if self.limits.leak_after is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -90,17 +91,25 @@ class Ledger:
     It knows neither producer nor slot: a callback that held one would keep the client alive, and still sending.
     """
 
-    __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "timeout_ms", "transactional")
+    __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "refused", "timeout_ms", "transactional")
 
     def __init__(self, timeout_ms: int, *, transactional: bool = False) -> None:
         self.timeout_ms = timeout_ms
         self.transactional = transactional
-        self.gate = threading.Lock()
+        self.gate = threading.RLock()  # a listener may produce while its own thread is at the gate
         self.pending: set[Delivery] = set()
         self.failed: list[Delivery] = []
         self.records = 0
+        self.refused: BaseException | None = None
         self.aborted = False
         self.ended = False
+
+    def forget(self, told: Iterable[Delivery]) -> None:
+        """Its borrower knows of these failures; a transaction must still abort for them."""
+        if not self.transactional:
+            for delivery in told:
+                with suppress(ValueError):  # another thread was told, too
+                    self.failed.remove(delivery)
 
 
 class Delivery:
@@ -124,7 +133,7 @@ class Delivery:
 
     @property
     def outcome(self) -> DeliveryOutcome:
-        """``pending``, ``delivered``, ``failed``, ``purged`` (never sent) or ``aborted`` (with its transaction)."""
+        """``pending``, ``delivered``, ``failed``, ``purged`` (given up), ``aborted`` with its transaction."""
         return "aborted" if self._ledger.aborted and self._outcome != "pending" else self._outcome
 
     def done(self) -> bool:
@@ -304,6 +313,8 @@ class Outbox:
     ) -> None:
         ledger = delivery._ledger  # noqa: SLF001
         ledger.failed.append(delivery)
+        if outcome == "failed":
+            ledger.refused = error
         watched = bool(delivery._waiters or delivery._callbacks)  # noqa: SLF001
         delivery._settle(outcome, error, ack)  # noqa: SLF001
         self._after(delivery)

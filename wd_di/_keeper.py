@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wd_di._checkout import broken
-from wd_di._client import SLICE, Client, Fault, KafkaClient, Kind, dispose
+from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
 from wd_di._core import Core, Effects, Limits, Retirement, Slot
 from wd_di._delivery import Outbox
 from wd_di._memory import MemoryBroker, MemoryClient
@@ -38,6 +38,8 @@ ROUND_OWING = 0.005
 ROUND_WAITING = 0.05
 ROUND_IDLE = 0.5
 MAKERS_MAX = 32
+REAPERS_MAX = 8
+"""More than one, since destroying a handle can block for seconds, and its neighbours' deadline goes on."""
 PERMANENT = (Kind.SETTINGS, Kind.DENIED, Kind.FATAL)
 """Failures of a creation that no waiting cures."""
 
@@ -86,11 +88,12 @@ class Keeper:
     def renew(self) -> None:
         """Start from nothing: new locks, empty slots, no threads. At the beginning, and in a child after a fork."""
         self.core = Core(self.name, self.limits)
+        self._memory.lock = threading.Lock()
         self._making: dict[int, Client] = {}
-        self._started = False
+        self.started = False
         self._starting = threading.Lock()
         self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
-        self._reaper = Workers(f"wd_di-{self.name}-reaper", 1)
+        self._reaper = Workers(f"wd_di-{self.name}-reaper", min(self.limits.size, REAPERS_MAX))
         self._callbacks = Workers(f"wd_di-{self.name}-callback", 1)
         self._changed = threading.Condition()
         self._poller = Poller(f"wd_di-{self.name}-poller", weakref.WeakMethod(self._round))
@@ -104,9 +107,9 @@ class Keeper:
     def start(self) -> None:
         """Start the poller, and warm a pool that is used before it was opened."""
         with self._starting:
-            if self._started:
+            if self.started:
                 return
-            self._started = True
+            self.started = True
         self._poller.start()
         if self.limits.warm:
             self.carry_out(self.core.warm())
@@ -116,9 +119,9 @@ class Keeper:
         for client in tuple(self._making.values()):
             if client.last_error is not None:
                 return client.last_error
-        return self.core.last_error
+        return self.core.last_error or ("no broker has answered yet" if self._making else None)
 
-    def carry_out(self, effects: Effects | None) -> None:
+    def carry_out(self, effects: Effects | None, *, late: bool = False) -> None:
         """Do what the core decided; the lock is free now."""
         if effects is None:
             return
@@ -128,7 +131,7 @@ class Keeper:
         for slot in effects.create:
             self._makers.submit(partial(self._create, self.core, slot))
         for slot in effects.retire:
-            self._reaper.submit(partial(self._retire, self.core, slot))
+            self._reaper.submit(partial(self._retire, self.core, slot, late=late))
         for lease in effects.leaks:
             self._report_leak(lease)
         with self._changed:
@@ -144,11 +147,16 @@ class Keeper:
         self._closing_until = deadline
         self.carry_out(self.core.close())
 
-    def seize(self) -> None:
-        """Close what is held, without flushing."""
-        self._closing_until = Deadline(0)
+    def seize(self, patience: float) -> None:
+        """Close what is held; an open transaction is aborted if the broker answers within ``patience`` seconds."""
+        self._closing_until = Deadline(patience)
         for slot in self.core.seize():
             self._reaper.submit(partial(self._retire, self.core, slot))
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the time to close has passed, and what is still held comes back late."""
+        return self._closing_until is not None and self._closing_until.passed
 
     def stop(self, seconds: float) -> None:
         """End the poller."""
@@ -166,7 +174,7 @@ class Keeper:
             return
         self._making[slot.index] = client
         try:
-            self._initialise(client, core)
+            self._initialise(core, slot, client)
         except Exception as error:  # noqa: BLE001  (as above)
             self._not_created(core, slot, client, error)
             return
@@ -176,8 +184,7 @@ class Keeper:
 
     def _adopt(self, core: Core, slot: Slot, client: Client, started: float) -> None:
         if self.terms.shared:
-            client.outbox.served = True
-            threading.Thread(target=_serve, args=(client,), name=f"wd_di-{self.name}-{slot.index}", daemon=True).start()
+            self._serve_alone(client, slot.index)
         self.observer.emit(
             ProducerCreated,
             pool=self.name,
@@ -187,6 +194,14 @@ class Keeper:
         )
         self.carry_out(core.created(slot, client))
         self.nudge()
+
+    def _serve_alone(self, client: Client, index: int) -> None:
+        thread = threading.Thread(target=_serve, args=(client,), name=f"wd_di-{self.name}-{index}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: the pool's poller serves it
+            return
+        client.outbox.served = True
 
     def _connect(self, plan: SlotPlan) -> Client:
         client: Client
@@ -207,22 +222,22 @@ class Keeper:
         )
         return client
 
-    def _initialise(self, client: Client, core: Core) -> None:
-        """Get the transactional id, in slices on the same handle.
+    def _initialise(self, core: Core, slot: Slot, client: Client) -> None:
+        """Get the transactional id, in slices on the same handle, for as long as somebody could want it.
 
-        One that timed out goes on in the background, and would fence its own replacement.
+        No other handle may be tried meanwhile: what this one has asked can wait in a frozen broker's socket, also when
+        the handle is gone, and would fence its replacement later.
         """
         if client.transactional_id is None:
             return
-        deadline = Deadline(self.settings.open_timeout_ms / 1000)
         while True:
             try:
-                client.init(deadline.slice(SLICE))
+                client.init(SLICE)
             except Fault as fault:
-                client.poll(0)
+                client.poll(BREATH)
                 if client.fault is not None:
                     raise client.fault from fault
-                if fault.kind is not Kind.RETRIABLE or deadline.passed or core.closing:
+                if fault.kind is not Kind.RETRIABLE or core.closing or slot.generation != core.generation:
                     raise
             else:
                 return
@@ -245,11 +260,13 @@ class Keeper:
 
     # -- closing -----------------------------------------------------------------------------------
 
-    def _retire(self, core: Core, slot: Slot) -> None:
+    def _retire(self, core: Core, slot: Slot, *, late: bool = False) -> None:
+        """Close a producer; one that comes back late, after the pool's close, still has time to send what it owes."""
         client, retirement = slot.client, slot.retirement or Retirement("close")
         if retirement.reason not in ORDINARY:
             self._tell_retired(slot, client, retirement)
-        deadline = self._closing_until or Deadline(self.settings.close_timeout_ms / 1000)
+        until = None if late else self._closing_until
+        deadline = until or Deadline(self.settings.close_timeout_ms / 1000)
         try:
             lost = dispose(client, deadline, self.rules.abort_timeout)
         except Exception as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
@@ -278,8 +295,10 @@ class Keeper:
             self._poller.wake()
 
     def _round(self) -> float:
-        owing = False
-        for slot, client in self.core.living():
+        owing, living = False, self.core.living()
+        if self.core.closing and not living:
+            self._poller.stop(0)
+        for slot, client in living:
             owing = self._poll(slot, client) or owing
         self.carry_out(self.core.tick())
         if owing:

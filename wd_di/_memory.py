@@ -160,6 +160,10 @@ class MemoryClient:
         self._broker.decide(records, commit=commit)
         self.in_transaction = False
 
+    def reason(self) -> Fault | None:
+        """Records fail one by one here."""
+        return None
+
     def purge(self) -> None:
         """Drop what is queued; the outbox gives the deliveries up."""
         with self._serving:

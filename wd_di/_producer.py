@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,7 @@ from wd_di.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from wd_di._core import Slot
     from wd_di._scope import TransactionScope
@@ -56,6 +58,7 @@ class Held(Protocol):
     slot: Slot
     owner: object
     client: Client
+    producer: Producer
     transaction: Transaction | None
 
     def scope(self, **options: Any) -> TransactionScope: ...
@@ -167,10 +170,9 @@ class Producer:
             DeliveryTimeoutError: Some have no answer yet.
         """
         self._refuse_on_loop("flush")
-        self._settled(list(self._ledger.pending), Deadline.of_ms(timeout_ms, self._terms.produce_timeout_ms))
-        failed, self._ledger.failed = self._ledger.failed, []
-        if failed:
-            raise _undelivered(self._terms.pool, failed, len(failed))
+        deadline = Deadline.of_ms(timeout_ms, self._terms.produce_timeout_ms)
+        borrower = self._transaction() or self
+        borrower._flush(deadline)  # noqa: SLF001  (its own kind)
 
     def transaction(self, **options: Any) -> TransactionScope:
         """Return a transaction on this very producer; the options are those of ``ProducerPool.transaction``.
@@ -179,6 +181,16 @@ class Producer:
             NotTransactionalError: The pool has no ``transactional_id``.
         """
         return self._held.scope(**options)
+
+    @property
+    def gate(self) -> AbstractContextManager[object]:
+        """What the pool holds while it decides something that must not happen after this producer's end."""
+        return self._ledger.gate
+
+    def refuse_if_ended(self) -> None:
+        """Raise if this producer has gone back, or this transaction has ended."""
+        if self._ledger.ended:
+            raise self._ended()
 
     # -- how it is done ----------------------------------------------------------------------------
 
@@ -201,7 +213,7 @@ class Producer:
             return [delivery.result(0) for delivery in self._implicitly(records, deadline)]
         deliveries = borrower._enqueue_all(records, deadline)  # noqa: SLF001
         self._settled(deliveries, deadline)
-        return self._reports(deliveries)
+        return borrower._reports(deliveries)  # noqa: SLF001
 
     def _async(self, records: list[Prepared], timeout_ms: int | None) -> list[Delivery]:
         deadline = Deadline.of_ms(timeout_ms, self._terms.produce_timeout_ms)
@@ -210,10 +222,19 @@ class Producer:
             return self._implicitly(records, deadline)
         return borrower._enqueue_all(records, deadline)  # noqa: SLF001
 
+    def _flush(self, deadline: Deadline) -> None:
+        self.refuse_if_ended()
+        self._settled(list(self._ledger.pending), deadline)
+        failed = list(self._ledger.failed)
+        self._ledger.forget(failed)
+        if failed:
+            raise _undelivered(self._terms.pool, failed, len(failed))
+
     def _reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
+        failed = [delivery for delivery in deliveries if delivery.exception(0) is not None]
+        self._ledger.forget(failed)
         if len(deliveries) == 1 and (error := deliveries[0].exception(0)) is not None:
             raise error
-        failed = [delivery for delivery in deliveries if delivery.exception(0) is not None]
         if failed:
             raise _undelivered(self._terms.pool, failed, len(deliveries))
         return [delivery.result(0) for delivery in deliveries]
@@ -252,8 +273,7 @@ class Producer:
         """
         ledger = self._ledger
         with ledger.gate:
-            if ledger.ended:
-                raise self._ended()
+            self.refuse_if_ended()
             ledger.pending.add(delivery)
             try:
                 self._client.produce(delivery, topic, **record)
@@ -274,7 +294,8 @@ class Producer:
         for delivery in deliveries:
             while not delivery.done() and not deadline.passed:
                 if self._terms.shared:
-                    delivery.exception(int(deadline.left * 1000) + 1)
+                    with suppress(DeliveryTimeoutError):
+                        delivery.exception(int(deadline.left * 1000) + 1)
                 else:
                     self._serve(self._client.flush, deadline.slice(HOLDER_SLICE))
         late = [delivery for delivery in deliveries if not delivery.done()]

@@ -43,7 +43,7 @@ class Retry:
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait after the run number ``attempt``; jittered, so that replicas don't come back together."""
-        full = min(self.max_backoff_ms, self.backoff_ms * 2.0 ** (attempt - 1))
+        full = min(self.max_backoff_ms, self.backoff_ms * 2.0 ** min(attempt - 1, 60))  # a float overflows at 1024
         return full / 1000 * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
 
     def covers(self, error: BaseException) -> bool:

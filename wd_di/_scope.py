@@ -135,7 +135,7 @@ class Run:
 
     def _open_on(self, held: Hold | None) -> Transaction | None:
         open_ = held.transaction if held is not None else None
-        if open_ is not None and self._bound is not None and open_.owner is not owner():
+        if open_ is not None and open_.owner is not owner():
             raise ScopeError(f"{self._rules.terms.pool}: transaction {open_.id} is open in another thread or task")
         return open_
 
@@ -153,9 +153,10 @@ class Run:
         if self._options.propagation == "mandatory":
             raise PropagationError(f"{self._rules.terms.pool}: propagation is 'mandatory', and no transaction is open")
         hold = self._hold = held or self._borrow()
+        hold.producer.refuse_if_ended()
         if hold.retirement is not None:
             raise self._retired(hold)
-        tx = Transaction(hold, self._rules, next(_numbers))
+        tx = Transaction(hold, self._rules, next(_numbers), owner())
         try:
             tx.begin()
         except BaseException:
@@ -190,7 +191,6 @@ class Run:
         assert hold is not None  # noqa: S101  (there is a transaction)
         hold.retirement = hold.retirement or tx.retirement
         if self._borrowed:
-            hold.producer._end()  # noqa: SLF001  (only its scope may end it)
             self._desk.give_back(hold)
         tx.run_hooks()
 

@@ -36,7 +36,7 @@ class ThreadWaiter:
 
     def wait(self, seconds: float) -> bool:
         """Wait at most ``seconds``; whether the wake-up came."""
-        return self._lock.acquire(timeout=max(0.0, seconds))
+        return self._lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
 
 class Workers:
@@ -76,7 +76,7 @@ class Workers:
         while (job := self._next(linger)) is not None:
             try:
                 job()
-            except Exception as error:  # noqa: BLE001  (a worker outlives its jobs)
+            except BaseException as error:  # noqa: BLE001  (a worker outlives its jobs, also a listener's sys.exit)
                 log_error(f"{self.name}.job", f"{self.name}: a background job failed", error)
             del job  # an idle worker must not keep a pool alive
 
@@ -145,7 +145,7 @@ class Poller:
             return None
         try:
             return float(round_())
-        except Exception as error:  # noqa: BLE001  (deliveries must go on being served)
+        except BaseException as error:  # noqa: BLE001  (deliveries must go on being served)
             log_error(f"{self._name}.round", f"{self._name}: a polling round failed", error)
             return 0.1
 
@@ -156,7 +156,7 @@ class Deadline:
     __slots__ = ("_end",)
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+        self._end = time.monotonic() + min(seconds, threading.TIMEOUT_MAX)  # no lock counts further
 
     @classmethod
     def of_ms(cls, timeout_ms: int | None, default_ms: int, name: str = "timeout_ms") -> Deadline:

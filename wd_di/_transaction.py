@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wd_di._client import SLICE, Fault, Kind
+from wd_di._client import BREATH, SLICE, Fault, Kind
 from wd_di._core import Retirement
 from wd_di._delivery import Delivery, Ledger
 from wd_di._producer import Held, Producer, Terms
 from wd_di._threads import Deadline
 from wd_di.errors import (
     AbortTransaction,
+    AuthorizationError,
     CommitOutcomeUnknownError,
     DeliveryError,
     FencedError,
@@ -35,6 +37,8 @@ from wd_di.events import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from wd_di._delivery import DeliveryReport
 
 SOFT_LIMIT = 0.8
 """Share of ``transaction.timeout.ms`` after which we end the transaction, before the coordinator fences us."""
@@ -62,6 +66,7 @@ class Transaction(Producer):
         "_after",
         "_began",
         "_first_write",
+        "_interrupt",
         "_outcome",
         "_rules",
         "abort_confirmed",
@@ -71,18 +76,19 @@ class Transaction(Producer):
         "retirement",
     )
 
-    def __init__(self, held: Held, rules: Rules, number: int) -> None:
+    def __init__(self, held: Held, rules: Rules, number: int, owner: object) -> None:
         super().__init__(held, rules.terms)
         self.id = f"{held.client.transactional_id}#{number}"
         self._rules = rules
         self._began = time.monotonic()
         self._first_write: float | None = None
         self._outcome: Outcome | None = None
+        self._interrupt: BaseException | None = None
         self._abort_only = False
         self._after: list[tuple[str, Callable[..., object]]] = []
         self.abort_confirmed = False
         self.inner_error: BaseException | None = None
-        self.owner = held.owner
+        self.owner = owner
         self.retirement: Retirement | None = None
 
     # -- for the borrower --------------------------------------------------------------------------
@@ -92,11 +98,12 @@ class Transaction(Producer):
         """Milliseconds left to commit in: 80 % of ``transaction.timeout.ms`` from the first write on."""
         if self._first_write is None:
             return int(self._rules.transaction_timeout * SOFT_LIMIT * 1000)
-        return max(0, int((self._rules.transaction_timeout * SOFT_LIMIT - self._age()) * 1000))
+        # Rounded up: at 0 the next call is refused.
+        return max(0, math.ceil((self._rules.transaction_timeout * SOFT_LIMIT - self._age()) * 1000))
 
     def abort_only(self) -> None:
         """Decide that this transaction will abort when its scope ends, without an error."""
-        self._refuse_if_ended()
+        self.refuse_if_ended()
         self._abort_only = True
 
     def send_offsets(self, offsets: Any, group_metadata: Any, *, timeout_ms: int | None = None) -> None:
@@ -115,10 +122,11 @@ class Transaction(Producer):
         deadline = Deadline.of_ms(timeout_ms, int(self._rules.commit_timeout * 1000))
         self._note_write()
         try:
-            self._again(lambda seconds: self._client.send_offsets(offsets, group_metadata, seconds), deadline)
+            self._again(lambda seconds: self._send_offsets(offsets, group_metadata, seconds), deadline)
         except Fault as fault:
-            self.inner_error = self.inner_error or fault
-            raise self._failed("send_offsets", fault) from fault
+            error = self._offsets_refused(fault)
+            self.inner_error = self.inner_error or error
+            raise error from fault
 
     def before_commit(self, fn: Callable[[], object]) -> None:
         """Call ``fn()`` before the commit, still inside the transaction; what it raises aborts."""
@@ -141,15 +149,14 @@ class Transaction(Producer):
     def begin(self) -> None:
         """Begin on the client; a producer that can't begin is retired."""
         try:
-            self._client.begin()
-        except Fault as fault:
-            self.retirement = self._retirement("begin", fault)
-            self._close(None)
-            error = self._failed("begin", fault)
-            error.safe_to_retry = isinstance(error, TransactionAbortedError)
-            raise error from fault
-        self._held.transaction = self
-        self._emit(TransactionStarted)
+            self._begin()
+            self._held.transaction = self
+            self._emit(TransactionStarted)
+        except BaseException as raised:
+            self._held.transaction = None
+            self.retirement = self._retirement("begin", raised)
+            self._close(raised)
+            raise
 
     def end(self, error: BaseException | None, commit_on: tuple[type[Exception], ...]) -> bool:
         """Commit or abort by how the block ended; whether its exception is swallowed.
@@ -173,7 +180,19 @@ class Transaction(Producer):
             self._held.transaction = None
             self._close(problem)
 
+    def _begin(self) -> None:
+        try:
+            # Under the gate: a checkout that ends in another thread must not give back a producer that has just begun.
+            with self._held.producer.gate:
+                self._held.producer.refuse_if_ended()
+                self._client.begin()
+        except Fault as fault:
+            error = self._failed("begin", fault)
+            error.safe_to_retry = isinstance(error, TransactionAbortedError)
+            raise error from fault
+
     def _leave_well(self) -> None:
+        self._run_before_commit()
         if self._abort_only:
             self.abort(None)
         elif self.inner_error is not None:
@@ -186,27 +205,21 @@ class Transaction(Producer):
         if isinstance(cause, TransactionTimedOutError):
             raise cause
         raise UnexpectedAbortError(
-            f"{self._terms.pool}: transaction {self.id} was aborted: an inner scope failed with {cause!r}, which was "
-            "swallowed"
+            f"{self._terms.pool}: transaction {self.id} was aborted: something in it failed with {cause!r}, which "
+            "was swallowed"
         ) from cause
 
     # -- commit ------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        try:
-            self._run_before_commit()
-            self._refuse_if_late()
-        except BaseException as raised:
-            self.abort(raised)
-            raise
         self._end_writing()
         deadline = Deadline(self._rules.commit_timeout)
         self._flush_all(deadline)
-        interrupt = self._end_transaction(deadline)
+        self._end_transaction(deadline)
         self._outcome = "committed"
         self._emit(TransactionCommitted, records=self._ledger.records, duration_ms=self._duration_ms())
-        if interrupt is not None:
-            raise interrupt
+        if self._interrupt is not None:
+            raise self._interrupt
 
     def _flush_all(self, deadline: Deadline) -> None:
         """Phase (a): every record is answered, or the transaction aborts. Its outcome is known either way."""
@@ -229,54 +242,64 @@ class Transaction(Producer):
         if ledger.failed:
             return self._undelivered(ledger.failed)
         if ledger.pending:
-            text = f"{len(ledger.pending)} of {ledger.records} records had no answer within the commit deadline"
-            return self._error(TransactionAbortedError, text + self._because())
+            text = f"{len(ledger.pending)} of {ledger.records} records had no answer in time (commit_timeout_ms is "
+            text += f"{self._rules.commit_timeout * 1000:.0f}){self._because()}"
+            return self._error(TransactionAbortedError, text)
         return None
 
     def _undelivered(self, failed: list[Delivery]) -> DeliveryError:
-        first = failed[0].exception(0)
+        first, reason = failed[0].exception(0), self._client.reason()
         text = f"{self._terms.pool}: {len(failed)} of {self._ledger.records} records weren't delivered"
-        return DeliveryError(f"{text}, transaction {self.id} was aborted; the first: {first}", failed)
+        why = f"; {reason}" if reason is not None else ""
+        error = DeliveryError(f"{text}, transaction {self.id} was aborted; the first: {first}{why}", failed)
+        error.__cause__ = first
+        return error
 
-    def _end_transaction(self, deadline: Deadline) -> KeyboardInterrupt | None:
-        """Phase (b): the same call again until it answers. From here on only the answer decides, so never abort.
-
-        A first Ctrl-C is kept until the answer has come; a second one gives up, in doubt.
-        """
-        interrupt: KeyboardInterrupt | None = None
-        while True:
-            try:
-                self._client.commit(deadline.slice(SLICE))
-                break
-            except KeyboardInterrupt as raised:
-                if interrupt is not None:
-                    raise self._in_doubt(f"interrupted twice{self._because()}") from raised
-                interrupt = raised
-            except Fault as fault:
-                if fault.kind is not Kind.RETRIABLE:
-                    self._commit_refused(fault, deadline)
-                if deadline.passed:
-                    text = f"no answer within {self._rules.commit_timeout * 1000:.0f} ms{self._because()}"
-                    raise self._in_doubt(text) from fault
+    def _end_transaction(self, deadline: Deadline) -> None:
+        """Phase (b): the same call again until it answers. From here on only the answer decides, so never abort."""
+        self._outcome = "unknown"
+        asked = False
+        while not self._answered(deadline, asked=asked):
+            asked = True
         if self._client.fault is not None:
             self.retirement = self._retirement("commit", self._client.fault)
-        return interrupt
 
-    def _commit_refused(self, fault: Fault, deadline: Deadline) -> None:
+    def _answered(self, deadline: Deadline, *, asked: bool) -> bool:
+        """One try of the commit; false if the same call must be made again."""
+        try:
+            if asked:
+                self._client.poll(deadline.slice(BREATH))
+            self._client.commit(deadline.slice(SLICE))
+        except (KeyboardInterrupt, SystemExit) as raised:
+            self._outwait(raised)
+            return False
+        except Fault as fault:
+            if fault.kind is not Kind.RETRIABLE:
+                self._commit_refused(fault, deadline, asked=asked)
+            if deadline.passed:
+                text = f"no answer within {self._rules.commit_timeout * 1000:.0f} ms{self._because()}"
+                raise self._in_doubt(text) from fault
+            return False
+        return True
+
+    def _outwait(self, interrupt: BaseException) -> None:
+        """Keep a first Ctrl-C until the answer has come; a second one gives up, in doubt."""
+        if self._interrupt is not None:
+            raise self._in_doubt(f"interrupted twice{self._because()}") from interrupt
+        self._interrupt = interrupt
+
+    def _commit_refused(self, fault: Fault, deadline: Deadline, *, asked: bool) -> None:
         """The broker's answer was no. Refused and abortable is a known outcome; a fatal one may follow a lost yes."""
-        if fault.kind in (Kind.ABORTABLE, Kind.REBALANCED):
-            self.abort(fault, deadline)
-            raise self._failed("commit", fault) from fault
-        self._outcome = "unknown"
+        if fault.requires_abort or (fault.kind is Kind.CLOSED and not asked):
+            refused = self._failed("commit", fault)
+            self.abort(refused, deadline)
+            raise refused from fault
         self.retirement = self._retirement("commit", fault)
         error = self._failed("commit", fault) if fault.kind is Kind.FENCED else self._in_doubt(str(fault))
         error.outcome, error.safe_to_retry = "unknown", False
         raise error from fault
 
     def _in_doubt(self, text: str) -> TransactionError:
-        self._outcome = "unknown"
-        self._client.doubtful = True
-        self.retirement = self.retirement or Retirement("commit in doubt")
         return self._error(
             CommitOutcomeUnknownError,
             f"the outcome is unknown, {text}; its {self._ledger.records} records are all visible or all hidden",
@@ -312,7 +335,8 @@ class Transaction(Producer):
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None) -> None:
         self.retirement = self._retirement("abort", raised)
-        text = f"{self._terms.pool}: transaction {self.id} couldn't be aborted ({raised}); its producer is retired"
+        why = f"{raised}{self._because()}"
+        text = f"{self._terms.pool}: transaction {self.id} couldn't be aborted ({why}); its producer is retired"
         if cause is not None:
             cause.add_note(text)
         if isinstance(cause, TransactionError):
@@ -334,8 +358,19 @@ class Transaction(Producer):
             except Fault as fault:
                 if fault.kind is not Kind.RETRIABLE or deadline.passed:
                     raise
+                self._client.poll(deadline.slice(BREATH))
             else:
                 return
+
+    def _send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+        with self._ledger.gate:  # as a record, they must not slip into the next transaction
+            self.refuse_if_ended()
+            self._client.send_offsets(offsets, group_metadata, seconds)
+
+    def _offsets_refused(self, fault: Fault) -> Exception:
+        if fault.kind is Kind.DENIED:
+            return AuthorizationError(f"{self._terms.pool}: transaction {self.id}: send_offsets: {fault}")
+        return self._failed("send_offsets", fault)
 
     def _end_writing(self) -> None:
         with self._ledger.gate:
@@ -344,8 +379,14 @@ class Transaction(Producer):
     def _close(self, problem: BaseException | None) -> None:
         self._end_writing()
         self._client.outbox.end(self._ledger)
-        outcome = self._outcome or "aborted"
-        self._outcome = outcome
+        outcome = self._outcome = self._outcome or "aborted"
+        if outcome == "unknown":
+            self._client.doubtful = True
+            self.retirement = self.retirement or Retirement("commit in doubt", problem)
+        if self._ledger.refused is not None:
+            # librdkafka counts the sequence number of a record that the broker refused, the broker doesn't: on the same
+            # handle the next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends.
+            self.retirement = self.retirement or Retirement("record refused", self._ledger.refused)
         self._emit(
             TransactionFinished,
             outcome=outcome,
@@ -374,6 +415,14 @@ class Transaction(Producer):
             f"{self._terms.pool}: transaction {self.id} has ended: {self._outcome or 'ending'}"
         )
 
+    def _reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
+        try:
+            return super()._reports(deliveries)
+        except DeliveryError as error:
+            if self._client.fault is None:
+                raise
+            raise self._failed("produce", self._client.fault) from error  # the record failed because the producer did
+
     def _refused(self, fault: Fault, topic: str) -> Exception:
         if self._client.fault is None:
             return super()._refused(fault, topic)
@@ -382,14 +431,28 @@ class Transaction(Producer):
     # -- hooks -------------------------------------------------------------------------------------
 
     def _hook(self, when: str, fn: Callable[..., object]) -> None:
-        self._refuse_if_ended()
+        self.refuse_if_ended()
         self._after.append((when, fn))
 
     def _run_before_commit(self) -> None:
         done = 0
-        while len(hooks := [fn for when, fn in self._after if when == "before_commit"]) > done:
-            hooks[done]()  # may add another
-            done += 1
+        try:
+            while not self._doomed() and len(hooks := self._hooks_before_commit()) > done:
+                hooks[done]()  # may add another
+                done += 1
+            if not self._doomed():
+                self._refuse_if_late()
+        except AbortTransaction:
+            self._abort_only = True
+        except BaseException as raised:
+            self.abort(raised)
+            raise
+
+    def _hooks_before_commit(self) -> list[Callable[..., object]]:
+        return [fn for when, fn in self._after if when == "before_commit"]
+
+    def _doomed(self) -> bool:
+        return self._abort_only or self.inner_error is not None
 
     def run_hooks(self) -> None:
         """Run what waits for the outcome, in order; called when the slot is back and no transaction is current."""
@@ -461,8 +524,8 @@ class Transaction(Producer):
     # -- the clock ---------------------------------------------------------------------------------
 
     def _note_write(self) -> None:
+        self.refuse_if_ended()
         if self._first_write is None:
-            self._refuse_if_ended()
             self._first_write = time.monotonic()
         else:
             self._refuse_if_late()
@@ -472,10 +535,6 @@ class Transaction(Producer):
             error = self._too_late("aborted at 80 % of it, before the broker would fence this producer")
             self.inner_error = self.inner_error or error
             raise error
-
-    def _refuse_if_ended(self) -> None:
-        if self._ledger.ended:
-            raise self._ended()
 
     def _age(self) -> float:
         """Seconds since the first write, which is when the coordinator's clock starts."""

@@ -18,7 +18,7 @@ from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
 from wd_di._keeper import Keeper
 from wd_di._plan import claim, default_instance, make_plan, release
-from wd_di._threads import Deadline, check_timeout
+from wd_di._threads import Deadline
 from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError
 from wd_di.events import (
     ConnectionPoolCreated,
@@ -42,7 +42,8 @@ R = TypeVar("R")
 
 EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
-FORCE_PATIENCE = 0.2
+FORCE_PATIENCE = 0.15
+"""Seconds after the deadline of a close that ending what is taken by force may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,7 @@ class ProducerPool:
         Raises:
             SettingsError: The new settings clash, or change what a pool is: its size, or whether it is transactional.
             PoolTimeoutError: Some producers are still of the old generation; they will follow.
+            PoolClosedError: The pool is closed, or was closed meanwhile.
         """
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
         self._refresh()
@@ -270,13 +272,19 @@ class ProducerPool:
         generation = keeper.core.generation
         self.observer.emit(ConnectionPoolReload, pool=self.name, generation=generation)
         keeper.carry_out(effects)
-        if not keeper.wait_until(lambda: not keeper.core.outdated() or keeper.core.closing, deadline):
+        if not keeper.wait_until(self._reloaded, deadline):
             raise PoolTimeoutError(
                 f"{self.name}: producers {list(keeper.core.outdated())} are still of the generation before: "
                 f"{_holders(keeper.core.holders())}"
             )
+        if keeper.core.closing:
+            raise PoolClosedError(f"{self.name}: the pool was closed while it reloaded")
         duration = (time.monotonic() - started) * 1000
         self.observer.emit(ConnectionPoolReloaded, pool=self.name, generation=generation, duration_ms=duration)
+
+    def _reloaded(self) -> bool:
+        core = self._keeper.core
+        return core.closing or not (self._keeper.started and core.outdated())
 
     def _replan(self, settings: PoolSettings) -> None:
         old = self._keeper.plan
@@ -297,7 +305,8 @@ class ProducerPool:
 
         Args:
             timeout_ms: Milliseconds for the whole; ``None`` is the pool's ``close_timeout_ms``.
-            force: Take from their holders what they still hold at the deadline. Else it closes when they give it back.
+            force: Take from their holders what they still hold at the deadline, also after a close without force. Else
+                it closes when they give it back.
 
         Returns:
             What was flushed, what was given up and who still holds what.
@@ -309,22 +318,38 @@ class ProducerPool:
                 started, unsettled, purged = time.monotonic(), self._unsettled(), self._keeper.purged
                 self._keeper.close_clients(deadline)
         if not first:
-            self._closed.wait(deadline.left)
-            return self._report or self._make_report(time.monotonic(), 0, self._keeper.purged)
-        self._await_holders(deadline, force=force)
-        self._report = self._make_report(started, unsettled, purged)
-        self._keeper.stop(FORCE_PATIENCE)
+            return self._close_again(deadline, force=force)
+        try:
+            self._await_holders(deadline, force=force)
+        finally:  # Ctrl-C ends the waiting, not the closing
+            self._report = report = self._make_report(started, unsettled, purged)
+            self._finish(report)
+        return report
+
+    def _close_again(self, deadline: Deadline, *, force: bool) -> CloseReport:
+        """Join a close that is under way; what it left with its holders can be taken by force later."""
+        started, purged = time.monotonic(), self._keeper.purged
+        self._closed.wait(deadline.left)
+        report = self._report
+        if force and self._keeper.core.holders():
+            self._await_holders(deadline, force=True)
+            report = None
+        self._free_ids()
+        return report or self._make_report(started, 0, purged)
+
+    def _finish(self, report: CloseReport) -> None:
+        if not self._left():
+            self._keeper.stop(FORCE_PATIENCE)
         self._closed.set()
         self._free_ids()
-        self.observer.emit(ConnectionPoolShutdown, pool=self.name, report=self._report)
-        return self._report
+        self.observer.emit(ConnectionPoolShutdown, pool=self.name, report=report)
 
     def _await_holders(self, deadline: Deadline, *, force: bool) -> None:
         keeper = self._keeper
         mine = self._desk.holds()
         keeper.wait_until(lambda: self._left() <= mine, deadline)
         if force and self._left():
-            keeper.seize()
+            keeper.seize(FORCE_PATIENCE)
         if self._left() > len(keeper.core.holders()):
             keeper.wait_until(lambda: not self._left(), Deadline(FORCE_PATIENCE))
 
@@ -363,10 +388,9 @@ class ProducerPool:
 
     def __del__(self) -> None:
         keeper = getattr(self, "_keeper", None)
-        if keeper is not None and not keeper.core.closing and keeper.core.living():
-            warnings.warn(
-                f"{self!r} was never closed: call close(), or use it in 'with'", ResourceWarning, 2, source=self
-            )
+        if keeper is not None and not keeper.core.closing and keeper.core.inhabited:
+            text = f"pool {self.name!r} was never closed: call close(), or use it in 'with'"
+            warnings.warn(text, ResourceWarning, 2, source=self)
 
     # -- plans and forks -----------------------------------------------------------------------------
 
@@ -397,10 +421,18 @@ class ProducerPool:
         with self._phase:
             if self._stale:
                 own = f"{self._settings.instance or default_instance()}-{os.getpid()}"
-                plan = self._checked_plan(self._settings, instance=own)
+                plan = self._checked_plan(_own_ids(self._settings), instance=own)
                 claim(plan, self)
                 self._keeper.apply(plan)
                 self._stale = False
+
+
+def _own_ids(settings: PoolSettings) -> PoolSettings:
+    """A child's settings: an id that says nothing of the process would fence the parent's producers."""
+    template = settings.transactional_id
+    if template is None or "{instance}" in template or "{pid}" in template:
+        return settings
+    return settings.model_copy(update={"transactional_id": template + "-{pid}"})
 
 
 def _holders(holders: tuple[Holder, ...]) -> str:
@@ -415,8 +447,9 @@ def _close_all() -> None:
     deadline = Deadline(EXIT_TIMEOUT)
     for pool in tuple(_pools):
         if not pool._keeper.core.closing:  # noqa: SLF001  (its own module)
-            left_ms = int(deadline.left * 1000)
-            pool.close(timeout_ms=min(left_ms, check_timeout(None, pool._settings.close_timeout_ms)))  # noqa: SLF001
+            left_ms = min(int(deadline.left * 1000), pool._settings.close_timeout_ms)  # noqa: SLF001
+            # By force: nobody comes back any more, and a transaction left open would block readers until its time-out.
+            pool.close(timeout_ms=left_ms, force=True)
     pin_all()
 
 

@@ -202,7 +202,7 @@ def test_ends_with_its_process(kafka, tmp_path, monkeypatch):
         "input()"
     )
     command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603  (our own)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         with socket.socket() as probe:

@@ -86,7 +86,7 @@ def test_nothing_is_imported_before_its_use():
     """
 
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  (our own)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert ["wd_di.testing", "wd_di.testing.plugin"] == done.stdout.split()
 

@@ -1,0 +1,685 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from wd_di._core import Core, Effects, Lease, LeaseState, Limits, PoolStats, Retirement, Slot, Totals
+from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
+
+REFUSED = OSError("no broker")
+FENCED = Retirement("commit failed", ValueError("fenced"), fenced=True)
+
+
+class Bench:
+    """A core with a clock that only moves when told, and somebody who carries out what it decides."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.now = 1000.0
+        self.limits = Limits(**{"size": 2, **limits})
+        self.core = Core("orders", self.limits, clock=lambda: self.now)
+        self.slots = self.core._slots
+
+    def states(self) -> str:
+        """The states in order of index: e, c, i, l, r."""
+        return "".join(slot.state.value[0] for slot in self.slots)
+
+    def create(self, effects: Effects | None) -> Effects:
+        """Make all the producers that are wanted; what the last one brought."""
+        assert effects is not None
+        assert effects.create
+        for slot in effects.create:
+            done = self.core.created(slot, object())
+        return done
+
+    def warm(self) -> Bench:
+        """Make all producers."""
+        self.create(self.core.warm())
+        return self
+
+    def borrow(self, owner: object = "somebody") -> Lease:
+        """A lease on a slot that is ready."""
+        lease = Lease(owner)
+        assert self.core.take(lease)
+        return lease
+
+    def queue(self, owner: object = "somebody") -> Lease:
+        """A lease in the queue."""
+        lease = Lease(owner)
+        self.core.wait(lease)
+        assert lease.state is LeaseState.WAITING
+        return lease
+
+    def fail(self, slot: Slot, *, permanent: bool = False) -> Effects:
+        """A creation that failed and whose handle is gone; what the failure brought."""
+        effects = self.core.creation_failed(slot, REFUSED, permanent=permanent)
+        self.core.retired(slot)
+        return effects
+
+    def advance(self, seconds: float) -> Effects:
+        """Let the time pass and the poller come round."""
+        self.now += seconds
+        return self.core.tick()
+
+    def fence(self, slot: Slot) -> Effects:
+        """Lose the slot's producer to another process."""
+        effects = self.core.doom(slot, slot.client, FENCED)
+        assert effects is not None
+        assert [slot] == effects.retire
+        return self.core.retired(slot)
+
+
+# -- borrowing and giving back ---------------------------------------------------------------------
+
+
+def test_an_empty_pool_has_nothing_at_once_but_makes_one_for_whoever_waits() -> None:
+    """A lazy pool starts one creation for each waiter, as long as there are empty slots."""
+    bench = Bench()
+    lease = Lease("first")
+
+    assert not bench.core.take(lease)
+    assert [bench.slots[0]] == bench.core.wait(lease).create
+    assert [bench.slots[1]] == bench.core.wait(Lease("second")).create
+    assert Effects() == bench.core.wait(Lease("third"))
+    assert "cc" == bench.states()
+
+
+def test_the_longest_waiter_gets_the_first_producer_that_is_ready() -> None:
+    """A waiter isn't bound to the creation that was started for it."""
+    bench = Bench()
+    first, second = bench.queue("first"), bench.queue("second")
+
+    assert [first] == bench.core.created(bench.slots[1], object()).wake
+    assert bench.slots[1] is first.slot
+    assert LeaseState.WAITING is second.state
+
+
+def test_a_return_goes_straight_to_the_longest_waiter() -> None:
+    """A slot that comes back is leased again before anybody else can see it."""
+    bench = Bench(size=1).warm()
+    lease = bench.borrow()
+    first, second = bench.queue("first"), bench.queue("second")
+    effects = bench.core.release(lease)
+
+    assert effects is not None
+    assert [first] == effects.wake
+    assert "l" == bench.states()
+    assert not bench.core.take(Lease("newcomer"))
+    assert LeaseState.WAITING is second.state
+
+
+def test_who_asks_to_wait_is_served_at_once_if_something_came_free_meanwhile() -> None:
+    """Between asking and queueing a slot may come back; then there is nothing to wait for."""
+    bench = Bench(size=1).warm()
+    lease = Lease("late")
+
+    assert Effects(wake=[lease]) == bench.core.wait(lease)
+    assert LeaseState.GRANTED is lease.state
+
+
+def test_who_left_the_queue_is_never_served() -> None:
+    """A withdrawn waiter is passed over."""
+    bench = Bench(size=1).warm()
+    lease = bench.borrow()
+    gone, next_ = bench.queue("gone"), bench.queue("next")
+
+    assert bench.core.withdraw(gone, timed_out=True)
+    assert [next_] == bench.core.release(lease).wake  # type: ignore[union-attr]
+    assert LeaseState.DONE is gone.state
+
+
+def test_a_waiter_that_was_served_cannot_leave_the_queue() -> None:
+    """A time-out that comes after the grant finds the slot in its hands."""
+    bench = Bench(size=1)
+    lease = bench.queue()
+    bench.core.created(bench.slots[0], object())
+
+    assert not bench.core.withdraw(lease, timed_out=True)
+    assert 0 == bench.core.stats().totals.timeouts
+
+
+def test_giving_back_twice_changes_nothing() -> None:
+    """The second return can't take the slot from its next borrower."""
+    bench = Bench(size=1).warm()
+    lease = bench.borrow()
+    bench.core.release(lease)
+    bench.borrow()
+
+    assert bench.core.release(lease, Retirement("broken")) is None
+    assert "l" == bench.states()
+
+
+def test_giving_back_with_nobody_waiting_asks_nothing_of_the_caller() -> None:
+    """The common case builds no effects."""
+    bench = Bench().warm()
+
+    assert bench.core.release(bench.borrow()) is None
+
+
+@pytest.mark.parametrize(("order", "expected"), [("fifo", [0, 1, 2, 0]), ("lifo", [2, 2, 2, 2])])
+def test_the_order_among_idle_slots_is_rotation_or_the_latest(order: str, expected: list[int]) -> None:
+    """FIFO gives every producer its rest; LIFO keeps few of them busy."""
+    bench = Bench(size=3, order=order).warm()
+    used = []
+    for _ in expected:
+        lease = bench.borrow()
+        used.append(lease.slot.index)
+        bench.core.release(lease)
+
+    assert expected == used
+
+
+def test_the_queue_is_no_longer_than_max_waiting() -> None:
+    """Whoever comes later is told at once, and isn't queued."""
+    bench = Bench(size=1, max_waiting=1)
+    bench.queue()
+
+    with pytest.raises(PoolExhaustedError, match=r"^orders: 1 borrowers wait already \(max_waiting\)$"):
+        bench.core.wait(Lease("second"))
+
+    assert 1 == bench.core.stats().waiting
+
+
+# -- sharing ---------------------------------------------------------------------------------------
+
+
+def test_a_shared_slot_serves_as_many_as_it_may() -> None:
+    """The fullest slot with room is next; with all full the borrower waits."""
+    bench = Bench(share=2).warm()
+    indices = [bench.borrow().slot.index for _ in range(4)]
+
+    assert [1, 1, 0, 0] == indices
+    assert not bench.core.take(Lease("fifth"))
+    assert 2 == bench.core.stats().in_use
+
+
+def test_a_shared_slot_rests_when_its_last_borrower_returns() -> None:
+    """One return leaves it leased, and takes a waiter in."""
+    bench = Bench(size=1, share=2).warm()
+    first, second = bench.borrow("first"), bench.borrow("second")
+    third = bench.queue("third")
+
+    assert [third] == bench.core.release(first).wake  # type: ignore[union-attr]
+    assert bench.core.release(second) is None
+    assert "l" == bench.states()
+    assert bench.core.release(third) is None
+    assert "i" == bench.states()
+
+
+def test_one_creation_serves_as_many_waiters_as_may_share_it() -> None:
+    """Three waiters of a pool that shares by two need two producers, not three."""
+    bench = Bench(size=3, share=2)
+    for owner in "abc":
+        bench.queue(owner)
+
+    assert "cce" == bench.states()
+    assert 2 == len(bench.core.created(bench.slots[0], object()).wake)
+
+
+def test_a_broken_shared_slot_takes_nobody_in_and_goes_with_its_last_borrower() -> None:
+    """A fatal error retires it for all, though not under their hands."""
+    bench = Bench(size=1, share=3).warm()
+    first, second = bench.borrow("first"), bench.borrow("second")
+    broken = Retirement("broken", REFUSED)
+
+    assert bench.core.doom(bench.slots[0], bench.slots[0].client, broken) is None
+    assert not bench.core.take(Lease("third"))
+    assert bench.core.release(first) is None
+    assert [bench.slots[0]] == bench.core.release(second).retire  # type: ignore[union-attr]
+    assert broken is bench.slots[0].retirement
+
+
+# -- creating --------------------------------------------------------------------------------------
+
+
+def test_warming_starts_every_empty_slot_once() -> None:
+    """A second call finds nothing left to start."""
+    bench = Bench(size=3)
+
+    assert [*bench.slots] == bench.core.warm().create
+    assert Effects() == bench.core.warm()
+
+
+def test_one_is_started_only_if_none_lives() -> None:
+    """Opening a lazy pool makes one producer, and no second one."""
+    bench = Bench()
+
+    assert [bench.slots[0]] == bench.core.start_one().create
+    assert Effects() == bench.core.start_one()
+
+
+def test_the_index_is_free_again_only_when_the_old_handle_is_gone() -> None:
+    """A failed creation keeps its slot RETIRING, so that its handle can't fence its own replacement."""
+    bench = Bench(size=1)
+    bench.queue()
+    bench.core.creation_failed(bench.slots[0], REFUSED, permanent=False)
+
+    assert "r" == bench.states()
+    assert Effects() == bench.advance(60)
+    assert [bench.slots[0]] == bench.core.retired(bench.slots[0]).create
+
+
+def test_a_failed_creation_is_tried_again_after_a_growing_pause() -> None:
+    """0.25 s, then twice as long each time, at most 5 s, for as long as somebody waits."""
+    bench = Bench(size=1)
+    bench.queue()
+    pauses = []
+    for _ in range(7):
+        bench.fail(bench.slots[0])
+        began = bench.now
+        while not bench.advance(0.125).create:
+            pass
+        pauses.append(bench.now - began)
+
+    assert [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == pauses
+
+
+def test_a_failure_that_waiting_cures_leaves_the_waiters_in_the_queue() -> None:
+    """They are told by their own deadline, with this as the cause."""
+    bench = Bench()
+    lease = bench.queue()
+
+    assert Effects() == bench.fail(bench.slots[0])
+    assert LeaseState.WAITING is lease.state
+    assert REFUSED is bench.core.last_error
+    assert not bench.core.hopeless
+
+
+def test_a_permanent_failure_fails_every_waiter_at_once() -> None:
+    """Wrong settings don't get better by waiting."""
+    bench = Bench(size=1)
+    first, second = bench.queue("first"), bench.queue("second")
+    effects = bench.fail(bench.slots[0], permanent=True)
+
+    assert [first, second] == effects.wake
+    assert (REFUSED, REFUSED) == (first.error, second.error)
+    assert bench.core.hopeless
+
+
+def test_a_permanent_failure_fails_nobody_while_another_producer_lives() -> None:
+    """The one that works will serve the queue."""
+    bench = Bench()
+    bench.create(bench.core.start_one())
+    bench.borrow()
+    lease = bench.queue()
+
+    assert Effects() == bench.fail(bench.slots[1], permanent=True)
+    assert LeaseState.WAITING is lease.state
+
+
+def test_a_success_clears_what_went_wrong_before() -> None:
+    """A time-out must not name a cause that is over."""
+    bench = Bench(size=1)
+    bench.queue()
+    bench.fail(bench.slots[0], permanent=True)
+    bench.now += 1
+    bench.create(bench.core.start_one())
+
+    assert bench.core.last_error is None
+    assert not bench.core.hopeless
+
+
+def test_what_no_waiting_cures_is_said_at_once_while_it_backs_off() -> None:
+    """Whoever comes right after a permanent failure doesn't wait for the next try; who comes later starts it."""
+    bench = Bench(size=1)
+    bench.queue()
+    bench.fail(bench.slots[0], permanent=True)
+
+    with pytest.raises(PoolOpenError, match="no producer can be connected: no broker"):
+        bench.core.wait(Lease("hasty"))
+
+    bench.now += 1
+
+    assert [bench.slots[0]] == bench.core.wait(Lease("patient")).create
+
+
+def test_a_warm_pool_replaces_what_it_retired() -> None:
+    """It doesn't wait for a borrower; a lazy one does."""
+    warm, lazy = Bench(warm=True).warm(), Bench().warm()
+    for bench in (warm, lazy):
+        bench.core.doom(bench.slots[0], bench.slots[0].client, Retirement("broken"))
+        bench.core.retired(bench.slots[0])
+
+    assert "ci" == warm.states()
+    assert "ei" == lazy.states()
+
+
+def test_a_warm_pool_tries_a_failed_slot_again_with_nobody_waiting() -> None:
+    """All its slots are wanted; one that was never started isn't."""
+    bench = Bench(warm=True)
+    assert Effects() == bench.advance(60)
+    for slot in bench.core.warm().create:
+        bench.fail(slot)
+
+    assert bench.core.restless
+    assert [*bench.slots] == bench.advance(0.3).create
+
+
+# -- retiring --------------------------------------------------------------------------------------
+
+
+def test_a_retired_producer_is_handed_to_nobody() -> None:
+    """A return with a retirement passes the waiter by; it gets the replacement."""
+    bench = Bench(size=1).warm()
+    lease, waiter = bench.borrow(), bench.queue()
+    effects = bench.core.release(lease, Retirement("commit failed"))
+
+    assert effects == Effects(retire=[bench.slots[0]])
+    assert bench.create(bench.core.retired(bench.slots[0])).wake == [waiter]
+
+
+def test_a_broken_idle_producer_is_retired_where_it_rests() -> None:
+    """Nobody gets it, though its slot is next."""
+    bench = Bench(size=1).warm()
+    slot = bench.slots[0]
+
+    assert [slot] == bench.core.doom(slot, slot.client, Retirement("broken")).retire  # type: ignore[union-attr]
+    assert not bench.core.take(Lease("next"))
+
+
+def test_the_first_reason_to_retire_is_kept() -> None:
+    """What broke the producer isn't hidden by what followed from it."""
+    bench = Bench(size=1).warm()
+    lease, slot = bench.borrow(), bench.slots[0]
+    first = Retirement("broken")
+    bench.core.doom(slot, slot.client, first)
+    bench.core.doom(slot, slot.client, Retirement("again"))
+    bench.core.release(lease, Retirement("commit failed"))
+
+    assert first is slot.retirement
+
+
+def test_news_of_a_producer_that_is_gone_says_nothing_of_its_successor() -> None:
+    """The poller may have looked at a client that was replaced meanwhile."""
+    bench = Bench(size=1).warm()
+
+    assert bench.core.doom(bench.slots[0], object(), Retirement("broken")) is None
+    assert bench.borrow()
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [("max_lifetime", "max_lifetime_ms"), ("idle_timeout", "idle_timeout_ms")]
+)
+def test_an_old_or_unused_producer_is_retired(limit: str, reason: str) -> None:
+    """On time, not before, and with the setting as the reason."""
+    bench = Bench(size=1, **{limit: 10.0}).warm()
+
+    assert Effects() == bench.advance(9.9)
+    assert [bench.slots[0]] == bench.advance(0.1).retire
+    assert Retirement(reason) == bench.slots[0].retirement
+
+
+def test_use_makes_a_producer_no_younger() -> None:
+    """The lifetime counts from its creation, the idle time from its last return."""
+    bench = Bench(max_lifetime=15.0, idle_timeout=10.0).warm()
+    bench.now += 9
+    bench.core.release(bench.borrow())
+
+    assert [bench.slots[0]] == bench.advance(1).retire
+
+    bench.core.retired(bench.slots[0])
+
+    assert [] == bench.advance(4).retire
+    assert [bench.slots[1]] == bench.advance(1).retire
+
+
+def test_expired_producers_go_one_at_a_time() -> None:
+    """Producers that were made together would else all be gone at once."""
+    bench = Bench(warm=True, max_lifetime=15.0).warm()
+
+    assert [bench.slots[0]] == bench.advance(20).retire
+    assert [] == bench.advance(1).retire
+
+    bench.create(bench.core.retired(bench.slots[0]))
+
+    assert [bench.slots[1]] == bench.advance(1).retire
+
+
+def test_a_held_producer_does_not_expire_under_its_holder() -> None:
+    """It goes some time after its return."""
+    bench = Bench(size=1, max_lifetime=10.0).warm()
+    lease = bench.borrow()
+
+    assert Effects() == bench.advance(60)
+    bench.core.release(lease)
+    assert [bench.slots[0]] == bench.advance(0).retire
+
+
+def test_a_lease_that_is_held_too_long_is_reported_once() -> None:
+    """And only after leak_after."""
+    bench = Bench(leak_after=10.0).warm()
+    lease = bench.borrow()
+
+    assert [] == bench.advance(9.9).leaks
+    assert [lease] == bench.advance(0.1).leaks
+    assert [] == bench.advance(60).leaks
+
+
+# -- fencing ---------------------------------------------------------------------------------------
+
+
+def test_a_fenced_id_is_taken_back_after_a_pause_that_doubles() -> None:
+    """1 s, 2 s, 4 s: two owners of one id must not fence each other in a circle at full speed."""
+    bench = Bench(size=1, warm=True).warm()
+    pauses = []
+    for _ in range(3):
+        assert Effects() == bench.fence(bench.slots[0])
+        began = bench.now
+        while not (effects := bench.advance(0.5)).create:
+            pass
+        pauses.append(bench.now - began)
+        bench.create(effects)
+
+    assert [1.0, 2.0, 4.0] == pauses
+
+
+def test_a_pool_that_is_fenced_too_often_gives_up_for_a_while() -> None:
+    """More than fenced_retries in 10 minutes: no creation, no waiting, until that time is over."""
+    bench = Bench(warm=True, fenced_retries=1).warm()
+    for slot in bench.slots:
+        bench.fence(slot)
+
+    assert Effects() == bench.advance(61)
+    with pytest.raises(PoolUnhealthyError, match=r"orders: fenced 2 times within 10 minutes \(fenced_retries=1\)"):
+        bench.core.wait(Lease("somebody"))
+    assert [*bench.slots] == bench.advance(600).create
+
+
+def test_a_fenced_pool_serves_on_with_what_still_lives() -> None:
+    """Only when nothing lives is a borrower refused."""
+    bench = Bench(fenced_retries=0).warm()
+    bench.fence(bench.slots[0])
+    bench.borrow()
+
+    assert bench.queue()
+
+
+def test_a_reload_forgets_the_fencings() -> None:
+    """The owner may have changed the ids; so the pool tries again."""
+    bench = Bench(size=1, warm=True, fenced_retries=0).warm()
+    bench.fence(bench.slots[0])
+    bench.core.reload()
+
+    assert [bench.slots[0]] == bench.advance(1).create
+
+
+# -- reloading -------------------------------------------------------------------------------------
+
+
+def test_a_reload_replaces_idle_producers_one_at_a_time() -> None:
+    """The next one goes when its predecessor's replacement is ready, so some are always there."""
+    bench = Bench(size=3, warm=True).warm()
+    seen = []
+    effects = bench.core.reload()
+    while effects.retire:
+        seen.append((bench.states(), [slot.index for slot in effects.retire], bench.core.outdated()))
+        effects = bench.create(bench.core.retired(effects.retire[0]))
+
+    assert [("rii", [0], (0, 1, 2)), ("iri", [1], (1, 2)), ("iir", [2], (2,))] == seen
+    assert () == bench.core.outdated()
+
+
+def test_a_held_producer_is_replaced_when_it_comes_back() -> None:
+    """Its holder doesn't notice; its slot isn't handed on."""
+    bench = Bench(size=1, warm=True).warm()
+    lease, waiter = bench.borrow(), bench.queue()
+
+    assert Effects() == bench.core.reload()
+    assert (0,) == bench.core.outdated()
+    assert Effects(retire=[bench.slots[0]]) == bench.core.release(lease)
+    assert Retirement("reload") == bench.slots[0].retirement
+    assert [waiter] == bench.create(bench.core.retired(bench.slots[0])).wake
+
+
+def test_a_producer_that_was_being_made_during_a_reload_is_replaced_too() -> None:
+    """It may have been made of the old settings."""
+    bench = Bench(size=1)
+    waiter = bench.queue()
+    bench.core.reload()
+
+    assert Effects(retire=[bench.slots[0]]) == bench.core.created(bench.slots[0], object())
+    assert [waiter] == bench.create(bench.core.retired(bench.slots[0])).wake
+    assert bench.slots[0].generation == bench.core.generation
+
+
+def test_a_lazy_pool_is_reloaded_when_the_old_producers_are_gone() -> None:
+    """Nobody asked for new ones."""
+    bench = Bench().warm()
+    effects = bench.core.reload()
+    while effects.retire:
+        effects = bench.core.retired(effects.retire[0])
+
+    assert "ee" == bench.states()
+    assert () == bench.core.outdated()
+
+
+def test_a_shared_slot_of_the_old_generation_takes_nobody_in() -> None:
+    """Or it would never come to its end."""
+    bench = Bench(size=1, share=2).warm()
+    bench.borrow()
+    bench.core.reload()
+
+    assert not bench.core.take(Lease("second"))
+
+
+# -- closing ---------------------------------------------------------------------------------------
+
+
+def test_closing_fails_the_waiters_and_retires_what_rests() -> None:
+    """What is held goes when it comes back."""
+    bench = Bench().warm()
+    lease = bench.borrow()
+    idle, held = bench.slots[0], bench.slots[1]
+
+    assert Effects(retire=[idle]) == bench.core.close()
+    assert Effects() == bench.core.retired(idle)
+    assert Effects(retire=[held]) == bench.core.release(lease)
+    assert Effects() == bench.core.retired(held)
+    assert "ee" == bench.states()
+
+
+def test_closing_wakes_the_waiters_with_an_error_each() -> None:
+    """In their order, and at once."""
+    bench = Bench(size=1).warm()
+    bench.borrow()
+    first, second = bench.queue("first"), bench.queue("second")
+
+    assert [first, second] == bench.core.close().wake
+    assert isinstance(first.error, PoolClosedError)
+    assert isinstance(second.error, PoolClosedError)
+
+
+def test_a_closed_pool_refuses_everybody_and_starts_nothing() -> None:
+    """Neither borrowers nor reloads, nor the clock, bring it back to life."""
+    bench = Bench(warm=True)
+    bench.core.close()
+
+    for ask in (lambda: bench.core.take(Lease("a")), lambda: bench.core.wait(Lease("b")), bench.core.reload):
+        with pytest.raises(PoolClosedError, match="orders: the pool is closed"):
+            ask()
+    assert [Effects()] * 3 == [bench.core.warm(), bench.core.start_one(), bench.advance(60)]
+    assert 0 == bench.core.stats().available
+
+
+def test_a_producer_that_was_ready_too_late_is_closed() -> None:
+    """The pool closed while it was being made."""
+    bench = Bench(size=1)
+    effects = bench.core.start_one()
+    bench.core.close()
+
+    assert [bench.slots[0]] == bench.create(effects).retire
+
+
+def test_seizing_takes_every_held_slot_from_all_its_holders() -> None:
+    """Their leases end there, and their returns find nothing to do."""
+    bench = Bench(share=2).warm()
+    leases = [bench.borrow() for _ in range(3)]
+    bench.core.close()
+
+    assert [*bench.slots] == bench.core.seize()
+    assert [None] * 3 == [bench.core.release(lease) for lease in leases]
+    assert () == bench.core.holders()
+    assert [] == bench.core.seize()
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+def test_the_stats_are_one_picture_of_everything() -> None:
+    """Each slot is counted once, each total once."""
+    bench = Bench(size=5, share=2)
+    effects = Effects(create=[*bench.slots])
+    bench.core.warm()
+    effects.create = effects.create[:3]
+    bench.create(effects)
+    bench.borrow()
+    bench.core.doom(bench.slots[0], bench.slots[0].client, Retirement("broken"))
+    bench.fail(bench.slots[4])
+
+    expected = PoolStats(
+        size=5,
+        available=3,
+        idle=1,
+        in_use=1,
+        creating=1,
+        retiring=1,
+        waiting=0,
+        generation=0,
+        totals=Totals(requests=1, created=3, create_errors=1, retired=1),
+    )
+    assert expected == bench.core.stats()
+
+
+def test_the_holders_are_named_the_longest_first() -> None:
+    """A thread by its name, a task by its own."""
+    bench = Bench(share=2).warm()
+
+    async def somebody() -> object:
+        return asyncio.current_task()
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(loop.create_task(somebody(), name="checkout-7"))
+    loop.close()
+    bench.borrow(threading.Thread(name="worker-2"))
+    bench.now += 2.5
+    bench.borrow(task)
+
+    assert [("thread 'worker-2'", 2500.0), ("task 'checkout-7'", 0.0)] == [
+        (holder.owner, holder.held_ms) for holder in bench.core.holders()
+    ]
+
+
+def test_the_living_are_those_with_a_client_to_poll() -> None:
+    """Neither what is being made nor what is being closed."""
+    bench = Bench(size=3)
+    bench.create(bench.core.start_one())
+    bench.borrow()
+    bench.queue()
+    bench.queue()
+    bench.core.creation_failed(bench.slots[2], REFUSED, permanent=False)
+
+    assert "lcr" == bench.states()
+    assert [(bench.slots[0], bench.slots[0].client)] == bench.core.living()
+    assert bench.core.inhabited
