@@ -194,6 +194,8 @@ class Delivery:
             self._outbox.hurry()
             waiter.wait(deadline.left)
         if not self.done():
+            with _registering:  # who has given up no longer watches
+                self._waiters = [other for other in self._waiters or () if other is not waiter]
             raise DeliveryTimeoutError(
                 f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
             )

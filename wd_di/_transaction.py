@@ -111,7 +111,8 @@ class Transaction(Producer):
 
         Args:
             offsets: ``confluent_kafka.TopicPartition`` objects with the next offset to read: last read + 1.
-            group_metadata: ``consumer.consumer_group_metadata()``, asked right before this call.
+            group_metadata: ``consumer.consumer_group_metadata()``, asked between the poll that gave the records and the
+                next one: metadata of a later poll would hide a rebalance in between.
             timeout_ms: Milliseconds; ``None`` is the pool's ``commit_timeout_ms``.
 
         Raises:

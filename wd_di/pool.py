@@ -273,10 +273,7 @@ class ProducerPool:
         self.observer.emit(ConnectionPoolReload, pool=self.name, generation=generation)
         keeper.carry_out(effects)
         if not keeper.wait_until(self._reloaded, deadline):
-            raise PoolTimeoutError(
-                f"{self.name}: producers {list(keeper.core.outdated())} are still of the generation before: "
-                f"{_holders(keeper.core.holders())}"
-            )
+            raise self._not_reloaded()
         if keeper.core.closing:
             raise PoolClosedError(f"{self.name}: the pool was closed while it reloaded")
         duration = (time.monotonic() - started) * 1000
@@ -285,6 +282,12 @@ class ProducerPool:
     def _reloaded(self) -> bool:
         core = self._keeper.core
         return core.closing or not (self._keeper.started and core.outdated())
+
+    def _not_reloaded(self) -> PoolTimeoutError:
+        core, cause = self._keeper.core, self._keeper.trouble()
+        text = f"{self.name}: producers {list(core.outdated())} are still of the generation before: "
+        text += _holders(core.holders())
+        return PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
 
     def _replan(self, settings: PoolSettings) -> None:
         old = self._keeper.plan

@@ -1,0 +1,540 @@
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError
+from pydantic import SecretStr
+from scripted import outcome
+
+from wd_di import _client
+from wd_di._client import Fault, KafkaClient, Kind, check, dispose, reveal
+from wd_di._delivery import Delivery, Ledger, Outbox
+from wd_di._threads import Deadline, Workers
+from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError
+from wd_di.events import Observer
+from wd_di.testing import ApiKey, MockKafka, raise_fatal_error
+
+SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
+FENCED, INVALID_STATE = 47, 48
+
+
+@pytest.fixture
+def kafka() -> Iterator[MockKafka]:
+    """A mock cluster with a topic."""
+    with MockKafka() as kafka:
+        kafka.create_topic("orders")
+        yield kafka
+
+
+def connect(
+    kafka: MockKafka, transactional_id: str | None = "t-0", *, trouble: Any = None, **given: object
+) -> KafkaClient:
+    """A client of the mock cluster; keywords are settings with underscores."""
+    config: dict[str, object] = {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 0}
+    if transactional_id is not None:
+        config |= {"transactional.id": transactional_id, "transaction.timeout.ms": 10_000}
+    config |= {key.replace("_", "."): value for key, value in given.items()}
+    client = KafkaClient(config, transactional_id, trouble=trouble)
+    client.outbox = Outbox(
+        "orders", 0, observer=Observer(), callbacks=Workers("w", 1), translate=client.verdict, hurry=lambda: None
+    )
+    return client
+
+
+def begun(kafka: MockKafka) -> KafkaClient:
+    """A client in an open transaction."""
+    client = connect(kafka)
+    client.init(5)
+    client.begin()
+    return client
+
+
+def produce(client: KafkaClient, topic: str = "orders", value: bytes = b"x") -> Delivery:
+    """Enqueue one record as a borrower does."""
+    ledger = Ledger(1_000)
+    client.outbox.open(ledger)
+    delivery = Delivery(topic, ledger, client.outbox)
+    ledger.pending.add(delivery)
+    client.produce(delivery, topic, value=value)
+    return delivery
+
+
+def answer(client: KafkaClient, delivery: Delivery) -> Delivery:
+    """Flush until the record has its answer, or the client is lost."""
+    deadline = Deadline(5)
+    while not (delivery.done() or client.fault or deadline.passed):
+        client.flush(0.1)
+    return delivery
+
+
+def kind(call: Any, *given: Any) -> Kind | None:
+    """The kind of fault that a call ended in, if any."""
+    result = outcome(lambda: call(*given))
+    return result.kind if isinstance(result, Fault) else None
+
+
+def end(client: KafkaClient) -> int:
+    """Dispose of a client within its time."""
+    started = time.monotonic()
+    lost = dispose(client, Deadline(0.3), 0.2)
+    assert time.monotonic() - started < 1
+    return lost
+
+
+# -- what the broker answers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "lost", "abortable"),
+    [
+        (KafkaError.INVALID_PRODUCER_EPOCH, Kind.FENCED, True, False),
+        (KafkaError.PRODUCER_FENCED, Kind.FENCED, True, False),
+        (KafkaError.INVALID_TXN_STATE, Kind.FATAL, True, False),
+        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Kind.DENIED, True, False),
+        (KafkaError.INVALID_PRODUCER_ID_MAPPING, Kind.ABORTABLE, False, True),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, Kind.DENIED, False, True),
+    ],
+)
+def test_commit(kafka, code, expected, lost, abortable):
+    """Each answer to a commit has its kind; the fatal ones are kept, the others leave a client that can abort."""
+    client = begun(kafka)
+    answer(client, produce(client))
+    kafka.push_errors(ApiKey.END_TXN, code)
+    refused = outcome(lambda: client.commit(5))
+
+    assert expected is refused.kind
+    assert lost is (client.fault is refused)
+    assert [abortable] * 2 == [refused.requires_abort, kind(client.abort, 2) is None]
+
+
+def test_transient_answers(kafka):
+    """What librdkafka repeats by itself isn't told."""
+    client = begun(kafka)
+    answer(client, produce(client))
+    kafka.push_errors(ApiKey.END_TXN, KafkaError.CONCURRENT_TRANSACTIONS, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
+    client.commit(5)
+
+    assert client.fault is None
+    assert not client.in_transaction
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (KafkaError.INVALID_PRODUCER_EPOCH, Kind.FENCED),
+        (KafkaError.PRODUCER_FENCED, Kind.FENCED),
+        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Kind.DENIED),
+    ],
+)
+def test_init(kafka, code, expected):
+    """What ends an initialisation for good is kept as the client's fault."""
+    client = connect(kafka)
+    kafka.push_errors(ApiKey.INIT_PRODUCER_ID, code)
+
+    assert expected is kind(client.init, 5)
+    assert expected is client.fault.kind
+
+
+def test_unreachable_init(kafka):
+    """An initialisation without a broker may be repeated on the same handle, and succeeds when there is one."""
+    client = connect(kafka)
+    kafka.broker_down(1)
+    first = kind(client.init, 0.1)
+    kafka.broker_up(1)
+    client.init(5)
+
+    assert Kind.RETRIABLE is first
+    assert client.fault is None
+
+
+def test_fenced_while_producing(kafka):
+    """A client that is fenced by a produce request knows it without being asked, and never calls it retriable."""
+    client = begun(kafka)
+    kafka.push_errors(ApiKey.PRODUCE, KafkaError.INVALID_PRODUCER_EPOCH)
+    answer(client, produce(client))
+
+    assert Kind.FENCED is client.fault.kind
+    assert [Kind.FENCED] * 3 == [kind(client.commit, 0.1), kind(client.abort, 0.1), kind(client.begin)]
+
+
+def test_commit_in_slices(kafka):
+    """A commit that has timed out is asked again with the same call, which gives the real answer."""
+    client = begun(kafka)
+    answer(client, produce(client))
+    kafka.set_rtt(200)
+    first, open_ = kind(client.commit, 0.05), client.in_transaction
+    client.commit(5)
+
+    assert Kind.RETRIABLE is first
+    assert (True, False) == (open_, client.in_transaction)
+
+
+def test_interrupted_commit(kafka):
+    """After a Ctrl-C that took a commit's answer away the same call still finds out that it was yes."""
+    client = begun(kafka)
+    answer(client, produce(client))
+    kafka.set_rtt(60)
+    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        client.commit(5)
+    client.commit(5)
+
+    assert not client.in_transaction
+    assert Kind.OTHER is kind(client.commit, 1)
+
+
+def test_wrong_state(kafka):
+    """A call out of order is neither retriable nor abortable."""
+    client = connect(kafka)
+    before_init = kind(client.begin)
+    client.init(5)
+    client.begin()
+
+    assert [Kind.OTHER, Kind.OTHER] == [before_init, kind(client.begin)]
+
+
+# -- records -----------------------------------------------------------------------------------------
+
+
+def test_delivered(kafka):
+    """A record that was stored has its place."""
+    client = connect(kafka, None)
+    report = answer(client, produce(client)).result(0)
+
+    assert ("orders", 0, 0) == (report.topic, report.partition, report.offset)
+    assert report.latency_ms > 0
+    assert report.timestamp_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "text"),
+    [
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, AuthorizationError, "no right to write to 'orders'"),
+        (KafkaError.MSG_SIZE_TOO_LARGE, DeliveryError, "'orders' wasn't delivered: .*MSG_SIZE_TOO_LARGE"),
+    ],
+)
+def test_refused_record(kafka, code, error, text):
+    """A record that the broker refuses has the reason as its error."""
+    client = connect(kafka, None)
+    kafka.push_errors(ApiKey.PRODUCE, code)
+    delivery = answer(client, produce(client))
+
+    assert "failed" == delivery.outcome
+    with pytest.raises(error, match=text):
+        delivery.result(0)
+
+
+def test_purged_record(kafka):
+    """A record that was purged says so."""
+    client = connect(kafka, None, linger_ms=5_000)
+    delivery = produce(client)
+    client.purge()
+    client.poll(1)
+
+    assert "purged" == delivery.outcome
+
+
+def test_reason(kafka):
+    """The reason why a transaction can only abort is told while it is open and doomed, and asking changes nothing."""
+    client = begun(kafka)
+    healthy = client.reason()
+    kafka.push_errors(ApiKey.ADD_PARTITIONS_TO_TXN, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    answer(client, produce(client))
+    doomed = client.reason()
+    client.abort(5)
+    after = client.reason()
+
+    assert "missing right: Write on the topic" in str(doomed)
+    assert [None, None] == [healthy, after]
+    assert client.last_error is None
+
+
+def test_unknown_topic(kafka):
+    """A topic that doesn't exist is asked after in the error."""
+    error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    result, told = connect(kafka, None).verdict(error, "ordres")
+
+    assert "failed" == result
+    assert "'ordres' wasn't delivered" in str(told)
+    assert "does the topic exist?" in str(told)
+
+
+def test_full_queue(kafka):
+    """A full queue is a kind of its own, and what it owes is counted."""
+    client = connect(kafka, None, linger_ms=5_000, queue_buffering_max_messages=2)
+    produce(client)
+    produce(client)
+
+    assert Kind.QUEUE_FULL is kind(produce, client)
+    assert 2 == client.owes()
+
+
+def test_too_large(kafka):
+    """What librdkafka itself refuses leaves the transaction as it was."""
+    client = begun(kafka)
+    refused = kind(produce, client, "orders", b"x" * 2_000_000)
+    answer(client, produce(client))
+    client.commit(5)
+
+    assert Kind.OTHER is refused
+    assert client.fault is None
+
+
+# -- errors that concern no call ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "expected"), [(FENCED, Kind.FENCED), (INVALID_STATE, Kind.FATAL)])
+def test_fatal_error(kafka, code, expected):
+    """A fatal error, which a poll raises once, is kept; poll goes on serving, and all other calls tell its kind."""
+    client = connect(kafka, None, enable_idempotence=True)
+    raise_fatal_error(client._handle, code, "scripted")
+    client.poll(0.1)
+    client.poll(0)
+
+    assert expected is client.fault.kind
+    assert "scripted" in str(client.fault)
+    assert expected is kind(produce, client)
+
+
+def test_first_fault_stays(kafka):
+    """The first fault is the one that counts."""
+    client = begun(kafka)
+    raise_fatal_error(client._handle, FENCED, "the first")
+    client.poll(0.1)
+    kind(client.abort, 0.1)
+    kind(client.begin)
+
+    assert "the first" in str(client.fault)
+
+
+def test_denied_in_the_background(kafka):
+    """A refused login, which librdkafka would repeat for ever, is kept as a fault and told."""
+    told: list[Exception] = []
+    client = connect(kafka, None, trouble=told.append)
+    client._troubles.append(KafkaError(KafkaError._AUTHENTICATION, "SASL authentication error: no such user"))
+    client.poll(0)
+
+    assert Kind.DENIED is client.fault.kind
+    assert [client.fault] == told
+    assert "no such user" in client.last_error
+
+
+def test_brokers_down(kafka):
+    """Brokers that are down are told and remembered, but no fault."""
+    told: list[Exception] = []
+    client = connect(kafka, None, trouble=told.append)
+    kafka.broker_down(1)
+    deadline = Deadline(5)
+    while not told and not deadline.passed:
+        client.poll(0.1)
+
+    assert "_TRANSPORT" in client.last_error or "_ALL_BROKERS_DOWN" in client.last_error
+    assert client.fault is None
+
+
+def test_statistics(kafka):
+    """Statistics are off unless somebody listens."""
+    heard: list[str] = []
+    config = {"bootstrap.servers": kafka.bootstrap_servers, "statistics.interval.ms": 10}
+    silent = connect(kafka, None, statistics_interval_ms=10)
+    client = KafkaClient(config, None, statistics=heard.append)
+    client.outbox = silent.outbox
+    deadline = Deadline(5)
+    while not heard and not deadline.passed:
+        client.poll(0.05)
+
+    assert heard[0].startswith("{")
+    assert 0 == silent.owes()
+
+
+# -- secrets -----------------------------------------------------------------------------------------
+
+
+def test_secrets_in_errors():
+    """A secret in librdkafka's text is replaced, also in the traceback, and where one secret begins another."""
+    config = {
+        "bootstrap.servers": "nowhere:1",
+        "sasl.password": SecretStr(SECRET),
+        "ssl.key.password": SecretStr(f"{SECRET}-longer"),
+        "compression.type": f"{SECRET}-longer",
+    }
+    with pytest.raises(Fault, match=r'Invalid value "\*\*\*" for configuration property') as caught:
+        KafkaClient(config, None)
+
+    assert Kind.SETTINGS is caught.value.kind
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_secrets_in_deliveries(kafka):
+    """A secret in the text of a record's or the client's error is replaced."""
+    client = connect(kafka, None, sasl_password=SecretStr(SECRET))
+    _, told = client.verdict(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, f"said {SECRET}"), "orders")
+    client._troubles.append(KafkaError(KafkaError._TRANSPORT, f"said {SECRET}"))
+    client.poll(0)
+
+    assert "said ***" in str(told)
+    assert "said ***" in client.last_error
+
+
+def test_reveal():
+    """Only librdkafka sees the values of secrets."""
+    assert {"a": SECRET, "b": 1} == reveal({"a": SecretStr(SECRET), "b": 1})
+
+
+# -- check -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"no.such": "1"}, 'No such configuration property: "no.such"'),
+        ({"compression.type": "foo"}, 'Invalid value "foo" for configuration property "compression.codec"'),
+        ({"acks": "1", "enable.idempotence": "true"}, "`acks` must be set to `all` when `enable.idempotence` is true"),
+        ({"message.timeout.ms": 5, "linger.ms": 900}, "`message.timeout.ms` must be greater than `linger.ms`"),
+        ({"security.protocol": "ssl", "ssl.ca.location": "/nowhere"}, "ssl.ca.location failed"),
+    ],
+)
+def test_check(wrong, text, caplog):
+    """Unknown keys, wrong values and contradictions are found without a broker, by the pool's name, and not logged."""
+    with caplog.at_level(logging.DEBUG), pytest.raises(SettingsError) as caught:
+        check("orders", {"bootstrap.servers": "nowhere:1", **wrong})
+
+    assert str(caught.value).startswith("orders: librdkafka refuses the kafka settings: ")
+    assert text in str(caught.value)
+    assert [] == caplog.messages
+
+
+def test_check_of_good_settings():
+    """Good settings pass, callables and a transactional id included."""
+    check("orders", {"bootstrap.servers": "nowhere:1", "transactional.id": "t", "oauth_cb": print, "linger.ms": 5})
+
+
+def test_check_hides_secrets():
+    """What check says shows no secret."""
+    config = {"sasl.password": SecretStr(SECRET), "compression.type": SECRET}
+    with pytest.raises(SettingsError) as caught:
+        check("orders", config)
+
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+# -- the end -----------------------------------------------------------------------------------------
+
+
+def test_dispose_of_a_new_client(kafka):
+    """A client that was never initialised goes at once."""
+    assert 0 == end(connect(kafka))
+
+
+def test_dispose_while_initialising(kafka):
+    """A client whose initialisation goes on in the background goes at once."""
+    client = connect(kafka)
+    kafka.broker_down(1)
+    kind(client.init, 0.05)
+
+    assert 0 == end(client)
+
+
+def test_dispose_flushes(kafka):
+    """What a healthy client still has is sent first."""
+    client = connect(kafka, None, linger_ms=5_000)
+    delivery = produce(client)
+
+    assert (0, "delivered") == (end(client), delivery.outcome)
+
+
+def test_dispose_of_an_open_transaction(kafka):
+    """An open transaction is aborted, and its records have an answer."""
+    client = begun(kafka)
+    delivery = produce(client)
+    end(client)
+
+    assert not client.in_transaction
+    assert delivery.done()
+
+
+def test_dispose_in_doubt(kafka):
+    """A client in doubt is dropped, for it answers nothing but the same commit."""
+    client = begun(kafka)
+    answer(client, produce(client))
+    kafka.set_rtt(3_000)
+    assert Kind.RETRIABLE is kind(client.commit, 0.05)
+    client.doubtful = True
+
+    assert 0 == end(client)
+    assert client.in_transaction
+
+
+@pytest.mark.parametrize("transactional_id", ["t-0", None])
+def test_dispose_after_a_fatal_error(kafka, transactional_id):
+    """After a fatal error nothing is waited for; the records are given up."""
+    client = begun(kafka) if transactional_id else connect(kafka, None, linger_ms=5_000)
+    delivery = produce(client)
+    raise_fatal_error(client._handle, FENCED, "scripted")
+    client.poll(0.1)
+    end(client)
+
+    assert delivery.done()
+    assert isinstance(delivery.exception(0), DeliveryError)
+
+
+def test_dispose_with_dead_brokers(kafka):
+    """With dead brokers the deadline counts, and what wasn't sent is given up."""
+    client = connect(kafka, None)
+    answer(client, produce(client))
+    kafka.broker_down(1)
+    delivery = produce(client)
+
+    assert (1, "purged") == (end(client), delivery.outcome)
+
+
+def test_dispose_twice(kafka):
+    """A client that is gone is gone."""
+    client = connect(kafka, None)
+
+    assert [0, 0] == [end(client), end(client)]
+
+
+def test_after_the_end(kafka):
+    """A closed client says so to every call."""
+    client = connect(kafka)
+    client.close()
+    calls = [client.begin, lambda: client.poll(0), lambda: client.commit(0), lambda: produce(client), client.purge]
+
+    assert [Kind.CLOSED] * 5 == [kind(call) for call in calls]
+    assert 0 == client.owes()
+
+
+def test_collected(kafka):
+    """A client that is forgotten is forgotten by the registry of live ones, too."""
+    client = connect(kafka, None)
+    known = client in _client._live
+    address = id(client)
+    end(client)
+    del client
+    gc.collect()
+
+    assert known
+    assert address not in {id(other) for other in _client._live}
+
+
+def test_pinned(kafka):
+    """After a fork the child's copy is inert: it says what to do, and is never closed."""
+    client = connect(kafka, None)
+    handle = client._handle
+    client.pin()
+    with pytest.raises(ForkedPoolError, match="the child must ask the pool for another one"):
+        produce(client)
+    client.close()
+
+    assert 0 == len(handle)
+    handle.close()

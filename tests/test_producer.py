@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from scripted import PATIENCE, FutureThread, Script, committed, fault, make_pool, outcome, plain_pool, watch
+
+from wd_di._client import Kind
+from wd_di._delivery import DeliveryReport, Message
+from wd_di.errors import (
+    AuthorizationError,
+    CheckoutReturnedError,
+    DeliveryError,
+    DeliveryTimeoutError,
+    QueueFullError,
+    ScopeError,
+)
+from wd_di.events import TransactionFinished
+from wd_di.pool import ProducerPool
+from wd_di.settings import KafkaSettings, PoolSettings
+from wd_di.testing import MockKafka
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """What the clients do on cue."""
+    return Script.install(monkeypatch)
+
+
+@pytest.fixture
+def pool(script: Script) -> Iterator[ProducerPool]:
+    """An open pool of one scripted producer without transactions."""
+    with plain_pool(produce_timeout_ms=200) as pool:
+        yield pool
+
+
+@pytest.fixture
+def transactional(script: Script) -> Iterator[ProducerPool]:
+    """An open pool of one scripted transactional producer."""
+    with make_pool(commit_timeout_ms=300) as pool:
+        yield pool
+
+
+def records(pool: ProducerPool) -> list[Any]:
+    """What the in-memory broker stored."""
+    return pool._keeper._memory.committed
+
+
+# -- producing ---------------------------------------------------------------------------------------
+
+
+def test_produce_sync(pool):
+    """produce_sync returns where the broker stored the record."""
+    with pool.producer() as producer:
+        producer.produce_sync("orders", "zero", partition=3)
+        report = producer.produce_sync("orders", "one", partition=3, timestamp_ms=1_700_000_000_000)
+
+    assert DeliveryReport("orders", 3, 1, 1_700_000_000_000, 0.0) == report
+
+
+def test_produce_async(pool):
+    """produce_async only enqueues; the delivery tells the rest."""
+    with pool.producer() as producer:
+        delivery = producer.produce_async("orders", "one")
+        report = delivery.result()
+
+    assert ("orders", 0) == (report.topic, report.offset)
+    assert ["one"] == committed(pool)
+
+
+def test_produce_many(pool):
+    """Several records are produced in order, and told in order."""
+    messages = [Message("orders", str(number)) for number in range(5)]
+    with pool.producer() as producer:
+        reports = producer.produce_many_sync(messages)
+        deliveries = producer.produce_many_async(iter(messages))
+        producer.flush()
+
+    assert list(range(5)) == [report.offset for report in reports]
+    assert list(range(5, 10)) == [delivery.result(0).offset for delivery in deliveries]
+
+
+def test_nothing_to_produce(pool, transactional):
+    """No messages are no records, in or out of a transaction."""
+    with pool.producer() as plain, transactional.producer() as producer:
+        results = plain.produce_many_sync([]), producer.produce_many_sync([]), plain.produce_many_async([])
+
+    assert ([], [], []) == results
+
+
+def test_what_is_sent(pool):
+    """Topic, value, key and headers arrive as they were given."""
+    with pool.producer() as producer:
+        producer.produce_sync("orders", b"\x00", "key", headers={"a": "1"})
+    record = records(pool)[0]
+
+    assert ("orders", b"\x00", "key", [("a", "1")]) == (record.name, record.value, record.key, record.headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [
+        (None, None),
+        ({}, []),
+        ({"a": "x", "b": b"y", "c": None}, [("a", "x"), ("b", b"y"), ("c", None)]),
+        ([("a", "x"), ("a", "y")], [("a", "x"), ("a", "y")]),
+        (iter([("a", "x")]), [("a", "x")]),
+    ],
+)
+def test_headers(pool, headers, sent):
+    """Headers are a mapping, or pairs in which a name may come twice."""
+    with pool.producer() as producer:
+        producer.produce_sync("orders", headers=headers)
+
+    assert sent == records(pool)[0].headers
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"topic": 5}, TypeError, "topic is a str, not int"),
+        ({"topic": ""}, ValueError, "topic is empty"),
+        ({"value": 5}, TypeError, "value is str, bytes or None, not int"),
+        ({"value": {"a": 1}}, TypeError, "value is str, bytes or None, not dict"),
+        ({"key": 5}, TypeError, "key is str, bytes or None, not int"),
+        ({"partition": "1"}, TypeError, "partition is an int, not str"),
+        ({"partition": True}, TypeError, "partition is an int, not bool"),
+        ({"partition": -1}, ValueError, "partition is -1: it can't be negative"),
+        ({"timestamp_ms": 1.5}, TypeError, "timestamp_ms is an int, not float"),
+        ({"timestamp_ms": -1}, ValueError, "timestamp_ms is -1"),
+        ({"headers": ["ab"]}, TypeError, "headers is a mapping or .name, value. pairs, not str"),
+        ({"headers": {5: "x"}}, TypeError, "a header's name is a str, not int"),
+        ({"headers": {"a": 5}}, TypeError, "header 'a' is str, bytes or None, not int"),
+        ({"timeout_ms": -1}, ValueError, "timeout_ms is -1: it can't be negative"),
+        ({"timeout_ms": 0.5}, TypeError, "timeout_ms is milliseconds as an int, not float"),
+    ],
+)
+@pytest.mark.parametrize("method", ["produce_sync", "produce_async"])
+def test_wrong_arguments(pool, method, given, error, text):
+    """A wrong argument is refused by the name of its field, and nothing is sent."""
+    with pool.producer() as producer, pytest.raises(error, match=text):
+        getattr(producer, method)(**{"topic": "orders", **given})
+
+    assert [] == records(pool)
+
+
+@pytest.mark.parametrize("method", ["produce_many_sync", "produce_many_async"])
+def test_all_are_checked_first(pool, method):
+    """One wrong message among several, and none is sent."""
+    messages = [Message("orders", "good"), Message("orders", 5)]  # type: ignore[arg-type]
+    with pool.producer() as producer, pytest.raises(TypeError, match="value is str, bytes or None, not int"):
+        getattr(producer, method)(messages)
+    pool.close()
+
+    assert [] == records(pool)
+
+
+# -- failing -----------------------------------------------------------------------------------------
+
+
+def test_failed_sync(pool, script):
+    """A record that fails raises its own error from produce_sync, and flush doesn't tell it again."""
+    script.failing.add("broken")
+    with pool.producer() as producer:
+        with pytest.raises(DeliveryError, match="broken is broken"):
+            producer.produce_sync("broken")
+        producer.flush()
+
+
+def test_failed_many(pool, script):
+    """Of several records those that failed are listed."""
+    script.failing.add("broken")
+    with pool.producer() as producer, pytest.raises(DeliveryError, match="orders: 2 of 3 records weren't") as caught:
+        producer.produce_many_sync([Message("broken"), Message("orders"), Message("broken")])
+
+    assert ["broken", "broken"] == [delivery.topic for delivery in caught.value.failed]
+
+
+def test_failed_flush(pool, script):
+    """Flush tells each failed record once."""
+    script.failing.add("broken")
+    with pool.producer() as producer:
+        bad, _ = producer.produce_async("broken"), producer.produce_async("orders")
+        with pytest.raises(DeliveryError, match="1 of 1") as caught:
+            producer.flush()
+        producer.flush()
+
+    assert (bad,) == caught.value.failed
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"),
+    [
+        (Kind.OTHER, DeliveryError, "producer 0 refused a record for 'orders': scripted other"),
+        (Kind.DENIED, AuthorizationError, "no right to write to 'orders'"),
+        (Kind.CLOSED, CheckoutReturnedError, "producer 0 has gone back"),
+    ],
+)
+def test_refused(pool, script, kind, error, text):
+    """What the client refuses at once is raised by its kind."""
+    script.on("produce", fault(kind))
+    with pool.producer() as producer, pytest.raises(error, match=text):
+        producer.produce_async("orders")
+
+
+def test_interrupted_produce(pool, script):
+    """Ctrl-C while a record is enqueued leaves nothing to wait for."""
+    script.on("produce", KeyboardInterrupt())
+    with pool.producer() as producer:
+        with pytest.raises(KeyboardInterrupt):
+            producer.produce_async("orders")
+        producer.flush(timeout_ms=0)
+
+
+def test_no_answer(pool, script):
+    """Without an answer in time the record may still be delivered, and the error says so."""
+    script.silent = True
+    with pool.producer() as producer:
+        with pytest.raises(DeliveryTimeoutError, match="for 1 of 1 records in time, the first to 'orders'") as caught:
+            producer.produce_sync("orders", timeout_ms=20)
+        with pytest.raises(DeliveryTimeoutError, match="they may still be delivered"):
+            producer.flush(timeout_ms=0)
+        script.silent = False
+        producer.flush()
+
+    assert isinstance(caught.value, TimeoutError)
+    assert 1 == len(records(pool))
+
+
+def test_last_error_is_told(pool, script):
+    """A time-out names the client's last error as the likely cause."""
+    script.silent = True
+    with pool.producer() as producer:
+        script.clients[0].last_error = "all brokers are down"
+        with pytest.raises(DeliveryTimeoutError, match=r"\(last error: all brokers are down\)"):
+            producer.produce_sync("orders", timeout_ms=0)
+
+
+# -- a full queue ------------------------------------------------------------------------------------
+
+
+def test_waiting_for_room(pool, script):
+    """In a full queue a produce waits for room."""
+    script.on("produce", fault(Kind.QUEUE_FULL), fault(Kind.QUEUE_FULL))
+    with pool.producer() as producer:
+        producer.produce_async("orders", "one")
+        producer.flush()
+
+    assert ["one"] == committed(pool)
+
+
+def test_full_queue(pool, script):
+    """A queue that stays full is an error of its own; the record wasn't sent and isn't waited for."""
+    script.always("produce", fault(Kind.QUEUE_FULL))
+    with pool.producer() as producer:
+        with pytest.raises(QueueFullError, match=r"producer 0 stayed full \(0 records waiting\); 'orders' wasn't sent"):
+            producer.produce_async("orders", timeout_ms=20)
+        producer.flush(timeout_ms=0)
+
+    assert [] == records(pool)
+
+
+def test_full_queue_without_waiting(pool, script):
+    """A timeout of 0 doesn't wait for room."""
+    script.always("produce", fault(Kind.QUEUE_FULL))
+    with pool.producer() as producer, pytest.raises(QueueFullError):
+        producer.produce_async("orders", timeout_ms=0)
+
+    assert (1, 0) == (script.calls.count("produce"), script.calls.count("poll"))
+
+
+# -- waiting -----------------------------------------------------------------------------------------
+
+
+def test_flush_own_records(script):
+    """Flush waits for nobody else's records."""
+    with plain_pool(share=2) as pool:
+        script.silent = True
+        go_on, produced = threading.Event(), threading.Event()
+
+        def other() -> None:
+            with pool.producer() as producer:
+                producer.produce_async("orders")
+                produced.set()
+                go_on.wait(PATIENCE)
+
+        thread = FutureThread(other)
+        thread.start()
+        produced.wait(PATIENCE)
+        with pool.producer() as producer:
+            producer.flush(timeout_ms=0)
+        go_on.set()
+        thread.outcome()
+
+        assert 1 == pool.stats().totals.created
+
+
+def test_shared_producer(script):
+    """On a shared producer the borrowers wait while the slot's own poller serves them."""
+    with plain_pool(share=2) as pool, pool.producer() as producer:
+        reports = producer.produce_many_sync([Message("orders"), Message("orders")])
+
+        assert [0, 1] == [report.offset for report in reports]
+        assert "flush" not in script.calls
+
+
+def test_shared_time_out(script):
+    """On a shared producer a time-out speaks of all the records, too."""
+    with plain_pool(share=2) as pool, pool.producer() as producer:
+        script.silent = True
+        with pytest.raises(DeliveryTimeoutError, match="no answer for 2 of 2 records"):
+            producer.produce_many_sync([Message("orders"), Message("orders")], timeout_ms=20)
+
+
+def test_served_after_the_return(pool):
+    """What a borrower leaves behind is delivered when its producer is back."""
+    with pool.producer() as producer:
+        delivery = producer.produce_async("orders", "left behind")
+
+    assert 0 == delivery.result(5_000).offset
+
+
+@pytest.mark.parametrize("method", ["produce_sync", "produce_async"])
+def test_after_the_return(pool, method):
+    """A producer that was given back produces nothing, and flushes nothing."""
+    with pool.producer() as producer:
+        pass
+    with pytest.raises(CheckoutReturnedError, match=r"has gone back to its pool: take one with pool.producer\(\)"):
+        getattr(producer, method)("orders")
+    with pytest.raises(CheckoutReturnedError):
+        producer.flush()
+
+    assert [] == records(pool)
+
+
+def test_closed_by_force_while_waiting(pool, script):
+    """A forced close ends the wait of a produce_sync with a public error."""
+    script.silent = True
+    waiting = threading.Event()
+
+    def send() -> None:
+        with pool.producer() as producer:
+            producer.produce_sync("orders", timeout_ms=5_000)
+
+    script.on("flush", waiting.set)
+    other = FutureThread(send)
+    other.start()
+    waiting.wait(PATIENCE)
+    pool.close(timeout_ms=0, force=True)
+
+    assert isinstance(other.outcome(), (DeliveryError, CheckoutReturnedError))
+
+
+def test_repr(pool):
+    """A producer shows whose it is, and what it still waits for."""
+    with pool.producer() as producer:
+        held = repr(producer)
+
+    assert "<Producer 0 of 'orders', 0 unanswered>" == held
+    assert "<Producer 0 of 'orders', returned>" == repr(producer)
+
+
+# -- on a transactional pool -------------------------------------------------------------------------
+
+
+def test_implicit_transaction(transactional):
+    """Outside of a transaction each call is one, and blocks until its commit."""
+    finished = watch(transactional, TransactionFinished)
+    with transactional.producer() as producer:
+        report = producer.produce_sync("orders", "one")
+        delivery = producer.produce_async("orders", "two")
+        seen = committed(transactional)
+
+    assert (0, 1) == (report.offset, delivery.result(0).offset)
+    assert ["one", "two"] == seen
+    assert ["committed", "committed"] == [event.outcome for event in finished]
+
+
+@pytest.mark.parametrize("method", ["produce_many_sync", "produce_many_async"])
+def test_implicit_transaction_of_many(transactional, script, method):
+    """Several messages of one call are one transaction."""
+    with transactional.producer() as producer:
+        results = getattr(producer, method)([Message("orders", "one"), Message("orders", "two")])
+
+    assert 2 == len(results)
+    assert (1, 1) == (script.calls.count("begin"), script.calls.count("commit"))
+
+
+def test_failing_implicit_transaction(transactional, script):
+    """One record that fails aborts all of the call."""
+    script.failing.add("broken")
+    with transactional.producer() as producer, pytest.raises(DeliveryError, match=r"transaction .* was aborted"):
+        producer.produce_many_sync([Message("orders", "good"), Message("broken", "bad")])
+
+    assert [] == committed(transactional)
+
+
+def test_no_implicit_transactions(script):
+    """With implicit_transactions off a transaction must be opened by hand."""
+    with make_pool(implicit_transactions=False) as pool, pool.producer() as producer:
+        with pytest.raises(ScopeError, match=r"implicit_transactions is off: use 'with producer.transaction\(\)'"):
+            producer.produce_sync("orders", "no")
+        with producer.transaction():
+            producer.produce_sync("orders", "yes")
+
+        assert ["yes"] == committed(pool)
+
+
+# -- event loops -------------------------------------------------------------------------------------
+
+
+async def test_on_a_running_loop(pool):
+    """On a thread that runs a loop one may enqueue, but not wait."""
+    with pool.producer() as producer:
+        delivery = producer.produce_async("orders", "one")
+        sync, many = partial(producer.produce_sync, "orders"), partial(producer.produce_many_sync, [Message("orders")])
+        errors = [outcome(call) for call in (sync, many, producer.flush)]
+    await asyncio.to_thread(delivery.result)
+
+    assert [ScopeError] * 3 == [type(error) for error in errors]
+    assert "would block the event loop" in str(errors[0])
+    assert ["one"] == committed(pool)
+
+
+async def test_transactional_on_a_running_loop(transactional):
+    """An implicit transaction would block the loop, also behind produce_async."""
+    with transactional.producer() as producer, pytest.raises(ScopeError, match="would block the event loop"):
+        producer.produce_async("orders", "one")
+
+
+async def test_allowed_on_a_running_loop(script):
+    """allow_blocking_in_loop lets a notebook wait."""
+    pool = plain_pool(allow_blocking_in_loop=True)
+    with pool.producer() as producer:
+        report = producer.produce_sync("orders")
+        producer.flush()
+    await asyncio.to_thread(pool.close)
+
+    assert 0 == report.offset
+
+
+# -- librdkafka --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real() -> Iterator[ProducerPool]:
+    """An open pool of one producer on the mock cluster that sends late."""
+    with MockKafka() as cluster:
+        servers = cluster.bootstrap_servers
+        kafka = KafkaSettings(bootstrap_servers=servers, linger_ms=2_000, queue_buffering_max_messages=5)
+        with ProducerPool(PoolSettings(size=1, kafka=kafka)) as pool:
+            yield pool
+
+
+def test_librdkafka_linger(real):
+    """produce_sync doesn't wait for linger.ms."""
+    with real.producer() as producer:
+        report = producer.produce_sync("orders", "one", "key", headers=[("a", b"1")], partition=1, timeout_ms=1_500)
+
+    assert ("orders", 1, 0) == (report.topic, report.partition, report.offset)
+
+
+def test_librdkafka_full_queue(real):
+    """Librdkafka's full queue is told with how much waits in it."""
+    with real.producer() as producer:
+        producer.produce_many_async([Message("orders")] * 5)
+        with pytest.raises(QueueFullError, match=r"\(5 records waiting\)"):
+            producer.produce_async("orders", timeout_ms=0)
+        producer.flush(timeout_ms=2_000)
+        producer.produce_sync("orders", timeout_ms=2_000)
+
+
+def test_librdkafka_refuses(real):
+    """What librdkafka refuses at once names the topic and the reason, and leaves nothing to wait for."""
+    with real.producer() as producer:
+        with pytest.raises(DeliveryError, match=r"refused a record for 'orders'.*MSG_SIZE_TOO_LARGE"):
+            producer.produce_async("orders", b"x" * 2_000_000)
+        producer.flush(timeout_ms=0)
