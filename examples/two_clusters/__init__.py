@@ -1,0 +1,1 @@
+"""Two isolated pools, each on a cluster of its own: ``python -m examples.two_clusters``."""

@@ -1,0 +1,209 @@
+"""The one pool of a program that needs no container of its own, from ``setup`` to ``close``."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from dependency_injector import containers, providers
+
+from wd_di.errors import AlreadyConfiguredError, NotConfiguredError
+from wd_di.events import Observer
+from wd_di.pool import ProducerPool
+from wd_di.providers import PoolResource
+from wd_di.settings import PoolSettings, Settings
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from wd_di._checkout import Checkout
+    from wd_di._core import PoolStats
+    from wd_di._plan import Configure
+    from wd_di._scope import TransactionOptions, TransactionScope
+    from wd_di.pool import CloseReport
+
+NAME = "default"
+
+
+class Environment(Settings):
+    """What ``setup`` takes from the environment: ``WD_DI__KAFKA__BOOTSTRAP_SERVERS``, ``WD_DI__SIZE`` and so on."""
+
+    wd_di: PoolSettings = PoolSettings()
+
+
+class _Place:
+    """Where the pool is: taken by one ``setup`` at a time, free again after ``close``."""
+
+    def __init__(self) -> None:
+        self.pool: ProducerPool | None = None
+        self._taken = False
+        self._lock = threading.RLock()  # a signal handler may close
+
+    def take(self) -> None:
+        with self._lock:
+            if self._taken:
+                raise AlreadyConfiguredError("wd_di is set up already: call wd_di.close() before another setup")
+            self._taken = True
+
+    def free(self, pool: ProducerPool | None) -> None:
+        """Forget this pool, which is closed; harmless when another has its place by now."""
+        with self._lock:
+            if self.pool is pool:
+                self.pool = None
+                container.pool.renew()
+                self._taken = False
+
+    def after_fork(self) -> None:
+        """In the child no other thread goes on with its ``setup``, nor gives back the lock."""
+        self._lock = threading.RLock()
+        self._taken = self.pool is not None
+
+
+_place = _Place()
+os.register_at_fork(after_in_child=_place.after_fork)
+
+
+def _set_up(**_: object) -> ProducerPool:
+    if _place.pool is None:
+        raise NotConfiguredError("wd_di isn't set up: call wd_di.setup() first")
+    return _place.pool
+
+
+class DefaultPool(PoolResource):
+    """The pool of the last ``setup``; after its ``close`` it waits for the next one."""
+
+    def renew(self) -> None:
+        """Let go of the former pool."""
+        self.shutdown()
+        with self._lock:
+            self._stopped = False
+
+
+class DefaultContainer(containers.DeclarativeContainer):
+    """What the functions of this module work; ``container`` is the one that they use.
+
+    Attributes:
+        settings: What ``setup`` starts from when it is given none: the environment.
+        observer: Who is told what happens, through every ``setup`` and ``close``.
+        pool: What was set up. Override it in tests: ``with wd_di.default.container.pool.override(fake)``.
+    """
+
+    settings = providers.Factory(Environment).provided.wd_di
+    observer = providers.ThreadSafeSingleton(Observer)
+    pool = DefaultPool(name=NAME, provides=_set_up)
+
+
+container = DefaultContainer()
+
+observer: Observer = container.observer()
+"""Tells of the global pool's events, also of those of ``setup``: subscribe at any time."""
+
+
+def setup(
+    *,
+    size: int | None = None,
+    timeout_ms: int | None = None,
+    configure: Configure | None = None,
+    settings: PoolSettings | None = None,
+) -> None:
+    """Build the global pool: every clash of its settings shows now; its first use connects.
+
+    That first checkout has ``timeout_ms`` for it, as every other. ``open_policy="fail"`` in the settings connects here
+    and now instead.
+
+    Args:
+        size: How many producers the pool holds at most; 5 if neither this nor the settings say.
+        timeout_ms: Milliseconds that a checkout may take; 5,000 likewise.
+        configure: Called once for every zero-based index, with ``(config, index)`` or ``(config)``; may change
+            ``config.kafka`` and ``config.deliver``.
+        settings: All other settings. By default they are read from the environment, as
+            ``WD_DI__KAFKA__BOOTSTRAP_SERVERS``.
+
+    Raises:
+        AlreadyConfiguredError: It is set up, and wasn't closed.
+        SettingsError: Settings clash; as after any other failure, nothing is set up then.
+        PoolOpenError: With ``open_policy="fail"``: it can't connect.
+    """
+    _place.take()
+    try:
+        given = container.settings() if settings is None else settings
+        _place.pool = _build(_with(given, size=size, timeout_ms=timeout_ms), configure)
+    except BaseException:
+        _place.free(None)
+        raise
+
+
+def _with(settings: PoolSettings, **given: int | None) -> PoolSettings:
+    explicit: dict[str, Any] = {name: getattr(settings, name) for name in settings.model_fields_set}
+    given = {name: value for name, value in given.items() if value is not None}
+    return PoolSettings(**{"open_policy": "background", **explicit, **given})
+
+
+def _build(settings: PoolSettings, configure: Configure | None) -> ProducerPool:
+    pool = ProducerPool(settings, name=NAME, configure=configure, observer=container.observer())
+    if settings.open_policy == "fail":
+        pool.open()
+    return pool
+
+
+def producer(*, timeout_ms: int | None = None) -> Checkout:
+    """Return a checkout of the global pool: ``with wd_di.producer() as producer``; see ``ProducerPool.producer``.
+
+    Raises:
+        NotConfiguredError: ``setup`` wasn't called.
+    """
+    return container.pool().producer(timeout_ms=timeout_ms)
+
+
+def transaction(**options: Unpack[TransactionOptions]) -> TransactionScope:
+    """Return a transaction to come: ``with wd_di.transaction() as tx``; options as of ``ProducerPool.transaction``.
+
+    Raises:
+        NotConfiguredError: ``setup`` wasn't called.
+    """
+    return container.pool().transaction(**options)
+
+
+def reload(settings: PoolSettings | None = None, *, timeout_ms: int | None = None) -> None:
+    """Replace every producer, as ``ProducerPool.reload`` does; nothing if the pool isn't set up."""
+    pool = _current()
+    if pool is not None:
+        pool.reload(settings, timeout_ms=timeout_ms)
+
+
+def stats() -> PoolStats | None:
+    """Return one consistent picture of the pool; ``None`` if it isn't set up."""
+    pool = _current()
+    return None if pool is None else pool.stats()
+
+
+def is_active() -> bool:
+    """Whether the pool is set up: from the end of ``setup`` to the end of ``close``."""
+    return _current() is not None
+
+
+def close(*, timeout_ms: int | None = None, force: bool = False) -> CloseReport | None:
+    """Drain and close the pool, as ``ProducerPool.close`` does; afterwards it can be set up anew.
+
+    While it drains, a function inside a transaction still gets that one, so that it can finish.
+
+    Args:
+        timeout_ms: Milliseconds for the whole; ``None`` is the pool's ``close_timeout_ms``.
+        force: Take from their holders what they still hold at the deadline.
+
+    Returns:
+        What was flushed, given up and is still held; ``None`` if the pool wasn't set up.
+    """
+    pool = _place.pool
+    if pool is None:
+        return None
+    try:
+        return pool.close(timeout_ms=timeout_ms, force=force)
+    finally:
+        _place.free(pool)
+
+
+def _current() -> ProducerPool | None:
+    """Return the pool, or what overrides it, without opening it."""
+    return container.pool() if container.pool.overridden else _place.pool
