@@ -297,12 +297,16 @@ def test_interrupt_while_committing(pool, script, kind):
 
 
 def test_second_interrupt(pool, script):
-    """A second Ctrl-C gives up: in doubt, and the producer is retired without an abort."""
-    script.on("commit", KeyboardInterrupt(), KeyboardInterrupt())
-    with pytest.raises(CommitOutcomeUnknownError, match="interrupted twice") as caught:
+    """A second Ctrl-C gives up: the program is told to stop, with the doubt as the reason, and nothing is aborted."""
+    first, finished = KeyboardInterrupt(), watch(pool, TransactionFinished)
+    script.on("commit", first, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as caught:
         produce_one(pool)
 
-    assert isinstance(caught.value.__cause__, KeyboardInterrupt)
+    assert first is caught.value
+    assert isinstance(first.__cause__, CommitOutcomeUnknownError)
+    assert "interrupted twice" in str(first.__cause__)
+    assert ["unknown"] == [event.outcome for event in finished]
     assert ["commit", "commit"] == ends(script)
     assert 1 == retired(pool)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from wd_di._threads import Deadline
-from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError
+from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError, WdDiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +77,7 @@ class Kind(enum.Enum):
     OTHER = "other"  # neither retriable nor abortable: treat as fatal
 
 
-class Fault(Exception):  # noqa: N818  (never leaves the library; public errors are made of it)
+class Fault(WdDiError):  # noqa: N818  (events carry it; what is raised to users is made of it)
     """A failed client call; the foreign error is its ``__cause__``.
 
     ``requires_abort`` is librdkafka's word that the transaction can and must be aborted, whatever kind of error it was.

@@ -272,7 +272,8 @@ class Keeper:
         except Exception as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
             log_error(f"{self.name}.close", f"{self.name}: producer {slot.index} could not be closed", error)
             lost = 0
-        self.purged += lost
+        with self._changed:
+            self.purged += lost
         self.observer.emit(
             ProducerClosed, pool=self.name, index=slot.index, transactional_id=client.transactional_id, purged=lost
         )
@@ -291,6 +292,7 @@ class Keeper:
     # -- polling -----------------------------------------------------------------------------------
 
     def nudge(self) -> None:
+        """Something came up: end the poller's long nap."""
         if self._poller.napping:
             self._poller.wake()
 

@@ -216,7 +216,12 @@ class Transaction(Producer):
         self._end_writing()
         deadline = Deadline(self._rules.commit_timeout)
         self._flush_all(deadline)
-        self._end_transaction(deadline)
+        try:
+            self._end_transaction(deadline)
+        except TransactionError as error:
+            if self._interrupt is not None:
+                raise self._interrupt from error  # who asks the program to stop must not end in a handler of errors
+            raise
         self._outcome = "committed"
         self._emit(TransactionCommitted, records=self._ledger.records, duration_ms=self._duration_ms())
         if self._interrupt is not None:
