@@ -7,9 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wd_di import _keeper
 from wd_di._client import Fault, Kind
-from wd_di._memory import MemoryClient, Record
+from wd_di._memory import MemoryBroker, MemoryClient, Record
 from wd_di.errors import DeliveryError
 from wd_di.events import Event, Observer
 from wd_di.pool import ProducerPool
@@ -39,7 +38,7 @@ class Script:
     def install(cls, monkeypatch: pytest.MonkeyPatch) -> Script:
         """Let every pool of this test make scripted clients."""
         script = cls()
-        monkeypatch.setattr(_keeper, "MemoryClient", lambda *given: ScriptedClient(script, *given))
+        monkeypatch.setattr(MemoryBroker, "connect", lambda *given: ScriptedClient(script, *given))
         return script
 
     def on(self, call: str, *cues: BaseException | Callable[[], object] | None) -> None:
@@ -143,12 +142,12 @@ def plain_pool(**given: Any) -> ProducerPool:
 
 def committed(pool: ProducerPool) -> list[Any]:
     """The values that a read_committed reader would see."""
-    return [record.value for record in pool._keeper._memory.committed]
+    return [record.value for record in pool._keeper.memory.committed]
 
 
 def aborted(pool: ProducerPool) -> list[Any]:
     """The values that only a read_uncommitted reader would see."""
-    return [record.value for record in pool._keeper._memory.aborted]
+    return [record.value for record in pool._keeper.memory.aborted]
 
 
 def watch(pool: ProducerPool, *kinds: type[Event]) -> list[Any]:

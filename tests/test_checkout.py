@@ -172,7 +172,7 @@ class Gate:
                     raise fault
                 super().init(seconds)
 
-        monkeypatch.setattr(_keeper, "MemoryClient", Gated)
+        monkeypatch.setattr(MemoryBroker, "connect", lambda broker, name: Gated(broker, name))
 
     def hold(self, name: str) -> threading.Event:
         """Set the event to let the creation go on."""
@@ -632,7 +632,7 @@ def test_a_failed_handle_is_gone_before_its_index_is_used_again(
         closing.set()
         assert may_close.wait(PATIENCE)
 
-    monkeypatch.setattr(_keeper.MemoryClient, "close", close)
+    monkeypatch.setattr(MemoryClient, "close", close)
     pool = make(size=1, **IDS)
     gate.faults["t-0"] = Fault(Kind.OTHER, "odd")
     guest = Guest(pool)
@@ -929,7 +929,7 @@ def test_a_late_holder_still_gets_its_answers_and_sends_what_it_owes(make: Make)
         last = producer.produce_async("topic", "last")
 
     assert last.result(PATIENCE_MS)
-    assert ["first", "last"] == [record.value for record in pool._keeper._memory.committed]
+    assert ["first", "last"] == [record.value for record in pool._keeper.memory.committed]
     soon(pool, lambda: "wd_di-orders-poller" not in {thread.name for thread in threading.enumerate()})
 
 
@@ -987,7 +987,7 @@ def test_a_forced_close_during_a_transaction_aborts_it(make: Make) -> None:
         lose()
 
     assert not isinstance(raised.value, Fault)
-    assert [] == pool._keeper._memory.committed
+    assert [] == pool._keeper.memory.committed
 
 
 def test_a_holder_may_close_its_own_pool(make: Make) -> None:

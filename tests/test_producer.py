@@ -47,7 +47,7 @@ def transactional(script: Script) -> Iterator[ProducerPool]:
 
 def records(pool: ProducerPool) -> list[Any]:
     """What the in-memory broker stored."""
-    return pool._keeper._memory.committed
+    return pool._keeper.memory.committed
 
 
 # -- producing ---------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ class Client(Protocol):
     last_error: str | None
     in_transaction: bool
     doubtful: bool
+    out_of_step: bool
 
     def init(self, seconds: float) -> None: ...
     def probe(self, seconds: float) -> None: ...
@@ -145,6 +146,7 @@ class KafkaClient:
         self.in_transaction = False
         self._unheard = False
         self.doubtful = False
+        self.out_of_step = False
         self._initialised = transactional_id is None
         self._secrets = _secrets(config)
         self._troubles: deque[KafkaError] = deque()
@@ -367,7 +369,12 @@ class KafkaClient:
             return "purged", DeliveryError(f"a record for {topic!r} was given up before the broker answered: {text}")
         if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return "failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}")
-        hint = "; does the topic exist?" if error.code() in _UNKNOWN_TOPIC else ""
+        unknown = error.code() in _UNKNOWN_TOPIC
+        if error.code() > 0 and not unknown:
+            # librdkafka has counted the sequence number of a record that the broker refused, and the broker hasn't: the
+            # next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends (seen in 2.16.0).
+            self.out_of_step = True
+        hint = "; does the topic exist?" if unknown else ""
         return "failed", DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
 
     def _scrub(self, text: str) -> str:

@@ -396,7 +396,8 @@ class Core:
         """Who holds what, the longest first."""
         with self._lock:
             now = self._clock()
-            leases = sorted((lease for slot in self._slots for lease in slot.leases), key=lambda lease: lease.since)
+            leases = [lease for slot in self._slots for lease in slot.leases]
+        leases.sort(key=lambda lease: lease.since)
         return tuple(
             Holder(lease.slot.index, _name(lease.owner), (now - lease.since) * 1000, lease.place) for lease in leases
         )
@@ -405,6 +406,11 @@ class Core:
         """Slots that have a client which isn't being closed."""
         with self._lock:
             return [(slot, slot.client) for slot in self._slots if slot.state in (State.IDLE, State.LEASED)]
+
+    def leases(self) -> list[Lease]:
+        """Every lease that holds a slot."""
+        with self._lock:
+            return [lease for slot in self._slots for lease in slot.leases]
 
     @property
     def inhabited(self) -> bool:

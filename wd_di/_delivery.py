@@ -91,7 +91,7 @@ class Ledger:
     It knows neither producer nor slot: a callback that held one would keep the client alive, and still sending.
     """
 
-    __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "refused", "timeout_ms", "transactional")
+    __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "timeout_ms", "transactional")
 
     def __init__(self, timeout_ms: int, *, transactional: bool = False) -> None:
         self.timeout_ms = timeout_ms
@@ -100,7 +100,6 @@ class Ledger:
         self.pending: set[Delivery] = set()
         self.failed: list[Delivery] = []
         self.records = 0
-        self.refused: BaseException | None = None
         self.aborted = False
         self.ended = False
 
@@ -315,8 +314,6 @@ class Outbox:
     ) -> None:
         ledger = delivery._ledger  # noqa: SLF001
         ledger.failed.append(delivery)
-        if outcome == "failed":
-            ledger.refused = error
         watched = bool(delivery._waiters or delivery._callbacks)  # noqa: SLF001
         delivery._settle(outcome, error, ack)  # noqa: SLF001
         self._after(delivery)

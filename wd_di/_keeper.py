@@ -12,7 +12,6 @@ from wd_di._checkout import broken
 from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
 from wd_di._core import Core, Effects, Limits, Retirement, Slot
 from wd_di._delivery import Outbox
-from wd_di._memory import MemoryBroker, MemoryClient
 from wd_di._producer import Terms
 from wd_di._scope import Options, TransactionScope
 from wd_di._threads import Deadline, Poller, Workers
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wd_di._checkout import Desk, Hold
+    from wd_di._memory import MemoryBroker
     from wd_di._plan import Plan, SlotPlan
 
 ROUND_OWING = 0.005
@@ -53,12 +53,12 @@ class Keeper:
 
     desk: Desk
 
-    def __init__(self, plan: Plan, observer: Observer) -> None:
+    def __init__(self, plan: Plan, observer: Observer, memory: MemoryBroker) -> None:
         self.name = plan.name
         self.observer = observer
         self.purged = 0
         self._changed = threading.Condition()
-        self._memory = MemoryBroker()
+        self.memory = memory
         self._closing_until: Deadline | None = None
         self.apply(plan)
         self.renew()
@@ -88,7 +88,7 @@ class Keeper:
     def renew(self) -> None:
         """Start from nothing: new locks, empty slots, no threads. At the beginning, and in a child after a fork."""
         self.core = Core(self.name, self.limits)
-        self._memory.lock = threading.Lock()
+        self.memory.lock = threading.Lock()
         self._making: dict[int, Client] = {}
         self.started = False
         self._starting = threading.Lock()
@@ -211,7 +211,7 @@ class Keeper:
                 plan.kafka, plan.transactional_id, statistics=statistics, trouble=partial(self._trouble, plan.index)
             )
         else:
-            client = MemoryClient(self._memory, plan.transactional_id)
+            client = self.memory.connect(plan.transactional_id)
         client.outbox = Outbox(
             self.name,
             plan.index,

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wd_di._client import Fault, Kind
+from wd_di.errors import DeliveryError
 
 if TYPE_CHECKING:
     from wd_di._delivery import Delivery, DeliveryOutcome, Outbox
+
+
+KEEP = 10_000
 
 
 @dataclass(slots=True)
@@ -44,8 +48,12 @@ class Record:
 
 @dataclass(slots=True)
 class MemoryBroker:
-    """What one pool's in-memory clients write to; ``committed`` is what a ``read_committed`` reader would see."""
+    """What one pool's in-memory clients write to; ``committed`` is what a ``read_committed`` reader would see.
 
+    ``keep`` bounds how many records of each kind are remembered, so that a service may run on it for long.
+    """
+
+    keep: int | None = KEEP
     committed: list[Record] = field(default_factory=list)
     aborted: list[Record] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -73,7 +81,14 @@ class MemoryBroker:
     def decide(self, records: list[Record], *, commit: bool) -> None:
         """Show the records, or hide them for ever."""
         with self.lock:
-            (self.committed if commit else self.aborted).extend(records)
+            kept = self.committed if commit else self.aborted
+            kept.extend(records)
+            if self.keep is not None and len(kept) > 2 * self.keep:
+                del kept[: -self.keep]
+
+    def connect(self, transactional_id: str | None) -> MemoryClient:
+        """Return a new client."""
+        return MemoryClient(self, transactional_id)
 
 
 class MemoryClient:
@@ -86,6 +101,7 @@ class MemoryClient:
         self.last_error: str | None = None
         self.in_transaction = False
         self.doubtful = False
+        self.out_of_step = False
         self._broker = broker
         self._epoch: int | None = None
         self._queue: deque[tuple[Delivery, Record]] = deque()
@@ -134,6 +150,11 @@ class MemoryClient:
         self.outbox.settle()
 
     def _acknowledge(self, delivery: Delivery, record: Record) -> None:
+        try:
+            self._refuse_if_fenced()
+        except Fault as fault:
+            delivery._arrive(DeliveryError(f"a record for {record.name!r} was refused: {fault}"), None)  # noqa: SLF001
+            return
         self._broker.store(record)
         if self.transactional_id is None:
             self._broker.decide([record], commit=True)

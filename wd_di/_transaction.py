@@ -347,7 +347,8 @@ class Transaction(Producer):
             cause.add_note(text)
         if isinstance(cause, TransactionError):
             cause.safe_to_retry = False
-        self._report("abort", raised if isinstance(raised, Exception) else RuntimeError(text))
+        if not (isinstance(cause, TransactionError) and raised is self._client.fault):  # else it is told already
+            self._report("abort", raised if isinstance(raised, Exception) else RuntimeError(text))
 
     # -- shared steps ------------------------------------------------------------------------------
 
@@ -389,10 +390,8 @@ class Transaction(Producer):
         if outcome == "unknown":
             self._client.doubtful = True
             self.retirement = self.retirement or Retirement("commit in doubt", problem)
-        if self._ledger.refused is not None:
-            # librdkafka counts the sequence number of a record that the broker refused, the broker doesn't: on the same
-            # handle the next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends.
-            self.retirement = self.retirement or Retirement("record refused", self._ledger.refused)
+        if self._client.out_of_step:
+            self.retirement = self.retirement or Retirement("record refused", problem)
         self._emit(
             TransactionFinished,
             outcome=outcome,

@@ -17,6 +17,7 @@ from wd_di._checkout import Checkout, Desk
 from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
 from wd_di._keeper import Keeper
+from wd_di._memory import MemoryBroker
 from wd_di._plan import claim, default_instance, make_plan, release
 from wd_di._threads import Deadline
 from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError
@@ -100,7 +101,7 @@ class ProducerPool:
         self._settings = settings
         plan = self._checked_plan(settings)
         claim(plan, self)
-        self._keeper = Keeper(plan, self.observer)
+        self._keeper = Keeper(plan, self.observer, self._memory())
         self._desk = self._keeper.desk = Desk(self._keeper)
         self._phase = threading.Lock()
         self._opened = False
@@ -111,6 +112,10 @@ class ProducerPool:
         sizes = {"pool": name, "size": settings.size, "timeout_ms": settings.timeout_ms}
         self.observer.emit(ConnectionPoolCreated, **sizes)
         self.observer.emit(ConnectionPoolSetup, **sizes)
+
+    def _memory(self) -> MemoryBroker:
+        """Where records go with ``deliver=False``."""
+        return MemoryBroker()
 
     # -- borrowing -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What pytest gets from wd_di: the fixtures ``local_kafka`` and ``mock_kafka``, and broker logs in failure reports.
+"""What pytest gets from wd_di: ``fake_pool``, ``local_kafka`` and ``mock_kafka``, and broker logs in failure reports.
 
 Loaded in every test run that has wd_di installed, so it imports nothing but pytest until a fixture is used.
 """
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from typing import NoReturn
 
     from wd_di.testing._cluster import Cluster
+    from wd_di.testing._fake import FakePool
     from wd_di.testing._mock import MockKafka
 
 _MARKER = "kafka: needs a real Kafka; given to every test that uses local_kafka"
@@ -33,6 +34,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "local_kafka" in getattr(item, "fixturenames", ()):
             item.add_marker("kafka")
+
+
+@pytest.fixture
+def fake_pool() -> Iterator[Callable[..., FakePool]]:
+    """Replace the pool of a container by a fake.
+
+    Say ``orders = fake_pool(container, "orders")``. Takes the options of `FakePool`. The real pool is put back at the end, and singletons that held the fake are reset.
+    """
+    from contextlib import ExitStack  # noqa: PLC0415  (loaded on use)
+
+    from wd_di.testing._fake import faked  # noqa: PLC0415
+
+    with ExitStack() as replaced:
+        yield lambda container, pool, **options: replaced.enter_context(faked(container, pool, **options))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,324 @@
+"""A pool for tests: the real core and the real transactions over an in-memory broker that fails on cue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from wd_di._client import Fault, Kind
+from wd_di._core import Retirement
+from wd_di._memory import MemoryBroker, MemoryClient, Record
+from wd_di.errors import DeliveryError, PoolTimeoutError
+from wd_di.events import Observer
+from wd_di.pool import CloseReport, ProducerPool
+from wd_di.settings import PoolSettings
+from wd_di.testing._sent import Sent, listed, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wd_di._delivery import Delivery
+    from wd_di._transaction import Transaction
+    from wd_di.events import Event
+
+Call = Literal["create", "begin", "produce", "send_offsets", "commit", "abort"]
+
+PATIENCE = 30.0
+"""Seconds after which a held-up creation goes on by itself: no test hangs on a forgotten exit."""
+
+_FAULTS: dict[str, Kind] = {
+    "create": Kind.OTHER,
+    "begin": Kind.OTHER,
+    "produce": Kind.OTHER,
+    "send_offsets": Kind.REBALANCED,
+    "commit": Kind.ABORTABLE,
+    "abort": Kind.OTHER,
+}
+
+
+@dataclass(slots=True)
+class FakeBroker(MemoryBroker):
+    """The in-memory broker, and what its clients do on cue."""
+
+    keep: int | None = None
+    cues: dict[str, deque[Fault]] = field(default_factory=dict)
+    failing: dict[str, tuple[Exception, int | None]] = field(default_factory=dict)
+    gate: threading.Event | None = None
+    offsets: list[Any] = field(default_factory=list)
+
+    def connect(self, transactional_id: str | None) -> MemoryClient:
+        """Return a new client that asks here before each call."""
+        gate = self.gate
+        if gate is not None:
+            gate.wait(PATIENCE)
+        self.play("create")
+        return FakeClient(self, transactional_id)
+
+    def play(self, call: Call) -> None:
+        """Raise what the next call of this name shall raise."""
+        cues = self.cues.get(call)
+        if cues:
+            raise cues.popleft()
+
+    def verdict(self, topic: str) -> Exception | None:
+        """Why a record for this topic isn't delivered."""
+        error, left = self.failing.get(topic, (None, None))
+        if left == 0 or error is None:
+            return None
+        if left is not None:
+            self.failing[topic] = (error, left - 1)
+        return error
+
+
+class FakeClient(MemoryClient):
+    """An in-memory client with cues."""
+
+    _broker: FakeBroker
+
+    def __init__(self, broker: FakeBroker, transactional_id: str | None) -> None:
+        super().__init__(broker, transactional_id)
+        self._offsets: list[Any] = []
+
+    def begin(self) -> None:
+        """Begin."""
+        self._broker.play("begin")
+        super().begin()
+
+    def produce(self, delivery: Delivery, topic: str, **record: Any) -> None:
+        """Enqueue one record."""
+        self._broker.play("produce")
+        super().produce(delivery, topic, **record)
+
+    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+        """Note the offsets; they count with the commit."""
+        self._broker.play("send_offsets")
+        super().send_offsets(offsets, group_metadata, seconds)
+        self._offsets.extend(offsets)
+
+    def commit(self, seconds: float) -> None:
+        """Show the transaction's records and offsets."""
+        self._broker.play("commit")
+        super().commit(seconds)
+        self._broker.offsets.extend(self._offsets)
+        self._offsets.clear()
+
+    def abort(self, seconds: float) -> None:
+        """Hide them."""
+        self._broker.play("abort")
+        super().abort(seconds)
+        self._offsets.clear()
+
+    def close(self) -> None:
+        """Leave an unfinished transaction to the broker, which aborts it."""
+        records, self._sent = self._sent, []
+        self._broker.decide(records, commit=False)
+        super().close()
+
+    def _acknowledge(self, delivery: Delivery, record: Record) -> None:
+        error = self._broker.verdict(record.name)
+        if error is None:
+            super()._acknowledge(delivery, record)
+        else:
+            delivery._arrive(error, None)  # noqa: SLF001  (its callback)
+
+
+class FakePool(ProducerPool):
+    """A pool that keeps its records in memory; everything else about it is the real pool.
+
+    Args:
+        name: The pool's name.
+        settings: Settings of your own; ``deliver`` is off in any case.
+        transactional: Whether the fake has transactions, where ``settings`` don't say.
+        size: Producers, where ``settings`` don't say.
+        observer: Who is told what happens, besides ``events``.
+
+    Attributes:
+        events: Everything that happened, in order.
+    """
+
+    def __init__(
+        self,
+        name: str = "fake",
+        *,
+        settings: PoolSettings | None = None,
+        transactional: bool = True,
+        size: int = 2,
+        observer: Observer | None = None,
+    ) -> None:
+        self._broker = FakeBroker()
+        self.events: list[Event] = []
+        observer = observer or Observer()
+        self._listening = observer.subscribe("*", self._note)
+        super().__init__(_settings(settings, size=size, transactional=transactional), name=name, observer=observer)
+        self.open()
+
+    def close(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
+        """Close as the real pool does; what was sent can still be asked for."""
+        report = super().close(timeout_ms=timeout_ms, force=force)
+        self._listening.cancel()
+        return report
+
+    def _memory(self) -> MemoryBroker:
+        return self._broker
+
+    def _note(self, event: Event) -> None:
+        if event.pool == self.name:  # the observer may serve other pools too
+            self.events.append(event)
+
+    # -- what was sent -----------------------------------------------------------------------------
+
+    @property
+    def committed(self) -> list[Sent]:
+        """What a ``read_committed`` reader would see, in the order of the commits."""
+        return [_sent(record) for record in tuple(self._broker.committed)]
+
+    @property
+    def aborted(self) -> list[Sent]:
+        """What was sent in transactions that aborted."""
+        return [_sent(record) for record in tuple(self._broker.aborted)]
+
+    @property
+    def offsets(self) -> list[Any]:
+        """The consumer offsets that were committed with transactions."""
+        return list(self._broker.offsets)
+
+    def assert_committed(self, *expected: Sent) -> None:
+        """Assert that each expected record was committed; there may be others."""
+        absent = missing(expected, self.committed)
+        if absent:
+            raise AssertionError(self._story("not committed", absent))
+
+    def assert_aborted(self, *expected: Sent) -> None:
+        """Assert that each expected record was sent and aborted; there may be others."""
+        absent = missing(expected, self.aborted)
+        if absent:
+            raise AssertionError(self._story("not aborted", absent))
+
+    def assert_nothing_committed(self) -> None:
+        """Assert that no reader would see anything."""
+        if self._broker.committed:
+            raise AssertionError(self._story("expected nothing committed", []))
+
+    def assert_no_open_transaction(self) -> None:
+        """Assert that every transaction has ended."""
+        open_ = self._open_transactions()
+        if open_:
+            raise AssertionError(f"{self.name}: {len(open_)} transactions are open: {', '.join(tx.id for tx in open_)}")
+
+    def _story(self, what: str, records: list[Sent]) -> str:
+        parts = [f"{self.name}: {what}", *(f"  {record!r}" for record in records)]
+        return "\n".join([*parts, listed("committed", self.committed), listed("aborted", self.aborted)])
+
+    # -- faults on cue -----------------------------------------------------------------------------
+
+    def fail_next(self, call: Call, *, unknown: bool = False, times: int = 1) -> None:
+        """Let the next call fail as a broker would let it.
+
+        Args:
+            call: ``"create"`` (no connection), ``"begin"``, ``"produce"`` (the record is refused at once),
+                ``"send_offsets"`` (the group has rebalanced), ``"commit"`` (refused, so it aborts) or ``"abort"``.
+            unknown: For ``"commit"``: no answer comes, the outcome is in doubt.
+            times: How many calls fail.
+        """
+        if call not in get_args(Call):
+            raise ValueError(f"call is one of {', '.join(get_args(Call))}, not {call!r}")
+        if unknown and call != "commit":
+            raise ValueError(f"only the outcome of a commit can be unknown, not that of {call!r}")
+        kind = Kind.OTHER if unknown else _FAULTS[call]
+        text = f"{call} failed on cue"
+        faults = (Fault(kind, text, requires_abort=kind in (Kind.ABORTABLE, Kind.REBALANCED)) for _ in range(times))
+        self._broker.cues.setdefault(call, deque()).extend(faults)
+
+    def fail_delivery(self, topic: str, error: Exception | None = None, *, times: int | None = None) -> None:
+        """Let records for the topic fail after they were enqueued.
+
+        Args:
+            topic: The topic.
+            error: What the deliveries report; a ``DeliveryError`` if left out.
+            times: How many records; ``None`` is all from now on.
+        """
+        self._broker.failing[topic] = (error or DeliveryError(f"a record for {topic!r} failed on cue"), times)
+
+    def fence(self) -> None:
+        """Let somebody else take over every transactional id: open transactions end in ``FencedError``."""
+        for _, client in self._keeper.core.living():
+            self._broker.new_epoch(client.transactional_id or "")
+
+    def time_out(self) -> None:
+        """Let every open transaction be older than ``transaction.timeout.ms``, so that the broker has aborted it."""
+        age = self._keeper.plan.transaction_timeout_ms / 1000
+        for tx in self._open_transactions():
+            tx._first_write = time.monotonic() - age  # noqa: SLF001  (instead of waiting for so long)
+        self.fence()
+
+    @contextmanager
+    def exhausted(self) -> Iterator[None]:
+        """Hold all producers meanwhile, so that every checkout raises ``PoolTimeoutError``."""
+        holds = []
+        with suppress(PoolTimeoutError):
+            while True:
+                holds.append(self._desk.borrow(0, ambient=False))
+        try:
+            yield
+        finally:
+            for hold in holds:
+                self._desk.give_back(hold)
+
+    @contextmanager
+    def slow_creation(self) -> Iterator[None]:
+        """Retire all idle producers, and hold up the creation of new ones meanwhile."""
+        gate = self._broker.gate = threading.Event()
+        core = self._keeper.core
+        try:
+            for slot, client in core.living():
+                self._keeper.carry_out(core.doom(slot, client, Retirement("slow_creation")))
+            yield
+        finally:
+            self._broker.gate = None
+            gate.set()
+
+    def reset(self) -> None:
+        """Forget records, events and faults."""
+        broker = self._broker
+        for kept in (broker.committed, broker.aborted, broker.offsets, broker.cues, broker.failing, self.events):
+            kept.clear()
+
+    def _open_transactions(self) -> list[Transaction]:
+        holds: Any = self._keeper.core.leases()
+        return [hold.transaction for hold in holds if hold.transaction is not None]
+
+
+@contextmanager
+def faked(container: Any, pool: str, **options: Any) -> Iterator[FakePool]:
+    """Replace a container's pool by a :class:`FakePool` meanwhile.
+
+    Singletons are reset before and after, since one that was built meanwhile would keep the fake for ever.
+
+    Args:
+        container: The container, wired or not, open or not.
+        pool: The pool's attribute: ``"orders"``, or ``"billing.orders"`` in a container within.
+        options: Those of :class:`FakePool`.
+    """
+    provider = attrgetter(pool)(container)
+    fake = FakePool(options.pop("name", pool), **options)
+    try:
+        with container.reset_singletons(), provider.override(fake):
+            yield fake
+    finally:
+        fake.close(timeout_ms=0, force=True)
+
+
+def _settings(given: PoolSettings | None, *, size: int, transactional: bool) -> PoolSettings:
+    if given is not None:
+        return given.model_copy(update={"deliver": False})
+    ids = {"transactional_id": "fake-{pool}-{index}-{pid}"} if transactional else {}
+    return PoolSettings(size=size, deliver=False, timeout_ms=100, close_timeout_ms=1_000, warm=True, **ids)  # type: ignore[arg-type]
+
+
+def _sent(record: Record) -> Sent:
+    return Sent(record.name, record.value, record.key, record.headers, record.number, record.written_ms)

@@ -1,0 +1,76 @@
+"""What a test expects of a record, and how a failed expectation reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class _Any:
+    """Stands for a field that the test doesn't care about."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+ANY: Final[Any] = _Any()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sent:
+    """A record as it was produced, or a pattern of one: fields that are left out match anything.
+
+    ``str`` and its UTF-8 bytes are the same, as they are on the wire; so are a mapping of headers and its pairs.
+    """
+
+    topic: str
+    value: Any = ANY
+    key: Any = ANY
+    headers: Any = ANY
+    partition: Any = ANY
+    timestamp_ms: Any = ANY
+
+    def matches(self, record: Sent) -> bool:
+        """Whether the record is one of those that this pattern means."""
+        return all(
+            wanted is ANY or _wire(wanted) == _wire(getattr(record, name)) for name, wanted in self._given().items()
+        )
+
+    def _given(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in self._given().items() if value is not ANY}
+        topic = given.pop("topic")
+        return f"Sent({', '.join([repr(topic), *(f'{name}={value!r}' for name, value in given.items())])})"
+
+
+def missing(expected: Iterable[Sent], records: list[Sent]) -> list[Sent]:
+    """Which of the expected have no record of their own: two equal patterns need two records."""
+    left = list(records)
+    unmatched = []
+    for pattern in expected:
+        found = next((record for record in left if pattern.matches(record)), None)
+        if found is None:
+            unmatched.append(pattern)
+        else:
+            left.remove(found)
+    return unmatched
+
+
+def listed(title: str, records: list[Sent]) -> str:
+    """Lines for a failure's message."""
+    return "\n".join([f"{title}: {len(records) or 'none'}", *(f"  {record!r}" for record in records)])
+
+
+def _wire(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        return [_wire(each) for each in value]
+    return value
