@@ -18,10 +18,12 @@ from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Unpack
 
     from wd_di._client import Client, Fault
+    from wd_di._core import Core
     from wd_di._keeper import Keeper
-    from wd_di._scope import TransactionScope
+    from wd_di._scope import TransactionOptions, TransactionScope
     from wd_di._transaction import Transaction
 
 
@@ -35,13 +37,13 @@ class Hold(Lease):
 
     def __init__(self, owner: object, keeper: Keeper, place: str | None) -> None:
         super().__init__(owner, place)
-        self.core = keeper.core
-        self.ambient = False
+        self.core: Core = keeper.core
+        self.ambient: bool = False
         self.retirement: Retirement | None = None
         self.transaction: Transaction | None = None
         self._keeper = keeper
 
-    def scope(self, **options: Any) -> TransactionScope:
+    def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
         """Return a transaction to come, on this very slot."""
         return self._keeper.scope(self, **options)
 
@@ -166,11 +168,18 @@ class Desk:
     def _timed_out(self, timeout_ms: int) -> PoolTimeoutError:
         keeper = self.keeper
         cause = keeper.trouble()
-        text = f"{keeper.name}: no producer free after {timeout_ms} ms ({self._counts()})"
+        text = f"{keeper.name}: no producer free after {timeout_ms} ms ({self._counts()}){self._crowded()}"
         error = PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
         error.__cause__ = cause if isinstance(cause, BaseException) else None
         keeper.observer.emit(CheckoutTimedOut, pool=keeper.name, timeout_ms=timeout_ms, error=error)
         return error
+
+    def _crowded(self) -> str:
+        """What cures a plain pool with more borrowers than producers."""
+        settings, stats = self.keeper.settings, self.keeper.core.stats()
+        if self.keeper.terms.transactional or stats.waiting < stats.size:
+            return ""
+        return f"; borrowers can use a plain producer at once: raise share, which is {settings.share}"
 
     def _failed(self, error: BaseException) -> Exception:
         if isinstance(error, PoolClosedError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wd_di._delivery import Delivery, DeliveryOutcome, Outbox
 
 log = logging.getLogger("wd_di.librdkafka")
+log.addHandler(logging.NullHandler())  # its reconnect attempts are no news for a program that configured no logging
 
 SLICE = 0.1
 """Seconds of one blocking call: commit, abort and init react to Ctrl-C only when they return."""
@@ -86,7 +87,7 @@ class Fault(WdDiError):  # noqa: N818  (events carry it; what is raised to users
     def __init__(self, kind: Kind, text: str, *, requires_abort: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
-        self.requires_abort = requires_abort or kind in (Kind.ABORTABLE, Kind.REBALANCED)
+        self.requires_abort: bool = requires_abort or kind in (Kind.ABORTABLE, Kind.REBALANCED)
 
     @property
     def fatal(self) -> bool:
@@ -334,7 +335,8 @@ class KafkaClient:
         fault.__cause__ = error
         if (fault.kind in (Kind.FENCED, Kind.FATAL) or _is_fatal(error)) and self.fault is None:
             self.fault = fault
-        if fault.kind is not Kind.RETRIABLE:
+        # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure".
+        if fault.kind is not Kind.RETRIABLE and (fault.kind is not Kind.OTHER or self.last_error is None):
             self.last_error = str(fault)
         return fault
 

@@ -67,13 +67,13 @@ class Lease:
     slot: Slot
 
     def __init__(self, owner: object, place: str | None = None) -> None:
-        self.owner = owner
-        self.place = place
-        self.state = LeaseState.NEW
-        self.since = 0.0
+        self.owner: object = owner
+        self.place: str | None = place
+        self.state: LeaseState = LeaseState.NEW
+        self.since: float = 0.0
         self.waiter: Waiter | None = None
         self.error: BaseException | None = None
-        self.reported = False
+        self.reported: bool = False
         self.outer: Lease | None = None
 
 
@@ -94,16 +94,16 @@ class Slot:
     )
 
     def __init__(self, index: int) -> None:
-        self.index = index
-        self.state = State.EMPTY
+        self.index: int = index
+        self.state: State = State.EMPTY
         self.client: Any = None
-        self.generation = 0
+        self.generation: int = 0
         self.leases: list[Lease] = []
         self.retirement: Retirement | None = None
-        self.created_at = 0.0
-        self.idle_since = 0.0
-        self.not_before = 0.0
-        self.failures = 0
+        self.created_at: float = 0.0
+        self.idle_since: float = 0.0
+        self.not_before: float = 0.0
+        self.failures: int = 0
 
     def __repr__(self) -> str:
         return f"<Slot {self.index} {self.state.value}>"
@@ -190,8 +190,8 @@ class Core:
     def __init__(self, name: str, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self.limits = limits
-        self.generation = 0
-        self.closing = False
+        self.generation: int = 0
+        self.closing: bool = False
         self.last_error: BaseException | None = None
         self._clock = clock
         self._permanent = False

@@ -94,14 +94,14 @@ class Ledger:
     __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "timeout_ms", "transactional")
 
     def __init__(self, timeout_ms: int, *, transactional: bool = False) -> None:
-        self.timeout_ms = timeout_ms
-        self.transactional = transactional
-        self.gate = threading.RLock()  # a listener may produce while its own thread is at the gate
+        self.timeout_ms: int = timeout_ms
+        self.transactional: bool = transactional
+        self.gate: threading.RLock = threading.RLock()  # a listener may produce while its own thread is at the gate
         self.pending: set[Delivery] = set()
         self.failed: list[Delivery] = []
-        self.records = 0
-        self.aborted = False
-        self.ended = False
+        self.records: int = 0
+        self.aborted: bool = False
+        self.ended: bool = False
 
     def forget(self, told: Iterable[Delivery]) -> None:
         """Its borrower knows of these failures; a transaction must still abort for them."""
@@ -121,7 +121,7 @@ class Delivery:
     __slots__ = ("_ack", "_callbacks", "_error", "_ledger", "_outbox", "_outcome", "_waiters", "topic")
 
     def __init__(self, topic: str, ledger: Ledger, outbox: Outbox) -> None:
-        self.topic = topic
+        self.topic: str = topic
         self._ledger = ledger
         self._outbox = outbox
         self._outcome: DeliveryOutcome = "pending"

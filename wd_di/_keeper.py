@@ -29,10 +29,13 @@ from wd_di.events import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Unpack
 
     from wd_di._checkout import Desk, Hold
     from wd_di._memory import MemoryBroker
     from wd_di._plan import Plan, SlotPlan
+    from wd_di._scope import TransactionOptions
+    from wd_di.settings import PoolSettings
 
 ROUND_OWING = 0.005
 ROUND_WAITING = 0.05
@@ -54,9 +57,9 @@ class Keeper:
     desk: Desk
 
     def __init__(self, plan: Plan, observer: Observer, memory: MemoryBroker) -> None:
-        self.name = plan.name
+        self.name: str = plan.name
         self.observer = observer
-        self.purged = 0
+        self.purged: int = 0
         self._changed = threading.Condition()
         self.memory = memory
         self._closing_until: Deadline | None = None
@@ -66,9 +69,10 @@ class Keeper:
     def apply(self, plan: Plan) -> None:
         """Take the plan as the one by which producers are made from now on."""
         self.plan = plan
-        self.settings = settings = plan.settings
-        self.limits = _limits(plan)
-        self.terms = Terms(
+        settings = plan.settings
+        self.settings: PoolSettings = settings
+        self.limits: Limits = _limits(plan)
+        self.terms: Terms = Terms(
             pool=plan.name,
             produce_timeout_ms=settings.produce_timeout_ms,
             shared=settings.share > 1,
@@ -77,7 +81,7 @@ class Keeper:
             allow_blocking_in_loop=settings.allow_blocking_in_loop,
             nudge=self.nudge,
         )
-        self.rules = Rules(
+        self.rules: Rules = Rules(
             terms=self.terms,
             observer=self.observer,
             transaction_timeout=plan.transaction_timeout_ms / 1000,
@@ -87,10 +91,10 @@ class Keeper:
 
     def renew(self) -> None:
         """Start from nothing: new locks, empty slots, no threads. At the beginning, and in a child after a fork."""
-        self.core = Core(self.name, self.limits)
+        self.core: Core = Core(self.name, self.limits)
         self.memory.lock = threading.Lock()
         self._making: dict[int, Client] = {}
-        self.started = False
+        self.started: bool = False
         self._starting = threading.Lock()
         self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
         self._reaper = Workers(f"wd_di-{self.name}-reaper", min(self.limits.size, REAPERS_MAX))
@@ -100,7 +104,7 @@ class Keeper:
 
     # -- for the desk and the pool -----------------------------------------------------------------
 
-    def scope(self, hold: Hold | None = None, **options: Any) -> TransactionScope:
+    def scope(self, hold: Hold | None = None, **options: Unpack[TransactionOptions]) -> TransactionScope:
         """Return a transaction to come, on ``hold`` or on whatever slot comes free."""
         return TransactionScope(self.desk, self.rules, Options(**options), hold)
 

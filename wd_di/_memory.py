@@ -99,7 +99,7 @@ class MemoryClient:
         self.outbox: Outbox
         self.fault: Fault | None = None
         self.last_error: str | None = None
-        self.in_transaction = False
+        self.in_transaction: bool = False
         self.doubtful = False
         self.out_of_step = False
         self._broker = broker

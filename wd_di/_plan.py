@@ -53,8 +53,8 @@ class ProducerConfig:
     __slots__ = ("deliver", "kafka")
 
     def __init__(self, kafka: dict[str, Any], *, deliver: bool) -> None:
-        self.kafka = kafka
-        self.deliver = deliver
+        self.kafka: dict[str, Any] = kafka
+        self.deliver: bool = deliver
 
     def __repr__(self) -> str:
         if not isinstance(self.kafka, Mapping):

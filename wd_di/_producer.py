@@ -23,9 +23,10 @@ from wd_di.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import Unpack
 
     from wd_di._core import Slot
-    from wd_di._scope import TransactionScope
+    from wd_di._scope import TransactionOptions, TransactionScope
     from wd_di._transaction import Transaction
 
 HOLDER_SLICE = 0.005
@@ -61,7 +62,7 @@ class Held(Protocol):
     producer: Producer
     transaction: Transaction | None
 
-    def scope(self, **options: Any) -> TransactionScope: ...
+    def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope: ...
 
 
 class Producer:
@@ -74,7 +75,7 @@ class Producer:
     __slots__ = ("_client", "_held", "_ledger", "_terms", "index")
 
     def __init__(self, held: Held, terms: Terms) -> None:
-        self.index = held.slot.index
+        self.index: int = held.slot.index
         self._client = held.client
         self._terms = terms
         self._held = held
@@ -174,7 +175,7 @@ class Producer:
         borrower = self._transaction() or self
         borrower._flush(deadline)  # noqa: SLF001  (its own kind)
 
-    def transaction(self, **options: Any) -> TransactionScope:
+    def transaction(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
         """Return a transaction on this very producer; the options are those of ``ProducerPool.transaction``.
 
         Raises:

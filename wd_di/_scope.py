@@ -60,7 +60,7 @@ class TransactionScope(Recipe[Transaction]):
         self._desk = desk
         self._rules = rules
         self._bound = bound
-        self.options = options
+        self.options: Options = options
 
     def begin(self, *, ambient: bool = True) -> Run:
         """Return a fresh scope."""

@@ -78,7 +78,7 @@ class Transaction(Producer):
 
     def __init__(self, held: Held, rules: Rules, number: int, owner: object) -> None:
         super().__init__(held, rules.terms)
-        self.id = f"{held.client.transactional_id}#{number}"
+        self.id: str = f"{held.client.transactional_id}#{number}"
         self._rules = rules
         self._began = time.monotonic()
         self._first_write: float | None = None
@@ -86,9 +86,9 @@ class Transaction(Producer):
         self._interrupt: BaseException | None = None
         self._abort_only = False
         self._after: list[tuple[str, Callable[..., object]]] = []
-        self.abort_confirmed = False
+        self.abort_confirmed: bool = False
         self.inner_error: BaseException | None = None
-        self.owner = owner
+        self.owner: object = owner
         self.retirement: Retirement | None = None
 
     # -- for the borrower --------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class CloseReport:
     Attributes:
         pool: The pool's name.
         flushed: Messages that were still unanswered when the close began, and were answered before its end.
-        purged: Messages given up.
+        purged: Messages given up; those that were in flight may still arrive.
         held: Who still holds a producer; it closes when it comes back.
         abandoned: Indices of producers whose closing hadn't ended in time; it goes on in the background.
         duration_ms: How long the close took.
@@ -96,7 +96,7 @@ class ProducerPool:
         observer: Observer | None = None,
     ) -> None:
         self.name = name
-        self.observer = Observer() if observer is None else observer
+        self.observer: Observer = Observer() if observer is None else observer
         self._configure = configure
         self._settings = settings
         plan = self._checked_plan(settings)

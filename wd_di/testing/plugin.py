@@ -40,7 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def fake_pool() -> Iterator[Callable[..., FakePool]]:
     """Replace the pool of a container by a fake.
 
-    Say ``orders = fake_pool(container, "orders")``. Takes the options of `FakePool`. The real pool is put back at the end, and singletons that held the fake are reset.
+    Say ``orders = fake_pool(container, "orders")``; it takes the options of `FakePool` too. The real pool is put back
+    at the end, and singletons that held the fake are reset.
     """
     from contextlib import ExitStack  # noqa: PLC0415  (loaded on use)
 
