@@ -672,7 +672,7 @@ def test_a_pool_that_cannot_be_opened_leaves_nothing_behind(make: Make, gate: Ga
 
 def client_of(producer: Producer) -> Any:
     """What the producer works with."""
-    return producer._client
+    return producer._sender.client
 
 
 def test_a_producer_that_broke_is_replaced_on_its_return(make: Make) -> None:

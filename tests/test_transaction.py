@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from scripted import PATIENCE, FutureThread, Script, aborted, committed, fault, in_thread, make_pool, outcome, watch
 
-from wd_di import _transaction
+from wd_di import _unit
 from wd_di._client import Kind
 from wd_di.errors import (
     AbortTransaction,
@@ -74,7 +74,7 @@ def pool(script: Script) -> Iterator[ProducerPool]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The transactions' clock, which stands still."""
     clock = Clock()
-    monkeypatch.setattr(_transaction, "time", clock)
+    monkeypatch.setattr(_unit, "time", clock)
     return clock
 
 
@@ -366,7 +366,7 @@ def test_interrupt_between_two_steps(pool, script, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_transaction.Transaction, "_flush_all", interrupted)
+        patch.setattr(_unit.Unit, "_flush_all", interrupted)
         produce_one(pool, "lost")
     produce_one(pool, "next")
 

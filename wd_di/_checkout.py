@@ -12,6 +12,7 @@ from wd_di._client import Kind
 from wd_di._core import Lease, Retirement
 from wd_di._producer import Producer
 from wd_di._recipe import Recipe
+from wd_di._sender import Sender
 from wd_di._threads import Deadline, ThreadWaiter, check_timeout
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError
 from wd_di.events import CheckoutTimedOut
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
     from wd_di._core import Core
     from wd_di._keeper import Keeper
     from wd_di._scope import TransactionOptions, TransactionScope
-    from wd_di._transaction import Transaction
+    from wd_di._unit import Unit
 
 
 class Hold(Lease):
     """A borrower's lease with what the borrower works with."""
 
-    __slots__ = ("_keeper", "ambient", "client", "core", "producer", "retirement", "transaction")
+    __slots__ = ("_keeper", "ambient", "core", "producer", "retirement", "sender", "unit")
 
-    client: Client
+    sender: Sender
     producer: Producer
 
     def __init__(self, owner: object, keeper: Keeper, place: str | None) -> None:
@@ -40,7 +41,7 @@ class Hold(Lease):
         self.core: Core = keeper.core
         self.ambient: bool = False
         self.retirement: Retirement | None = None
-        self.transaction: Transaction | None = None
+        self.unit: Unit | None = None
         self._keeper = keeper
 
     def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
@@ -87,10 +88,10 @@ class Desk:
 
     def give_back(self, hold: Hold) -> None:
         """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
-        hold.producer._end()  # noqa: SLF001  (only its claim may end it)
+        hold.sender.end()
         if hold.ambient:
             self._forget(hold)
-        self._release(hold, hold.retirement or _unfit(hold.client))
+        self._release(hold, hold.retirement or _unfit(hold.sender.client))
 
     def forget_all(self) -> None:
         """After a fork nobody in the child holds anything."""
@@ -110,11 +111,11 @@ class Desk:
         client = hold.slot.client
         if client is None:  # a forced close was faster than this thread
             raise PoolClosedError(f"{self.keeper.name}: the pool is closed")
-        hold.client = client
         if client.fault is not None:
             self._release(hold, broken(client.fault))
             return False
-        hold.producer = Producer(hold, self.keeper.terms)
+        hold.sender = Sender(hold.slot.index, client, self.keeper.terms)
+        hold.producer = Producer(hold, hold.sender)
         if ambient:
             hold.ambient = True
             hold.outer = self._held.get(hold.owner)
@@ -238,7 +239,7 @@ class Borrowing:
     def __enter__(self) -> Producer:
         held = self._desk.current() if self._ambient else None
         if held is not None:
-            return held.transaction or held.producer
+            return (held.unit and held.unit.face) or held.producer
         self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient)
         return self._hold.producer
 

@@ -182,6 +182,7 @@ class Limits:
     idle_timeout: float | None = None
     leak_after: float | None = None
     fenced_retries: int = 3
+    backoff: float = 1.0  # the share that is waited; fakes are in a hurry
 
 
 class Core:
@@ -292,7 +293,7 @@ class Core:
             slot.state = State.RETIRING
             slot.failures += 1
             doubled = CREATE_BACKOFF * 2.0 ** min(slot.failures - 1, 60)  # a float overflows at 1024
-            slot.not_before = self._clock() + min(CREATE_BACKOFF_MAX, doubled)
+            slot.not_before = self._clock() + min(CREATE_BACKOFF_MAX, doubled) * self.limits.backoff
             self.last_error = error
             self._permanent = permanent
             self._create_errors += 1
@@ -607,7 +608,7 @@ class Core:
         while self._fenced and self._fenced[0] <= now - FENCED_WINDOW:
             self._fenced.popleft()
         self._fenced.append(now)
-        slot.not_before = now + min(FENCED_BACKOFF_MAX, 2.0 ** (len(self._fenced) - 1))
+        slot.not_before = now + min(FENCED_BACKOFF_MAX, 2.0 ** (len(self._fenced) - 1)) * self.limits.backoff
 
     def _fenced_too_often(self) -> bool:
         limit = self._clock() - FENCED_WINDOW

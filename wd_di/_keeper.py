@@ -12,10 +12,10 @@ from wd_di._checkout import broken
 from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
 from wd_di._core import Core, Effects, Limits, Retirement, Slot
 from wd_di._delivery import Outbox
-from wd_di._producer import Terms
 from wd_di._scope import Options, TransactionScope
+from wd_di._sender import Terms
 from wd_di._threads import Deadline, Poller, Workers
-from wd_di._transaction import Rules
+from wd_di._unit import Rules
 from wd_di.errors import PoolOpenError
 from wd_di.events import (
     ErrorOccurred,
@@ -71,7 +71,7 @@ class Keeper:
         self.plan = plan
         settings = plan.settings
         self.settings: PoolSettings = settings
-        self.limits: Limits = _limits(plan)
+        self.limits: Limits = _limits(plan, self.memory.backoff)
         self.terms: Terms = Terms(
             pool=plan.name,
             produce_timeout_ms=settings.produce_timeout_ms,
@@ -339,7 +339,7 @@ class Keeper:
         self.observer.emit(ErrorOccurred, pool=self.name, index=lease.slot.index, where="leak", error=error)
 
 
-def _limits(plan: Plan) -> Limits:
+def _limits(plan: Plan, backoff: float) -> Limits:
     settings = plan.settings
     return Limits(
         size=settings.size,
@@ -351,6 +351,7 @@ def _limits(plan: Plan) -> Limits:
         idle_timeout=_seconds(settings.idle_timeout_ms),
         leak_after=_seconds(settings.leak_after_ms),
         fenced_retries=settings.fenced_retries,
+        backoff=backoff,
     )
 
 

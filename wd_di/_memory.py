@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wd_di._client import Fault, Kind
 from wd_di.errors import DeliveryError
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 KEEP = 10_000
+MAX_BYTES = 1_000_000
+"""librdkafka's own ``message.max.bytes``."""
 
 
 @dataclass(slots=True)
@@ -46,49 +48,85 @@ class Record:
         return 0.0
 
 
+class Writer(NamedTuple):
+    """Who writes: an id, and which of its owners."""
+
+    transactional_id: str
+    epoch: int
+
+
 @dataclass(slots=True)
 class MemoryBroker:
     """What one pool's in-memory clients write to; ``committed`` is what a ``read_committed`` reader would see.
 
-    ``keep`` bounds how many records of each kind are remembered, so that a service may run on it for long.
+    A topic has whichever partition a record names, and 0 for the others. ``keep`` bounds how many records of each kind
+    are remembered, so that a service may run on it for long. ``backoff`` is the share that the pool waits of what it
+    would wait before it connects again.
     """
 
     keep: int | None = KEEP
+    max_bytes: int = MAX_BYTES
+    backoff: float = 1.0
     committed: list[Record] = field(default_factory=list)
     aborted: list[Record] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     _ends: dict[tuple[str, int], int] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
-
-    def store(self, record: Record) -> None:
-        """Give the record its place in the log."""
-        with self.lock:
-            place = (record.name, record.number)
-            record.position = self._ends.get(place, 0)
-            self._ends[place] = record.position + 1
-
-    def new_epoch(self, transactional_id: str) -> int:
-        """Fence every earlier client of the id."""
-        with self.lock:
-            self._epochs[transactional_id] = epoch = self._epochs.get(transactional_id, -1) + 1
-            return epoch
-
-    def current(self, transactional_id: str, epoch: int) -> bool:
-        """Whether nobody came after this epoch."""
-        with self.lock:
-            return self._epochs[transactional_id] == epoch
-
-    def decide(self, records: list[Record], *, commit: bool) -> None:
-        """Show the records, or hide them for ever."""
-        with self.lock:
-            kept = self.committed if commit else self.aborted
-            kept.extend(records)
-            if self.keep is not None and len(kept) > 2 * self.keep:
-                del kept[: -self.keep]
+    _open: dict[str, list[Record]] = field(default_factory=dict)
 
     def connect(self, transactional_id: str | None) -> MemoryClient:
         """Return a new client."""
         return MemoryClient(self, transactional_id)
+
+    def new_epoch(self, transactional_id: str) -> int:
+        """Fence every earlier client of the id, and abort what it has open."""
+        with self.lock:
+            self._decide(transactional_id, commit=False)
+            self._epochs[transactional_id] = epoch = self._epochs.get(transactional_id, -1) + 1
+            return epoch
+
+    def store(self, record: Record, writer: Writer | None) -> bool:
+        """Give the record its place in the log; false if the writer is fenced. ``None`` writes without transactions."""
+        with self.lock:
+            if not self._welcome(writer):
+                return False
+            place = (record.name, record.number)
+            record.position = self._ends.get(place, 0)
+            self._ends[place] = record.position + 1
+            if writer is None:
+                self._remember(self.committed, [record])
+            else:
+                self._open.setdefault(writer.transactional_id, []).append(record)
+            return True
+
+    def end(self, writer: Writer, *, commit: bool) -> bool:
+        """Show the open transaction's records, or hide them for ever; false if the writer is fenced."""
+        with self.lock:
+            welcome = self._welcome(writer)
+            if welcome:
+                self._decide(writer.transactional_id, commit=commit)
+            return welcome
+
+    def welcomes(self, writer: Writer | None) -> bool:
+        """Whether nobody came after this writer."""
+        with self.lock:
+            return self._welcome(writer)
+
+    # -- the lock is held --------------------------------------------------------------------------
+
+    def _welcome(self, writer: Writer | None) -> bool:
+        return writer is None or self._epochs[writer.transactional_id] == writer.epoch
+
+    def _decide(self, transactional_id: str, *, commit: bool) -> None:
+        records = self._open.pop(transactional_id, [])
+        self._remember(self.committed if commit else self.aborted, records)
+        for place in {(record.name, record.number) for record in records}:
+            self._ends[place] += 1  # the marker's own offset
+
+    def _remember(self, kept: list[Record], records: list[Record]) -> None:
+        kept.extend(records)
+        if self.keep is not None and len(kept) > 2 * self.keep:
+            del kept[: -self.keep]
 
 
 class MemoryClient:
@@ -103,9 +141,8 @@ class MemoryClient:
         self.doubtful = False
         self.out_of_step = False
         self._broker = broker
-        self._epoch: int | None = None
+        self._writer: Writer | None = None
         self._queue: deque[tuple[Delivery, Record]] = deque()
-        self._sent: list[Record] = []
         self._serving = threading.Lock()
         self._due = threading.Event()
         self._closed = False
@@ -113,7 +150,8 @@ class MemoryClient:
     def init(self, seconds: float) -> None:  # noqa: ARG002  (the port's signature)
         """Fence whoever had the id."""
         self._refuse_if_closed()
-        self._epoch = self._broker.new_epoch(self.transactional_id or "")
+        transactional_id = self.transactional_id or ""
+        self._writer = Writer(transactional_id, self._broker.new_epoch(transactional_id))
 
     def probe(self, seconds: float) -> None:  # noqa: ARG002
         """Always there."""
@@ -131,6 +169,7 @@ class MemoryClient:
         number = max(0, record.get("partition", -1))
         stored = Record(topic, record.get("value"), record.get("key"), record.get("headers"), number)
         stored.written_ms = timestamp
+        self._refuse_if_large(stored)
         self._queue.append((delivery, stored))
         self._due.set()
 
@@ -150,21 +189,17 @@ class MemoryClient:
         self.outbox.settle()
 
     def _acknowledge(self, delivery: Delivery, record: Record) -> None:
-        try:
-            self._refuse_if_fenced()
-        except Fault as fault:
-            delivery._arrive(DeliveryError(f"a record for {record.name!r} was refused: {fault}"), None)  # noqa: SLF001
-            return
-        self._broker.store(record)
-        if self.transactional_id is None:
-            self._broker.decide([record], commit=True)
+        if self._broker.store(record, self._writer):
+            delivery._arrive(None, record)  # noqa: SLF001  (its callback)
         else:
-            self._sent.append(record)
-        delivery._arrive(None, record)  # noqa: SLF001  (its callback)
+            error = DeliveryError(f"a record for {record.name!r} was refused: {self._fenced()}")
+            delivery._arrive(error, None)  # noqa: SLF001
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:  # noqa: ARG002
         """Accept the offsets: there is no consumer group here that could disagree."""
-        self._refuse_if_fenced()
+        self._refuse_if_closed()
+        if not self._broker.welcomes(self._writer):
+            raise self._fenced()
 
     def commit(self, seconds: float) -> None:
         """Show the transaction's records."""
@@ -176,9 +211,8 @@ class MemoryClient:
 
     def _end(self, seconds: float, *, commit: bool) -> None:
         self.flush(seconds)
-        self._refuse_if_fenced()
-        records, self._sent = self._sent, []
-        self._broker.decide(records, commit=commit)
+        if self._writer is not None and not self._broker.end(self._writer, commit=commit):
+            raise self._fenced()
         self.in_transaction = False
 
     def reason(self) -> Fault | None:
@@ -199,7 +233,9 @@ class MemoryClient:
         return "failed", error
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Take no more calls; an unfinished transaction is the broker's to abort, which does so at once."""
+        if self._writer is not None:
+            self._broker.end(self._writer, commit=False)
         self._closed = True
         self._due.set()
 
@@ -207,10 +243,16 @@ class MemoryClient:
         if self._closed:
             raise Fault(Kind.CLOSED, "the producer is closed")
 
-    def _refuse_if_fenced(self) -> None:
-        self._refuse_if_closed()
-        if self.transactional_id is None or self._epoch is None:
-            return
-        if not self._broker.current(self.transactional_id, self._epoch):
-            self.fault = Fault(Kind.FENCED, "fenced by a newer producer with the same transactional.id")
-            raise self.fault
+    def _refuse_if_large(self, record: Record) -> None:
+        texts = (record.value, record.key, *(text for header in record.headers or () for text in header))
+        size, limit = sum(_size(text) for text in texts), self._broker.max_bytes
+        if size > limit:
+            raise Fault(Kind.OTHER, f"the record has {size} bytes, message.max.bytes is {limit}")
+
+    def _fenced(self) -> Fault:
+        self.fault = Fault(Kind.FENCED, "fenced by a newer producer with the same transactional.id")
+        return self.fault
+
+
+def _size(text: str | bytes | None) -> int:
+    return len(text.encode() if isinstance(text, str) else text or b"")

@@ -63,7 +63,7 @@ def run(scope: TransactionScope, fn: Callable[[Transaction], R]) -> R | None:
             with attempt_run as tx:
                 return fn(tx)
         except Exception as error:
-            tx_or_none = attempt_run.transaction
+            tx_or_none = attempt_run.unit
             confirmed = tx_or_none is None or tx_or_none.abort_confirmed
             if attempt >= retry.attempts or not attempt_run.outermost or not confirmed or not retry.covers(error):
                 raise

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from wd_di._checkout import owner
-from wd_di._producer import refuse_on_loop
 from wd_di._recipe import Recipe
+from wd_di._sender import refuse_on_loop
 from wd_di._threads import check_timeout
 from wd_di._transaction import Transaction
+from wd_di._unit import Unit
 from wd_di.errors import AbortTransaction, NotTransactionalError, PropagationError, ScopeError, TransactionError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from wd_di._checkout import Desk, Hold
     from wd_di._retry import Retry
-    from wd_di._transaction import Rules
+    from wd_di._unit import Rules
 
 Propagation = Literal["join", "new", "mandatory", "never"]
 
@@ -78,7 +79,7 @@ class TransactionScope(Recipe[Transaction]):
 class Run:
     """One run of a scope, from enter to exit."""
 
-    __slots__ = ("_ambient", "_borrowed", "_bound", "_desk", "_hold", "_joined", "_options", "_rules", "_tx")
+    __slots__ = ("_ambient", "_borrowed", "_bound", "_desk", "_hold", "_joined", "_options", "_rules", "unit")
 
     def __init__(self, desk: Desk, rules: Rules, options: Options, bound: Hold | None, *, ambient: bool) -> None:
         self._desk = desk
@@ -89,12 +90,7 @@ class Run:
         self._hold: Hold | None = None
         self._borrowed = False
         self._joined = False
-        self._tx: Transaction | None = None
-
-    @property
-    def transaction(self) -> Transaction | None:
-        """The transaction of this run, once it was entered."""
-        return self._tx
+        self.unit: Unit | None = None
 
     @property
     def outermost(self) -> bool:
@@ -108,23 +104,23 @@ class Run:
         open_ = self._open_on(held)
         if open_ is not None and self._joins():
             self._joined = True
-            self._tx = open_
-            return open_
-        self._tx = self._begin(held if open_ is None and (self._ambient or self._bound) else None)
-        return self._tx
+            self.unit = open_
+        else:
+            self.unit = self._begin(held if open_ is None and (self._ambient or self._bound) else None)
+        return self._face(self.unit)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        tx = self._tx
-        assert tx is not None  # noqa: S101  (it was entered)
+        unit = self.unit
+        assert unit is not None  # noqa: S101  (it was entered)
         if self._joined:
-            self._mark(tx, error)
+            self._mark(unit, error)
             return False
         try:
-            return tx.end(error, self._options.commit_on)
+            return unit.finish(error, self._options.commit_on)
         finally:
-            self._leave(tx)
+            self._leave(unit)
 
     # -- in ----------------------------------------------------------------------------------------
 
@@ -133,8 +129,8 @@ class Run:
         if not terms.transactional:
             raise NotTransactionalError(f"{terms.pool}: this pool has no transactional_id, so it has no transactions")
 
-    def _open_on(self, held: Hold | None) -> Transaction | None:
-        open_ = held.transaction if held is not None else None
+    def _open_on(self, held: Hold | None) -> Unit | None:
+        open_ = held.unit if held is not None else None
         if open_ is not None and open_.owner is not owner():
             raise ScopeError(f"{self._rules.terms.pool}: transaction {open_.id} is open in another thread or task")
         return open_
@@ -149,20 +145,26 @@ class Run:
             raise PropagationError(f"{self._rules.terms.pool}: propagation is 'never', and a transaction is open")
         return self._options.propagation == "mandatory" or (self._options.propagation == "join" and self._ambient)
 
-    def _begin(self, held: Hold | None) -> Transaction:
+    def _begin(self, held: Hold | None) -> Unit:
         if self._options.propagation == "mandatory":
             raise PropagationError(f"{self._rules.terms.pool}: propagation is 'mandatory', and no transaction is open")
         hold = self._hold = held or self._borrow()
-        hold.producer.refuse_if_ended()
+        hold.sender.refuse_if_ended()
         if hold.retirement is not None:
             raise self._retired(hold)
-        tx = Transaction(hold, self._rules, next(_numbers), owner())
+        unit = Unit(hold, self._rules, next(_numbers), owner())
         try:
-            tx.begin()
+            unit.face = Transaction(hold, unit)
+            unit.begin()
         except BaseException:
-            self._leave(tx)
+            self._leave(unit)
             raise
-        return tx
+        return unit
+
+    @staticmethod
+    def _face(unit: Unit) -> Transaction:
+        assert unit.face is not None  # noqa: S101  (it was given at the begin)
+        return unit.face
 
     def _borrow(self) -> Hold:
         self._borrowed = True
@@ -177,22 +179,22 @@ class Run:
 
     # -- out ---------------------------------------------------------------------------------------
 
-    def _mark(self, tx: Transaction, error: BaseException | None) -> None:
+    def _mark(self, unit: Unit, error: BaseException | None) -> None:
         """An exception that crosses an inner boundary dooms the whole: half of it must not be committed."""
         if error is None or isinstance(error, self._options.commit_on):
             return
         if isinstance(error, AbortTransaction):
-            tx.abort_only()
-        elif tx.inner_error is None:
-            tx.inner_error = error
+            unit.abort_only = True
+        elif unit.inner_error is None:
+            unit.inner_error = error
 
-    def _leave(self, tx: Transaction) -> None:
+    def _leave(self, unit: Unit) -> None:
         hold = self._hold
         assert hold is not None  # noqa: S101  (there is a transaction)
-        hold.retirement = hold.retirement or tx.retirement
+        hold.retirement = hold.retirement or unit.retirement
         if self._borrowed:
             self._desk.give_back(hold)
-        tx.run_hooks()
+        unit.run_hooks()
 
 
 _numbers = itertools.count(1)

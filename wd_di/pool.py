@@ -215,11 +215,11 @@ class ProducerPool:
         try:
             while True:
                 try:
-                    hold.client.probe(deadline.slice(0.2))
+                    hold.sender.client.probe(deadline.slice(0.2))
                 except Fault as fault:
-                    hold.client.poll(0)
-                    if hold.client.fault is not None or deadline.passed:
-                        raise PoolOpenError(f"{self.name}: {hold.client.last_error or fault}") from fault
+                    hold.sender.client.poll(0)
+                    if hold.sender.client.fault is not None or deadline.passed:
+                        raise PoolOpenError(f"{self.name}: {hold.sender.client.last_error or fault}") from fault
                 else:
                     return
         finally:

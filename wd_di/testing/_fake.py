@@ -13,23 +13,31 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from wd_di._client import Fault, Kind
 from wd_di._core import Retirement
 from wd_di._memory import MemoryBroker, MemoryClient, Record
-from wd_di.errors import DeliveryError, PoolTimeoutError
+from wd_di._threads import Deadline
+from wd_di.errors import DeliveryError, PoolClosedError, PoolTimeoutError
 from wd_di.events import Observer
 from wd_di.pool import CloseReport, ProducerPool
 from wd_di.settings import PoolSettings
 from wd_di.testing._sent import Sent, listed, missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from wd_di._checkout import Hold
     from wd_di._delivery import Delivery
-    from wd_di._transaction import Transaction
+    from wd_di._unit import Unit
     from wd_di.events import Event
 
 Call = Literal["create", "begin", "produce", "send_offsets", "commit", "abort"]
 
 PATIENCE = 30.0
 """Seconds after which a held-up creation goes on by itself: no test hangs on a forgotten exit."""
+
+BACKOFF = 0.01
+"""Share of the real pool's back-offs, after a fencing or a failed creation, that a fake waits."""
+
+IMPATIENT_MS = 20
+"""Milliseconds that a checkout waits, unless it says otherwise, while a cue keeps producers from it."""
 
 _FAULTS: dict[str, Kind] = {
     "create": Kind.OTHER,
@@ -46,6 +54,7 @@ class FakeBroker(MemoryBroker):
     """The in-memory broker, and what its clients do on cue."""
 
     keep: int | None = None
+    backoff: float = BACKOFF
     cues: dict[str, deque[Fault]] = field(default_factory=dict)
     failing: dict[str, tuple[Exception, int | None]] = field(default_factory=dict)
     gate: threading.Event | None = None
@@ -61,18 +70,19 @@ class FakeBroker(MemoryBroker):
 
     def play(self, call: Call) -> None:
         """Raise what the next call of this name shall raise."""
-        cues = self.cues.get(call)
-        if cues:
-            raise cues.popleft()
+        with self.lock:
+            cues = self.cues.get(call)
+            fault = cues.popleft() if cues else None
+        if fault is not None:
+            raise fault
 
     def verdict(self, topic: str) -> Exception | None:
         """Why a record for this topic isn't delivered."""
-        error, left = self.failing.get(topic, (None, None))
-        if left == 0 or error is None:
-            return None
-        if left is not None:
-            self.failing[topic] = (error, left - 1)
-        return error
+        with self.lock:
+            error, left = self.failing.get(topic, (None, None))
+            if left is not None and error is not None:
+                self.failing[topic] = (error, max(0, left - 1))
+            return None if left == 0 else error
 
 
 class FakeClient(MemoryClient):
@@ -102,7 +112,13 @@ class FakeClient(MemoryClient):
 
     def commit(self, seconds: float) -> None:
         """Show the transaction's records and offsets."""
-        self._broker.play("commit")
+        try:
+            self._broker.play("commit")
+        except Fault as fault:
+            if not fault.requires_abort:  # the answer is lost, and so was the request
+                super().abort(seconds)
+                self.in_transaction = True
+            raise
         super().commit(seconds)
         self._broker.offsets.extend(self._offsets)
         self._offsets.clear()
@@ -113,32 +129,30 @@ class FakeClient(MemoryClient):
         super().abort(seconds)
         self._offsets.clear()
 
-    def close(self) -> None:
-        """Leave an unfinished transaction to the broker, which aborts it."""
-        records, self._sent = self._sent, []
-        self._broker.decide(records, commit=False)
-        super().close()
-
     def _acknowledge(self, delivery: Delivery, record: Record) -> None:
         error = self._broker.verdict(record.name)
         if error is None:
             super()._acknowledge(delivery, record)
         else:
+            self.out_of_step = True  # as after a record that the broker refused
             delivery._arrive(error, None)  # noqa: SLF001  (its callback)
 
 
 class FakePool(ProducerPool):
     """A pool that keeps its records in memory; everything else about it is the real pool.
 
+    It is open at once and needs no ``close``. Two things differ: a topic has whichever partition a record names, and 0
+    if it names none; and what the real pool waits after a fencing or a failed creation takes a hundredth of the time.
+
     Args:
         name: The pool's name.
-        settings: Settings of your own; ``deliver`` is off in any case.
-        transactional: Whether the fake has transactions, where ``settings`` don't say.
-        size: Producers, where ``settings`` don't say.
+        settings: Settings of your own, such as the application's; ``deliver`` is off in any case.
+        transactional: Whether the fake has transactions; with ``settings`` these decide.
+        size: Producers; with ``settings`` these decide.
         observer: Who is told what happens, besides ``events``.
 
     Attributes:
-        events: Everything that happened, in order.
+        events: Everything that happened, in order, such as ``TransactionCommitted``.
     """
 
     def __init__(
@@ -154,14 +168,25 @@ class FakePool(ProducerPool):
         self.events: list[Event] = []
         observer = observer or Observer()
         self._listening = observer.subscribe("*", self._note)
-        super().__init__(_settings(settings, size=size, transactional=transactional), name=name, observer=observer)
+        settings = _settings(settings, size=size, transactional=transactional)
+        self._broker.max_bytes = settings.kafka.message_max_bytes or self._broker.max_bytes
+        super().__init__(settings, name=name, observer=observer)
         self.open()
+
+    def open(self, *, timeout_ms: int | None = None) -> None:
+        """Open as the real pool does; on an event loop's thread too, since nothing here takes time."""
+        super().open(timeout_ms=timeout_ms)
+        if self._settings.open_policy != "background" and self._keeper.limits.warm:
+            self._keeper.wait_until(lambda: self._ready() == self._settings.size, Deadline(PATIENCE))
 
     def close(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
         """Close as the real pool does; what was sent can still be asked for."""
         report = super().close(timeout_ms=timeout_ms, force=force)
         self._listening.cancel()
         return report
+
+    def __del__(self) -> None:
+        """A fake that was never closed has lost nothing."""
 
     def _memory(self) -> MemoryBroker:
         return self._broker
@@ -200,19 +225,25 @@ class FakePool(ProducerPool):
             raise AssertionError(self._story("not aborted", absent))
 
     def assert_nothing_committed(self) -> None:
-        """Assert that no reader would see anything."""
-        if self._broker.committed:
-            raise AssertionError(self._story("expected nothing committed", []))
+        """Assert that no reader would see anything, nor a consumer group moved on."""
+        if self._broker.committed or self._broker.offsets:
+            raise AssertionError(self._story("something was committed"))
 
     def assert_no_open_transaction(self) -> None:
         """Assert that every transaction has ended."""
         open_ = self._open_transactions()
         if open_:
-            raise AssertionError(f"{self.name}: {len(open_)} transactions are open: {', '.join(tx.id for tx in open_)}")
+            holders = {holder.index: holder for holder in self._keeper.core.holders()}
+            told = (f"\n  {tx.id}, held by {holders[tx.index].owner}" for tx in open_ if tx.index in holders)
+            raise AssertionError(f"{self.name}: open transactions: {len(open_)}{''.join(told)}")
 
-    def _story(self, what: str, records: list[Sent]) -> str:
-        parts = [f"{self.name}: {what}", *(f"  {record!r}" for record in records)]
-        return "\n".join([*parts, listed("committed", self.committed), listed("aborted", self.aborted)])
+    def _story(self, what: str, expected: Sequence[Sent] = ()) -> str:
+        parts = [f"{self.name}: {what}", *(f"  {record!r}" for record in expected)]
+        for title, records in (("committed", self.committed), ("aborted", self.aborted)):
+            parts.append(listed(title, records, like=expected))
+        if self.offsets:
+            parts.append(f"offsets: {self.offsets}")
+        return "\n".join(parts)
 
     # -- faults on cue -----------------------------------------------------------------------------
 
@@ -220,10 +251,14 @@ class FakePool(ProducerPool):
         """Let the next call fail as a broker would let it.
 
         Args:
-            call: ``"create"`` (no connection), ``"begin"``, ``"produce"`` (the record is refused at once),
-                ``"send_offsets"`` (the group has rebalanced), ``"commit"`` (refused, so it aborts) or ``"abort"``.
-            unknown: For ``"commit"``: no answer comes, the outcome is in doubt.
+            call: ``"create"`` (no connection; producers are created after a retirement and by ``reload``), ``"begin"``,
+                ``"produce"`` (the record is refused at once), ``"send_offsets"`` (the group has rebalanced),
+                ``"commit"`` (refused, so it aborts) or ``"abort"``.
+            unknown: For ``"commit"``: no answer comes, so the caller is in doubt. The records end up aborted.
             times: How many calls fail.
+
+        Raises:
+            ValueError: There is no such call, or ``unknown`` isn't for it.
         """
         if call not in get_args(Call):
             raise ValueError(f"call is one of {', '.join(get_args(Call))}, not {call!r}")
@@ -245,42 +280,71 @@ class FakePool(ProducerPool):
         self._broker.failing[topic] = (error or DeliveryError(f"a record for {topic!r} failed on cue"), times)
 
     def fence(self) -> None:
-        """Let somebody else take over every transactional id: open transactions end in ``FencedError``."""
+        """Let somebody else take over every transactional id: transactions, open ones too, end in ``FencedError``."""
         for _, client in self._keeper.core.living():
-            self._broker.new_epoch(client.transactional_id or "")
+            if client.transactional_id is not None:
+                self._broker.new_epoch(client.transactional_id)
 
     def time_out(self) -> None:
-        """Let every open transaction be older than ``transaction.timeout.ms``, so that the broker has aborted it."""
+        """Let every transaction that has written be older than ``transaction.timeout.ms``: the broker has aborted it.
+
+        It ends in ``TransactionTimedOutError``.
+        """
         age = self._keeper.plan.transaction_timeout_ms / 1000
-        for tx in self._open_transactions():
-            tx._first_write = time.monotonic() - age  # noqa: SLF001  (instead of waiting for so long)
-        self.fence()
+        for unit in self._open_transactions():
+            if unit.first_write is not None:  # instead of waiting for so long
+                unit.first_write = time.monotonic() - age
+                self._broker.new_epoch(unit.client.transactional_id or "")
 
     @contextmanager
-    def exhausted(self) -> Iterator[None]:
-        """Hold all producers meanwhile, so that every checkout raises ``PoolTimeoutError``."""
-        holds = []
-        with suppress(PoolTimeoutError):
-            while True:
-                holds.append(self._desk.borrow(0, ambient=False))
+    def exhaust(self) -> Iterator[None]:
+        """Hold every producer that is free meanwhile, so that a checkout raises ``PoolTimeoutError``.
+
+        It does so after 20 ms, unless it has a ``timeout_ms`` of its own.
+        """
+        holds: list[Hold] = []
+        # A thread of its own: this one may hold a producer already, or run an event loop, and must not wait then.
+        holder = threading.Thread(target=self._hold_all, args=(holds,), name=f"{self.name}.exhaust()", daemon=True)
+        holder.start()
+        holder.join(PATIENCE)
         try:
-            yield
+            with self._impatient():
+                yield
         finally:
             for hold in holds:
                 self._desk.give_back(hold)
 
     @contextmanager
     def slow_creation(self) -> Iterator[None]:
-        """Retire all idle producers, and hold up the creation of new ones meanwhile."""
+        """Retire all idle producers, and hold up the creation of new ones meanwhile.
+
+        A checkout raises ``PoolTimeoutError`` after 20 ms, unless it has a ``timeout_ms`` of its own.
+        """
         gate = self._broker.gate = threading.Event()
         core = self._keeper.core
         try:
             for slot, client in core.living():
                 self._keeper.carry_out(core.doom(slot, client, Retirement("slow_creation")))
-            yield
+            with self._impatient():
+                yield
         finally:
             self._broker.gate = None
             gate.set()
+
+    def _hold_all(self, holds: list[Hold]) -> None:
+        with suppress(PoolTimeoutError, PoolClosedError):
+            while self.stats().available:
+                holds.append(self._desk.borrow(None, ambient=False))
+
+    @contextmanager
+    def _impatient(self) -> Iterator[None]:
+        keeper = self._keeper
+        settings = keeper.settings
+        keeper.settings = settings.model_copy(update={"timeout_ms": min(IMPATIENT_MS, settings.timeout_ms)})
+        try:
+            yield
+        finally:
+            keeper.settings = settings
 
     def reset(self) -> None:
         """Forget records, events and faults."""
@@ -288,22 +352,30 @@ class FakePool(ProducerPool):
         for kept in (broker.committed, broker.aborted, broker.offsets, broker.cues, broker.failing, self.events):
             kept.clear()
 
-    def _open_transactions(self) -> list[Transaction]:
+    def _open_transactions(self) -> list[Unit]:
         holds: Any = self._keeper.core.leases()
-        return [hold.transaction for hold in holds if hold.transaction is not None]
+        return [hold.unit for hold in holds if hold.unit is not None]
 
 
 @contextmanager
 def faked(container: Any, pool: str, **options: Any) -> Iterator[FakePool]:
     """Replace a container's pool by a :class:`FakePool` meanwhile.
 
-    Singletons are reset before and after, since one that was built meanwhile would keep the fake for ever.
+    Singletons are reset before and after: one that was built before would still have the real pool, and one that was
+    built meanwhile would keep the fake for ever.
 
     Args:
-        container: The container, wired or not, open or not.
+        container: The container, wired or not. Its own pool isn't opened; one that is open stays so beneath.
         pool: The pool's attribute: ``"orders"``, or ``"billing.orders"`` in a container within.
-        options: Those of :class:`FakePool`.
+        options: Those of :class:`FakePool`; its ``name`` is that of the attribute.
+
+    Raises:
+        TypeError: The container is a class.
     """
+    if isinstance(container, type):
+        raise TypeError(
+            f"{container.__name__} is a class, and a pool lives in a container made of it: {container.__name__}()"
+        )
     provider = attrgetter(pool)(container)
     fake = FakePool(options.pop("name", pool), **options)
     try:
@@ -317,8 +389,8 @@ def _settings(given: PoolSettings | None, *, size: int, transactional: bool) -> 
     if given is not None:
         return given.model_copy(update={"deliver": False})
     ids = {"transactional_id": "fake-{pool}-{index}-{pid}"} if transactional else {}
-    return PoolSettings(size=size, deliver=False, timeout_ms=100, close_timeout_ms=1_000, warm=True, **ids)  # type: ignore[arg-type]
+    return PoolSettings(size=size, deliver=False, timeout_ms=1_000, close_timeout_ms=1_000, warm=True, **ids)  # type: ignore[arg-type]
 
 
 def _sent(record: Record) -> Sent:
-    return Sent(record.name, record.value, record.key, record.headers, record.number, record.written_ms)
+    return Sent(record.name, record.value, record.key, record.headers, record.number, record.written_ms, record.position)

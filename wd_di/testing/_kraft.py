@@ -73,6 +73,7 @@ def _small(brokers: int) -> dict[str, object]:
         "min.insync.replicas": in_sync,
         "auto.create.topics.enable": True,
         "group.initial.rebalance.delay.ms": 0,
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,  # the search for overlong transactions
         "offsets.topic.num.partitions": brokers,
         "offsets.topic.replication.factor": brokers,
         "transaction.state.log.num.partitions": brokers,

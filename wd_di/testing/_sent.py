@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 
 class _Any:
@@ -32,6 +32,7 @@ class Sent:
     headers: Any = ANY
     partition: Any = ANY
     timestamp_ms: Any = ANY
+    offset: Any = ANY
 
     def matches(self, record: Sent) -> bool:
         """Whether the record is one of those that this pattern means."""
@@ -43,9 +44,12 @@ class Sent:
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def __repr__(self) -> str:
-        given = {name: value for name, value in self._given().items() if value is not ANY}
-        topic = given.pop("topic")
-        return f"Sent({', '.join([repr(topic), *(f'{name}={value!r}' for name, value in given.items())])})"
+        return self.told([name for name, value in self._given().items() if value is not ANY])
+
+    def told(self, names: Collection[str]) -> str:
+        """Return what reads as this record with nothing but these fields."""
+        topic, *others = ((name, value) for name, value in self._given().items() if name in {"topic", *names})
+        return f"Sent({', '.join([repr(topic[1]), *(f'{name}={value!r}' for name, value in others)])})"
 
 
 def missing(expected: Iterable[Sent], records: list[Sent]) -> list[Sent]:
@@ -61,9 +65,16 @@ def missing(expected: Iterable[Sent], records: list[Sent]) -> list[Sent]:
     return unmatched
 
 
-def listed(title: str, records: list[Sent]) -> str:
-    """Lines for a failure's message."""
-    return "\n".join([f"{title}: {len(records) or 'none'}", *(f"  {record!r}" for record in records)])
+def listed(title: str, records: Sequence[Sent], *, like: Sequence[Sent] = ()) -> str:
+    """Lines for a failure's message; ``like`` says what was asked for."""
+    asked = {each.name for each in fields(Sent) for pattern in like if getattr(pattern, each.name) is not ANY}
+    lines = (f"  {record.told(asked | _telling(record))}" for record in records)
+    return "\n".join([f"{title}: {len(records) or 'none'}", *lines])
+
+
+def _telling(record: Sent) -> set[str]:
+    """The fields that a reader wants to see whatever was asked for."""
+    return {"value"} | {name for name in ("key", "headers") if getattr(record, name)}
 
 
 def _wire(value: Any) -> Any:

@@ -1,0 +1,187 @@
+"""How one borrower's records get to its client, and how it waits for them."""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wd_di._client import Client, Fault, Kind
+from wd_di._delivery import Delivery, DeliveryReport, Ledger
+from wd_di.errors import (
+    AuthorizationError,
+    CheckoutReturnedError,
+    DeliveryError,
+    DeliveryTimeoutError,
+    QueueFullError,
+    ScopeError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di._record import Prepared
+    from wd_di._threads import Deadline
+
+HOLDER_SLICE = 0.005
+"""Seconds of one flush by a holder: short, for flush also waits for records that aren't the holder's own."""
+QUEUE_FULL_SLICE = 0.05
+
+
+@dataclass(slots=True)
+class Terms:
+    """What all borrowers of one pool have in common."""
+
+    pool: str
+    produce_timeout_ms: int
+    shared: bool
+    transactional: bool
+    implicit_transactions: bool
+    allow_blocking_in_loop: bool
+    nudge: Callable[[], None]
+
+
+class Sender:
+    """The claim of one borrower on a client: who may send, what is unanswered, and when it is over."""
+
+    __slots__ = ("client", "index", "ledger", "terms")
+
+    def __init__(self, index: int, client: Client, terms: Terms, *, transactional: bool = False) -> None:
+        self.index = index
+        self.client = client
+        self.terms = terms
+        self.ledger = Ledger(terms.produce_timeout_ms, transactional=transactional)
+        client.outbox.open(self.ledger)
+
+    def refuse_if_ended(self) -> None:
+        """Raise if this borrower's time is over."""
+        if self.ledger.ended:
+            raise self.closed_error()
+
+    def end(self) -> None:
+        """The time is over; what is left behind is served by the pool's poller."""
+        with self.ledger.gate:
+            self.ledger.ended = True
+        self.client.outbox.end(self.ledger)
+
+    def send_all(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
+        """Enqueue all, waiting for room in a full queue."""
+        return [self.send(topic, record, deadline) for topic, record in records]
+
+    def send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
+        """Enqueue one, waiting for room in a full queue."""
+        delivery = Delivery(topic, self.ledger, self.client.outbox)
+        while not self.offer(delivery, topic, record):
+            if deadline.passed:
+                raise QueueFullError(
+                    f"{self.terms.pool}: the queue of producer {self.index} stayed full "
+                    f"({self.client.owes()} records waiting); {topic!r} wasn't sent"
+                )
+            self.serve(self.client.poll, deadline.slice(QUEUE_FULL_SLICE))
+        self.terms.nudge()
+        return delivery
+
+    def offer(self, delivery: Delivery, topic: str, record: dict[str, Any]) -> bool:
+        """Enqueue, unless the queue is full.
+
+        Under the ledger's gate: a record must never slip in after the end was decided, or it would travel in the next
+        borrower's transaction.
+        """
+        ledger = self.ledger
+        with ledger.gate:
+            self.refuse_if_ended()
+            ledger.pending.add(delivery)
+            try:
+                self.client.produce(delivery, topic, **record)
+            except BaseException as error:
+                ledger.pending.discard(delivery)
+                if isinstance(error, Fault) and error.kind is Kind.QUEUE_FULL:
+                    return False
+                raise self.refused(error, topic) if isinstance(error, Fault) else error from error
+            ledger.records += 1
+            return True
+
+    def settle(self, deliveries: list[Delivery], deadline: Deadline) -> None:
+        """Wait for these, whatever else is queued.
+
+        The holder of an exclusive producer flushes in short slices itself: no other thread is needed, and ``linger.ms``
+        is skipped. What flush returns says nothing about these records, so only they are asked.
+        """
+        for delivery in deliveries:
+            while not delivery.done() and not deadline.passed:
+                if self.terms.shared:
+                    with suppress(DeliveryTimeoutError):
+                        delivery.exception(int(deadline.left * 1000) + 1)
+                else:
+                    self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
+        late = [delivery for delivery in deliveries if not delivery.done()]
+        if late:
+            raise DeliveryTimeoutError(
+                f"{self.terms.pool}: no answer for {len(late)} of {len(deliveries)} records in time, the first to "
+                f"{late[0].topic!r}; they may still be delivered{because(self.client)}"
+            )
+
+    def serve(self, call: Callable[[float], None], seconds: float) -> None:
+        """Serve the client from here; the poller may look elsewhere meanwhile."""
+        outbox = self.client.outbox
+        outbox.served = True
+        try:
+            call(seconds)
+        except Fault as fault:  # it was closed by force
+            raise self.closed_error() from fault
+        finally:
+            outbox.served = self.terms.shared
+
+    def refused(self, fault: Fault, topic: str) -> Exception:
+        """Return the public error of a record that the client didn't take."""
+        if fault.kind is Kind.CLOSED:
+            return self.closed_error()
+        if fault.kind is Kind.DENIED:
+            return AuthorizationError(f"{self.terms.pool}: no right to write to {topic!r}: {fault}")
+        return DeliveryError(f"{self.terms.pool}: producer {self.index} refused a record for {topic!r}: {fault}")
+
+    def closed_error(self) -> Exception:
+        """Return what is raised when the time is over."""
+        return CheckoutReturnedError(
+            f"{self.terms.pool}: producer {self.index} has gone back to its pool: take one with pool.producer()"
+        )
+
+    def flush(self, deadline: Deadline) -> None:
+        """Wait for all that this borrower has sent."""
+        self.refuse_if_ended()
+        self.settle(list(self.ledger.pending), deadline)
+        failed = list(self.ledger.failed)
+        self.ledger.forget(failed)
+        if failed:
+            raise undelivered(self.terms.pool, failed, len(failed))
+
+    def reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
+        """Return where the broker stored them, or raise what became of them."""
+        failed = [delivery for delivery in deliveries if delivery.exception(0) is not None]
+        self.ledger.forget(failed)
+        if len(deliveries) == 1 and (error := deliveries[0].exception(0)) is not None:
+            raise error
+        if failed:
+            raise undelivered(self.terms.pool, failed, len(deliveries))
+        return [delivery.result(0) for delivery in deliveries]
+
+
+def refuse_on_loop(what: str, terms: Terms) -> None:
+    """Refuse a call that would block the event loop which runs in this thread."""
+    if _get_running_loop() is not None and not terms.allow_blocking_in_loop:
+        raise ScopeError(
+            f"{terms.pool}: {what} would block the event loop that runs in this thread: call it through "
+            "asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"
+        )
+
+
+def undelivered(pool: str, failed: list[Delivery], count: int) -> DeliveryError:
+    """Return the error that lists what wasn't delivered."""
+    first = failed[0].exception(0)
+    return DeliveryError(f"{pool}: {len(failed)} of {count} records weren't delivered; the first: {first}", failed)
+
+
+def because(client: Client) -> str:
+    """Return the last thing that went wrong with the client, for the end of a message."""
+    return f" (last error: {client.last_error})" if client.last_error else ""
