@@ -48,11 +48,18 @@ class Recipe(ABC, Generic[T_co]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        # Not bool: only AbortTransaction is ever swallowed, but after bool a type checker demands another return behind
+        # every block that returns from inside.
         scope, self._scope = self._scope, None
         assert scope is not None  # noqa: S101  (Python calls __exit__ only after __enter__)
         return scope.__exit__(kind, error, trace)
 
-    def __getattr__(self, name: str) -> NoReturn:
-        message = f"{self!r} isn't open, so it has no {name!r}: decorate the function with wd_di.inject, or use 'with'"
-        # Introspection asks for dunders; it gets the plain answer.
-        raise AttributeError(name) if name.startswith("__") else UnopenedScopeError(message)
+    if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Introspection asks for dunders; it gets the plain answer.
+            if name.startswith("__"):
+                raise AttributeError(name)
+            raise UnopenedScopeError(
+                f"{self!r} isn't open, so it has no {name!r}: decorate the function with wd_di.inject, or use 'with'"
+            )

@@ -48,10 +48,10 @@ class Sender:
     __slots__ = ("client", "index", "ledger", "terms")
 
     def __init__(self, index: int, client: Client, terms: Terms, *, transactional: bool = False) -> None:
-        self.index = index
-        self.client = client
-        self.terms = terms
-        self.ledger = Ledger(terms.produce_timeout_ms, transactional=transactional)
+        self.index: int = index
+        self.client: Client = client
+        self.terms: Terms = terms
+        self.ledger: Ledger = Ledger(terms.produce_timeout_ms, transactional=transactional)
         client.outbox.open(self.ledger)
 
     def refuse_if_ended(self) -> None:

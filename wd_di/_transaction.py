@@ -33,7 +33,7 @@ class Transaction(Producer):
 
     @property
     def remaining_ms(self) -> int:
-        """Milliseconds left to commit in: 80 % of ``transaction.timeout.ms`` from the first write on."""
+        """The milliseconds that are left to commit in, out of 80 % of ``transaction.timeout.ms`` since the first write."""
         return self._unit.remaining_ms
 
     def abort_only(self) -> None:

@@ -89,9 +89,9 @@ class Unit(Sender):
         self.id: str = f"{self.client.transactional_id}#{number}"
         self.owner: object = owner
         self.face: Transaction | None = None
-        self.hooks = Hooks()
+        self.hooks: Hooks = Hooks()
         self.first_write: float | None = None
-        self.abort_only = False
+        self.abort_only: bool = False
         self.abort_confirmed: bool = False
         self.inner_error: BaseException | None = None
         self.retirement: Retirement | None = None

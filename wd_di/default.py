@@ -89,12 +89,12 @@ class DefaultContainer(containers.DeclarativeContainer):
         pool: What was set up. Override it in tests: ``with wd_di.default.container.pool.override(fake)``.
     """
 
-    settings = providers.Factory(Environment).provided.wd_di
-    observer = providers.ThreadSafeSingleton(Observer)
-    pool = DefaultPool(name=NAME, provides=_set_up)
+    settings: providers.Provider[PoolSettings] = providers.Factory(Environment).provided.wd_di
+    observer: providers.Provider[Observer] = providers.ThreadSafeSingleton(Observer)
+    pool: DefaultPool = DefaultPool(name=NAME, provides=_set_up)
 
 
-container = DefaultContainer()
+container: DefaultContainer = DefaultContainer()
 
 observer: Observer = container.observer()
 """Tells of the global pool's events, also of those of ``setup``: subscribe at any time."""

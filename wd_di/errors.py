@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wd_di._delivery import Delivery
+
 Outcome = Literal["aborted", "unknown"]
 
 
@@ -87,9 +89,9 @@ class ProduceError(WdDiError):
 class DeliveryError(ProduceError):
     """The message wasn't delivered. ``failed`` lists every delivery this error speaks of."""
 
-    def __init__(self, message: str, failed: Sequence[object] = ()) -> None:
+    def __init__(self, message: str, failed: Sequence[Delivery] = ()) -> None:
         super().__init__(message)
-        self.failed = tuple(failed)
+        self.failed: tuple[Delivery, ...] = tuple(failed)
 
 
 class DeliveryTimeoutError(ProduceError, TimeoutError):
@@ -136,7 +138,7 @@ class TransactionTimedOutError(TransactionError):
 class CommitOutcomeUnknownError(TransactionError):
     """The commit was sent and its answer is missing: the records are either all visible or all hidden."""
 
-    outcome = "unknown"
+    outcome: Outcome = "unknown"
 
 
 class UnexpectedAbortError(TransactionError):

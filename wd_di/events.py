@@ -270,7 +270,7 @@ _BY_NAME: dict[str, type[Event]] = {Event.name: Event} | {each.name: each for ea
 
 
 # For errors that only an event carries: with nobody listening, this line is all there is of them.
-log_error = ErrorLog().write
+log_error: Callable[[str, str, BaseException], None] = ErrorLog().write
 
 
 # -- listening ---------------------------------------------------------------------------------
@@ -284,8 +284,8 @@ class Subscription:
     def __init__(
         self, events: tuple[type[Event], ...], listener: Listener, remove: Callable[[Subscription], None]
     ) -> None:
-        self.events = events
-        self.listener = listener
+        self.events: tuple[type[Event], ...] = events
+        self.listener: Listener = listener
         self._remove = remove
 
     def cancel(self) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dependency_injector import containers, providers
 
+from wd_di.errors import ScopeError
 from wd_di.providers import PoolResource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import ModuleType, TracebackType
+    from types import FrameType, ModuleType, TracebackType
 
     from wd_di.pool import CloseReport
 
@@ -35,10 +36,26 @@ def running(
         packages: Packages to wire with all their modules, likewise.
 
     Raises:
+        ScopeError: Wiring has imported the running program, whose last lines aren't guarded, and so runs it again.
         PoolOpenError: On entering: a pool can't be opened.
         ExceptionGroup: On leaving without an exception: what failed while closing.
     """
+    _refuse_second_run()
     return Running(container, list(modules), list(packages))
+
+
+def _refuse_second_run() -> None:
+    """Raise if the program is running a second time, inside of its own import: it would do everything twice."""
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  (the only way to see who imports whom)
+    while program is not None and frame is not None:
+        name = frame.f_globals.get("__name__")
+        if frame.f_code.co_name == "<module>" and name != "__main__" and frame.f_globals.get("__file__") == program:
+            raise ScopeError(
+                f"the running program was imported a second time, as {name!r}, and would do everything twice: put its "
+                "last lines under: if __name__ == '__main__':"
+            )
+        frame = frame.f_back
 
 
 class Running(Generic[C]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -164,7 +164,7 @@ SaslMechanism = Annotated[
 
 class _Frozen(BaseModel):
     # A failed validation prints its whole input unless hidden, passwords included.
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
@@ -189,7 +189,7 @@ class KafkaSettings(_Frozen):
     Values whose name looks secret are hidden, also under unknown keys.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     bootstrap_servers: str | None = Field(default=None, min_length=1)
     """Comma-separated ``host:port`` list to find the cluster with."""
@@ -302,7 +302,7 @@ PositiveMs = Annotated[int, Field(ge=1, le=_MAX_INT)]
 class PoolSettings(_Frozen):
     """One pool. Durations are milliseconds; unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     size: int = Field(default=5, ge=1)
     """How many producers the pool holds at most."""
@@ -371,7 +371,7 @@ class Settings(BaseSettings):
     ``ValidationError.errors()``, which isn't meant to be printed); a plain ``BaseSettings`` around pools prints them.
     """
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_nested_delimiter="__",
         # A dotenv file is often shared with other programs.
         extra="ignore",

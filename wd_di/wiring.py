@@ -235,6 +235,11 @@ def _is_value(default: object) -> bool:
 
 
 def _advice(fn: Function, marker: Any) -> str:
+    if fn.__module__ == "__main__":
+        return (
+            "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
+            "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
+        )
     wire = f"container.wire(modules=[{fn.__module__!r}]) wasn't called for the function's module"
     target = marker.provider.provider if isinstance(marker, _CLOSING) else marker.provider
     if isinstance(target, str):

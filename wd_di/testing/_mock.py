@@ -26,6 +26,7 @@ _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "rd_kafka_mock_broker_set_up": (_INT, _POINTER, ctypes.c_int32),
     "rd_kafka_mock_clear_request_errors": (None, _POINTER, ctypes.c_int16),
     "rd_kafka_mock_cluster_bootstraps": (_TEXT, _POINTER),
+    "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, _POINTER, ctypes.c_int32),
     "rd_kafka_mock_push_request_errors_array": (None, _POINTER, ctypes.c_int16, ctypes.c_size_t, _POINTER),
     "rd_kafka_mock_topic_create": (_INT, _POINTER, _TEXT, _INT, _INT),
     "rd_kafka_test_fatal_error": (_INT, _POINTER, _INT, _TEXT),
@@ -65,6 +66,7 @@ class MockKafka:
     def __init__(self, brokers: int = 1) -> None:
         self.brokers = brokers
         self._host: Producer | None = Producer({"test.mock.num.brokers": brokers, "log_level": 0})
+        _librdkafka().rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster(), 0)  # 3 s, else
 
     def __repr__(self) -> str:
         return f"<MockKafka: {self.bootstrap_servers if self._host else 'closed'}>"
