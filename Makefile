@@ -8,6 +8,9 @@ UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY) --constraint constraints.txt --build-constraint constraints.txt
 SPEC := pyproject.toml constraints.txt
 
+# What wd_di promises to run on; those that this machine hasn't are skipped with a message.
+PYTHONS ?= 3.11 3.12 3.13
+
 # mock: librdkafka's mock cluster inside the demo's process; local: a real broker, started for it
 KAFKA ?= $(or $(KAFKA_BOOTSTRAP_SERVERS),mock)
 ARGS ?=
@@ -15,10 +18,10 @@ ARGS ?=
 export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format volume constraints clean
+.PHONY: help demo test lint format docs wheel-test matrix lowest volume constraints clean
 
 help:
-	@echo "make demo [KAFKA=local] | test | lint | format | volume | constraints | clean"
+	@echo "make demo [KAFKA=local] | test | lint | format | docs | wheel-test | matrix | lowest | volume | constraints | clean"
 
 demo: .venv/$(if $(filter local,$(KAFKA)),demo-local,demo).stamp
 	$(PY) -m examples.departures --kafka=$(KAFKA) $(ARGS)
@@ -36,16 +39,31 @@ format: .venv/dev.stamp
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
+docs: .venv/docs.stamp
+	$(PY) -m sphinx --nitpicky --fail-on-warning --fresh-env --quiet docs docs/_build/html $(ARGS)
+	@echo "docs/_build/html/index.html"
+
+# The tests that need no real broker, on the built wheel: on each Python, and on the lowest versions that it allows.
+matrix: $(PYTHONS:%=wheel-test-%)
+
+wheel-test: wheel-test-$(firstword $(PYTHONS))
+
+wheel-test-%: .venv/uv.stamp
+	.ci/wheel $* highest $(ARGS)
+
+lowest: .venv/uv.stamp
+	.ci/wheel $(firstword $(PYTHONS)) lowest $(ARGS)
+
 volume: .venv/dev.stamp .venv/kafka.stamp
 	$(PY) -m tests.volume $(ARGS)
 
 constraints: .venv/uv.stamp
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --all-extras \
-		--group build --group dev --custom-compile-command "make constraints" \
+		--group build --group dev --group docs --custom-compile-command "make constraints" \
 		--output-file constraints.txt pyproject.toml
 
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf .venv .venv-wheel dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/uv.stamp:
@@ -64,6 +82,10 @@ clean:
 
 .venv/dev.stamp: .venv/uv.stamp $(SPEC)
 	$(INSTALL) --group dev --editable '.[local-kafka]'
+	@touch $@
+
+.venv/docs.stamp: .venv/uv.stamp $(SPEC)
+	$(INSTALL) --group docs --editable .
 	@touch $@
 
 # Kafka's jars, fetched before any test's clock runs. Without a network the tests that need them say so themselves.

@@ -1,0 +1,196 @@
+"""The documentation: every snippet runs, prints what its page shows, and the reference knows all there is."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import re
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+
+import wd_di
+from tests.pages import ROOT, Page, blocks, files, in_folder, shows
+from wd_di import FencedError, KafkaSettings, PoolSettings, ProducerPool, SettingsWarning, errors, events, testing
+from wd_di.settings import dotted
+from wd_di.testing import _mock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from wd_di.testing import Cluster, MockKafka
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not path.is_relative_to(DOCS / "changes"))
+HAS_SNIPPETS = [path for path in PAGES if blocks(path, "python") and path.name != "tutorial.md"]
+TOO_LONG_TO_RUN = 120
+
+
+def _short(path: Path) -> str:
+    return path.relative_to(DOCS).as_posix()
+
+
+@pytest.fixture
+def folder(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The page's files in a folder from which they can be imported."""
+    with in_folder(page, tmp_path, monkeypatch) as folder:
+        yield folder
+
+
+@pytest.mark.timeout(TOO_LONG_TO_RUN)
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("page", HAS_SNIPPETS, ids=_short)
+def test_snippets_print_what_the_page_shows(
+    page: Path, mock_kafka: MockKafka, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every block of a page runs, in its order, and prints exactly the block of text below it."""
+    _forget_topic(mock_kafka, "oders")
+    running = Page(page, mock_kafka, capsys)
+
+    running.run()
+
+    assert running.ran
+
+
+@pytest.mark.parametrize("page", [DOCS / "howto" / "testing.md"], ids=_short)
+def test_the_test_on_a_real_broker_passes(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
+    """The guide's test of hidden records passes on a real broker, where alone it can."""
+    names: dict[str, object] = {}
+    exec(compile(files(page)["test_real.py"], str(folder / "test_real.py"), "exec"), names)  # noqa: S102  (our own page)
+
+    test = names["test_aborted_records_are_hidden"]
+    assert inspect.isfunction(test)
+    test(request.getfixturevalue("local_kafka"))
+
+
+def test_the_error_of_the_first_replica_is_real(local_kafka: Cluster) -> None:
+    """The page shows what a second owner of the same id does to the first one's next commit."""
+    servers = local_kafka.bootstrap_servers
+    settings = PoolSettings(size=1, transactional_id="shop-{index}", kafka=KafkaSettings(bootstrap_servers=servers))
+    [shown] = [text for text in blocks(DOCS / "traps.md", "text") if "FencedError" in text]
+    with pytest.warns(SettingsWarning, match="a second replica"):
+        pool = ProducerPool(settings, name="orders")
+
+    def commit_too_late() -> None:
+        with pool.transaction() as tx:
+            tx.produce_sync(local_kafka.create_topic("replicas"), "tea")
+            Producer({"bootstrap.servers": servers, "transactional.id": "shop-0"}).init_transactions(30)
+
+    with pool, pytest.raises(FencedError) as caught:
+        commit_too_late()
+
+    assert shows(shown, f"wd_di.errors.FencedError: {caught.value}")
+
+
+def test_fragments_are_of_a_known_type() -> None:
+    """Each fragment of the changelog is named so that towncrier takes it up."""
+    names = [path.name for path in (DOCS / "changes").iterdir()]
+    types = "added|changed|deprecated|removed|fixed|security"
+
+    assert [] == [name for name in names if not re.fullmatch(rf"(\+[a-z-]+|\d+)\.({types})\.md", name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_short)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link of a page to another one leads to a file, and to a heading if it names one."""
+    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text())
+
+    assert [] == [target for target in targets if not _is_there(page, target)]
+
+
+def test_every_page_is_in_the_index() -> None:
+    """No page is forgotten: all are reached from the index."""
+    listed = set(re.findall(r"^[\w/-]+$", (DOCS / "index.md").read_text(), re.MULTILINE))
+
+    assert set() == {_short(page).removesuffix(".md") for page in PAGES} - listed - {"index"}
+
+
+# -- the reference ---------------------------------------------------------------------------------
+
+
+def test_every_error_has_its_cause_and_remedy() -> None:
+    """Each class of wd_di.errors has a section with a cause and a remedy, and no section is of a class that isn't."""
+    page = (DOCS / "reference" / "errors.md").read_text()
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
+    classes = {name for name, each in vars(errors).items() if _is_ours(each, BaseException)}
+
+    assert classes == set(sections)
+    assert [] == [name for name, text in sections.items() if not ("*Cause.*" in text and "*Remedy.*" in text)]
+
+
+def test_the_tree_of_errors_is_the_real_one() -> None:
+    """The page's tree has every class below its base."""
+    page = (DOCS / "reference" / "errors.md").read_text()
+    parents: dict[int, str] = {}
+    shown = {}
+    for indent, name in re.findall(r"^([ │├└─]*)(\w+Error)\b", page.split("```")[1], re.MULTILINE):
+        depth = len(indent) // 4
+        parents[depth] = name
+        shown[name] = parents.get(depth - 1, "Exception")
+
+    classes = (each for each in vars(errors).values() if _is_ours(each, errors.WdDiError))
+    assert {each.__name__: each.__bases__[0].__name__ for each in classes} == shown
+
+
+def test_every_event_has_its_row() -> None:
+    """Each event's row has its class, its name and all its fields."""
+    page = (DOCS / "reference" / "events.md").read_text()
+    rows = {row[1]: row for row in re.finditer(r"^\| `(\w+)` `([\w.]+)` (.*)$", page, re.MULTILINE)}
+
+    assert {each.__name__: each.name for each in events.EVENTS} == {name: row[2] for name, row in rows.items()}
+    assert [] == [
+        (each.__name__, field.name)
+        for each in events.EVENTS
+        for field in fields(each)
+        if f"`{field.name}`" not in rows[each.__name__][3]
+    ]
+
+
+def test_every_setting_has_its_row() -> None:
+    """The tables list every field of PoolSettings, in order and with its default, and every one of KafkaSettings."""
+    page = (DOCS / "reference" / "settings.md").read_text()
+    pool = re.findall(r"^\| `(\w+)` \| `(.+?)` \| .+ \| .+ \|$", page, re.MULTILINE)
+    kafka = re.findall(r"^\| `([a-z.]+)` \| [^|]+ \| [^|]*\|$", page, re.MULTILINE)
+
+    assert [(name, repr(field.default)) for name, field in PoolSettings.model_fields.items()] == pool
+    assert [dotted(name) for name in KafkaSettings.model_fields] == kafka
+
+
+def test_every_public_name_has_its_entry() -> None:
+    """What is public is on the API's page, or on those of errors and events."""
+    entries = set(
+        re.findall(r"(?:class|function|exception|data):: (wd_di\.[\w.]+)", (DOCS / "reference" / "api.md").read_text())
+    )
+    elsewhere = {name for module in (errors, events) for name in vars(module)} - {"Observer", "Subscription"}
+    public = {f"wd_di.{name}" for name in set(wd_di.__all__) - elsewhere}
+    tools = {f"wd_di.testing.{name}" for name in testing.__all__}
+
+    assert public | tools == entries - {"wd_di.AbortTransaction"}
+
+
+def _is_ours(each: object, base: type[BaseException]) -> bool:
+    return isinstance(each, type) and issubclass(each, base) and each.__module__ == errors.__name__
+
+
+def _is_there(page: Path, target: str) -> bool:
+    name, _, heading = target.partition("#")
+    path = page.parent / name if name else page
+    return path.is_file() and (not heading or heading in _headings(path))
+
+
+def _headings(page: Path) -> list[str]:
+    return [_slug(heading) for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)]
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _forget_topic(kafka: MockKafka, topic: str) -> None:
+    """Let the mock say of a topic that it doesn't know it; otherwise it makes every one on first use."""
+    set_error = _mock._librdkafka().rd_kafka_mock_topic_set_error
+    set_error.restype, set_error.argtypes = None, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int)
+    set_error(kafka._cluster(), topic.encode(), KafkaError.UNKNOWN_TOPIC_OR_PART)
