@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ from confluent_kafka import KafkaException, Producer
 from pydantic import SecretBytes, SecretStr, ValidationError
 from pydantic_settings import SettingsError as SourceError
 
-from wd_di import settings as module
 from wd_di.errors import SettingsError
 from wd_di.settings import KafkaSettings, PoolSettings, Settings, checked_kafka, dotted, is_secret
 
@@ -429,18 +426,3 @@ def test_python_values_win_over_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ORDERS__SIZE", "3")
 
     assert App(orders=PoolSettings(size=9)).orders.size == 9
-
-
-def test_typed_construction_needs_no_plugin() -> None:
-    """A strict mypy accepts typed settings without pydantic's plugin, and refuses wrong ones."""
-    snippet = Path(__file__).parent / "typing" / "settings.py"
-    result = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", "--config-file=", str(snippet)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(module.__file__).parents[1],
-        timeout=55,
-    )
-
-    assert result.returncode == 0, result.stdout

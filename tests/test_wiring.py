@@ -5,11 +5,9 @@ import asyncio
 import contextlib
 import functools
 import inspect
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
@@ -990,23 +988,6 @@ def test_a_retry_stands_alone(real: Any, outcomes: list[str]):
         both()
 
     assert [] == outcomes
-
-
-# -- types ---------------------------------------------------------------------------------------
-
-
-def test_types():
-    """A strict mypy knows what is injected, and refuses a wrong annotation."""
-    snippet = Path(__file__).parent / "typing" / "injection.py"
-    result = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", "--config-file=", str(snippet)],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
-
-    assert 0 == result.returncode, result.stdout
 
 
 # -- isolation -----------------------------------------------------------------------------------

@@ -36,7 +36,6 @@ class ScopeProvider(providers.MethodCaller, Generic[T_co]):
     """
 
     if TYPE_CHECKING:
-
         # The base class may also give an awaitable; this one never does.
         def __call__(self, *args: Any, **kwargs: Any) -> Recipe[T_co]:  # type: ignore[override]
             """Return the unopened scope."""

@@ -1,17 +1,16 @@
-"""What a type checker says of settings; each ignore stands for an error that it must find."""
+"""What type checkers know of settings; each ignore stands for an error that they must find."""
 
+# ruff: noqa: D101, D103  (nothing here is run)
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
 from pydantic import SecretStr
 
-from wd_di.settings import KafkaSettings, PoolSettings, Settings
+from wd_di import Configure, KafkaSettings, PoolSettings, ProducerConfig, ProducerPool, Retry, Settings
 
 
 class App(Settings):
-    """An application's."""
-
     orders: PoolSettings
     clicks: PoolSettings = PoolSettings(size=2)
 
@@ -35,7 +34,43 @@ assert_type(app.orders.kafka, KafkaSettings)
 assert_type(pool.kafka.linger_ms, float | None)
 assert_type(pool.kafka.librdkafka(), dict[str, object])
 
-PoolSettings(siz=3)  # type: ignore[call-arg]
-PoolSettings(size="three")  # type: ignore[arg-type]
-PoolSettings(order="random")  # type: ignore[arg-type]
-KafkaSettings(acks="some")  # type: ignore[arg-type]
+PoolSettings(siz=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+PoolSettings(size="three")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+PoolSettings(order="random")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+KafkaSettings(acks="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# -- configure -----------------------------------------------------------------------------------
+
+
+def both(config: ProducerConfig, index: int) -> None:
+    assert_type(config.kafka, dict[str, Any])
+    config.kafka["client.id"] = f"shop-{index}"
+    config.kafka = {"bootstrap.servers": "x:1"}
+    config.deliver = False
+
+
+def one(config: ProducerConfig) -> ProducerConfig:
+    return config
+
+
+def none() -> None: ...
+
+
+def kept(configure: Configure) -> ProducerPool:
+    return ProducerPool(pool, configure=configure)
+
+
+ProducerPool(pool, configure=both)
+ProducerPool(pool, configure=one)
+ProducerPool(pool, configure=lambda config: config.kafka.clear())
+ProducerPool(pool, configure=lambda config, index: config.kafka.update({"client.id": str(index)}))
+ProducerPool(pool, configure=none)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+kept(both)
+kept(one)
+
+# -- retry ---------------------------------------------------------------------------------------
+
+assert_type(Retry(attempts=3, backoff_ms=5, max_backoff_ms=9, on=(KeyError, OSError)).on, tuple[type[Exception], ...])
+Retry(attempts="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Retry(times=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+Retry(on=KeyError)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

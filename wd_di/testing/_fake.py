@@ -393,4 +393,12 @@ def _settings(given: PoolSettings | None, *, size: int, transactional: bool) -> 
 
 
 def _sent(record: Record) -> Sent:
-    return Sent(record.name, record.value, record.key, record.headers, record.number, record.written_ms, record.position)
+    return Sent(
+        record.name,
+        record.value,
+        record.key,
+        record.headers,
+        partition=record.number,
+        timestamp_ms=record.written_ms,
+        offset=record.position,
+    )
