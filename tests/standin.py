@@ -26,7 +26,7 @@ class Scope:
     ambient: bool
 
 
-class StandInRecipe(Recipe[Scope]):
+class StandInRecipe(Recipe[Scope, Any]):
     """Notes when its scopes begin and how they end."""
 
     def __init__(self, pool: StandInPool, kind: str, options: dict[str, Any]) -> None:

@@ -615,7 +615,7 @@ async def test_an_exception_leaves_an_async_generator(container: Any):
 
 def test_a_coroutine_function_refuses_a_sync_scope():
     """A scope that would block the event loop is refused at decoration, with the way out."""
-    with pytest.raises(TypeError, match=r"'tx'.*would block the event loop.*asyncio.to_thread"):
+    with pytest.raises(TypeError, match=r"'tx'.*would block the event loop.*async_transaction"):
 
         @inject
         async def fn(tx: Any = injected(Container.orders.transaction)) -> None: ...

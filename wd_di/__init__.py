@@ -1,5 +1,7 @@
 """A pool of Kafka producers as a provider for dependency-injector containers, over confluent-kafka."""
 
+from wd_di._async_producer import AsyncProducer
+from wd_di._async_transaction import AsyncTransaction
 from wd_di._checkout import Checkout
 from wd_di._core import Holder, PoolStats, Totals
 from wd_di._delivery import Delivery, DeliveryReport, Message
@@ -65,15 +67,18 @@ from wd_di.events import (
     TransactionFinished,
     TransactionStarted,
 )
-from wd_di.lifecycle import close_pools, open_pools, running
+from wd_di.lifecycle import close_pools, lifespan, open_pools, running
 from wd_di.pool import CloseReport, ProducerPool
-from wd_di.providers import PoolResource, ScopeProvider
+from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
 from wd_di.settings import KafkaSettings, PoolSettings, Settings, SettingsWarning
 from wd_di.wiring import inject, injected
 
 __all__ = [
     "AbortTransaction",
     "AlreadyConfiguredError",
+    "AsyncProducer",
+    "AsyncScopeProvider",
+    "AsyncTransaction",
     "AuthorizationError",
     "Checkout",
     "CheckoutReturnedError",
@@ -152,6 +157,7 @@ __all__ = [
     "inject",
     "injected",
     "is_active",
+    "lifespan",
     "observer",
     "open_pools",
     "producer",

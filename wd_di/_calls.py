@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from wd_di import _retry
-from wd_di._recipe import Recipe
+from wd_di._recipe import Awaited, Recipe
 from wd_di._scope import TransactionScope
 from wd_di.errors import ScopeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     Function = Callable[..., Any]
     Arguments = Callable[
         [tuple[Any, ...], dict[str, Any]], AbstractAsyncContextManager[tuple[tuple[Any, ...], dict[str, Any]]]
     ]
-    Found = list[tuple[str, Recipe[Any]]]
+    Found = list[tuple[str, Recipe[Any, Any]]]
+    FoundAwaited = list[tuple[str, Awaited[Any]]]
 
 _ABSENT = object()
 _KINDS = (inspect.isasyncgenfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction)
@@ -49,32 +50,49 @@ class Wanted:
             ScopeError: An argument is missing because nobody wired the function.
         """
         found: Found = []
-        for name in self.names:
-            value = given.get(name, _ABSENT)
+        for name, value in self._injected(given):
+            if isinstance(value, Awaited):
+                raise ScopeError(f"{self.function}: {needing_await(name)} ({value!r})")
             if isinstance(value, Recipe):
                 found.append((name, value))
-            elif (value is _ABSENT and name not in self.optional) or hasattr(type(value), "__IS_MARKER__"):
-                raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.names[name]}")
-        if found and self.closing:
-            self._refuse_closing(found)
         return found
 
-    def refuse_blocking(self, given: Mapping[str, Any]) -> None:
-        """Raise ScopeError if an argument is a scope that would block the event loop."""
-        for name, recipe in self.recipes(given):
-            raise ScopeError(f"{self.function}: {blocking(name)} ({recipe!r})")
+    def awaited(self, given: Mapping[str, Any]) -> FoundAwaited:
+        """Return the unopened scopes among the arguments of a coroutine function.
 
-    def _refuse_closing(self, found: Found) -> None:
-        for name, _ in found:
-            if name in self.closing:
+        Raises:
+            ScopeError: An argument is missing, or would block the event loop.
+        """
+        found: FoundAwaited = []
+        for name, value in self._injected(given):
+            if isinstance(value, Recipe):
+                raise ScopeError(f"{self.function}: {blocking(name)} ({value!r})")
+            if isinstance(value, Awaited):
+                found.append((name, value))
+        return found
+
+    def _injected(self, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for name in self.names:
+            value = given.get(name, _ABSENT)
+            if (value is _ABSENT and name not in self.optional) or hasattr(type(value), "__IS_MARKER__"):
+                raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.names[name]}")
+            if name in self.closing and isinstance(value, Recipe | Awaited):
                 raise ScopeError(f"{self.function}: {shutting(name)}")
+            yield name, value
 
 
 def blocking(name: str) -> str:
     """Say why a synchronous scope can't be opened on an event loop, and what to do."""
     return (
-        f"the parameter {name!r} is a synchronous producer or transaction: opening and committing it would block the "
-        "event loop. Move the work into a plain function that takes it and await asyncio.to_thread(that_function, ...)"
+        f"the parameter {name!r} is a producer or transaction for threads: opening and committing it would block the "
+        "event loop. Inject async_producer or async_transaction"
+    )
+
+
+def needing_await(name: str) -> str:
+    """Say why a plain function can't use a scope for tasks, and what to do."""
+    return (
+        f"the parameter {name!r} is a producer or transaction for coroutine functions. Inject producer or transaction"
     )
 
 
@@ -134,17 +152,27 @@ def generator(fn: Function, wanted: Wanted) -> Function:
 
 
 def coroutine(fn: Function, wanted: Wanted) -> Function:
-    """Return a coroutine function that refuses the recipes among its keyword arguments."""
+    """Return a coroutine function that opens the recipes among its keyword arguments, in order, around the call."""
 
     async def run(*args: Any, **kwargs: Any) -> Any:
-        wanted.refuse_blocking(kwargs)
-        return await fn(*args, **kwargs)
+        found = wanted.awaited(kwargs)
+        if not found:
+            return await fn(*args, **kwargs)
+        if len(found) > 1:
+            async with AsyncExitStack() as scopes:
+                await _enter_awaited(scopes, wanted, kwargs, ambient=True)
+                return await fn(*args, **kwargs)
+        [(name, awaited)] = found
+        if _retries(awaited.recipe):
+            return await _retry.run_async(awaited.recipe, lambda tx: fn(*args, **{**kwargs, name: tx}))
+        async with awaited.recipe.begin() as kwargs[name]:
+            return await fn(*args, **kwargs)
 
     return run
 
 
 def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Function:
-    """Return an async generator function that refuses the recipes among its keyword arguments.
+    """Return an async generator function that opens the recipes among its keyword arguments around the body.
 
     Args:
         fn: The generator function; what is sent to or thrown into the result reaches it.
@@ -153,8 +181,9 @@ def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Funct
     """
 
     async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        async with arguments(args, kwargs) as (positional, named):
-            wanted.refuse_blocking(named)
+        async with arguments(args, kwargs) as (positional, named), AsyncExitStack() as scopes:
+            # As in a generator: while it is suspended, its caller mustn't join its transaction.
+            await _enter_awaited(scopes, wanted, named, ambient=False)
             stream = fn(*positional, **named)
             step = anext(stream)
             while True:
@@ -177,17 +206,28 @@ def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Funct
 
 def _enter(scopes: ExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
     recipes = wanted.recipes(kwargs)
+    _refuse_retries(wanted, recipes)
+    for name, recipe in recipes:
+        kwargs[name] = scopes.enter_context(recipe.begin(ambient=ambient))
+
+
+async def _enter_awaited(scopes: AsyncExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
+    found = wanted.awaited(kwargs)
+    _refuse_retries(wanted, [(name, awaited.recipe) for name, awaited in found])
+    for name, awaited in found:
+        kwargs[name] = await scopes.enter_async_context(awaited.recipe.begin(ambient=ambient))
+
+
+def _refuse_retries(wanted: Wanted, recipes: Found) -> None:
     for name, recipe in recipes:
         if _retries(recipe):
             raise ScopeError(
                 f"{wanted.function}: the transaction {name!r} has a retry, but what a generator has yielded or another "
                 "scope has done can't be taken back: use a plain function with this as its only scope"
             )
-    for name, recipe in recipes:
-        kwargs[name] = scopes.enter_context(recipe.begin(ambient=ambient))
 
 
-def _retries(recipe: Recipe[Any]) -> TypeGuard[TransactionScope]:
+def _retries(recipe: Recipe[Any, Any]) -> TypeGuard[TransactionScope]:
     return isinstance(recipe, TransactionScope) and recipe.options.retry is not None
 
 

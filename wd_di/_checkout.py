@@ -1,4 +1,4 @@
-"""How a thread borrows a slot, waits its turn, and gives back."""
+"""How a thread or a task borrows a slot, waits its turn, and gives back."""
 
 from __future__ import annotations
 
@@ -6,35 +6,42 @@ import asyncio
 import sys
 import threading
 from asyncio import _get_running_loop
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from wd_di._async_producer import AsyncProducer
+from wd_di._async_transaction import AsyncTransaction
 from wd_di._client import Kind
 from wd_di._core import Lease, Retirement
+from wd_di._loop import TaskWaiter
 from wd_di._producer import Producer
 from wd_di._recipe import Recipe
 from wd_di._sender import Sender
 from wd_di._threads import Deadline, ThreadWaiter, check_timeout
+from wd_di._transaction import Transaction
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError
 from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Unpack
 
     from wd_di._client import Client, Fault
-    from wd_di._core import Core
+    from wd_di._core import Core, Waiter
     from wd_di._keeper import Keeper
     from wd_di._scope import TransactionOptions, TransactionScope
     from wd_di._unit import Unit
 
 
+H = TypeVar("H")
+
+
 class Hold(Lease):
     """A borrower's lease with what the borrower works with."""
 
-    __slots__ = ("_keeper", "ambient", "core", "producer", "retirement", "sender", "unit")
+    __slots__ = ("_async_producer", "_keeper", "_producer", "ambient", "core", "retirement", "sender", "unit")
 
     sender: Sender
-    producer: Producer
 
     def __init__(self, owner: object, keeper: Keeper, place: str | None) -> None:
         super().__init__(owner, place)
@@ -43,6 +50,26 @@ class Hold(Lease):
         self.retirement: Retirement | None = None
         self.unit: Unit | None = None
         self._keeper = keeper
+        self._producer: Producer | None = None
+        self._async_producer: AsyncProducer | None = None
+
+    def handle(self) -> Producer:
+        """What a thread works with: the open transaction, else the producer; always the same object."""
+        unit = self.unit
+        if unit is not None:
+            unit.face = unit.face or Transaction(self, unit)
+            return unit.face
+        self._producer = self._producer or Producer(self, self.sender)
+        return self._producer
+
+    def async_handle(self) -> AsyncProducer:
+        """What a task works with."""
+        unit = self.unit
+        if unit is not None:
+            unit.async_face = unit.async_face or AsyncTransaction(self, unit)
+            return unit.async_face
+        self._async_producer = self._async_producer or AsyncProducer(self, self.sender)
+        return self._async_producer
 
     def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
         """Return a transaction to come, on this very slot."""
@@ -72,14 +99,28 @@ class Desk:
             PoolExhaustedError: The caller holds one already, and waiting for another could wait for ever.
             PoolClosedError, PoolOpenError, PoolUnhealthyError: There is nothing to wait for.
         """
-        keeper = self.keeper
-        timeout_ms = check_timeout(timeout_ms, keeper.settings.timeout_ms)
+        timeout_ms = check_timeout(timeout_ms, self.keeper.settings.timeout_ms)
         deadline = Deadline(timeout_ms / 1000)
         while True:
-            hold = Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
+            hold = self._request()
             try:
-                if not keeper.core.take(hold):
+                if not hold.core.take(hold):
                     self._wait(hold, timeout_ms, deadline)
+                if self._equipped(hold, ambient=ambient):
+                    return hold
+            except BaseException:
+                self._abandon(hold)
+                raise
+
+    async def borrow_async(self, timeout_ms: int | None, *, ambient: bool) -> Hold:
+        """Take a slot from a task, as :meth:`borrow` does; cancelled while it waits, it leaves nothing behind."""
+        timeout_ms = check_timeout(timeout_ms, self.keeper.settings.timeout_ms)
+        deadline = Deadline(timeout_ms / 1000)
+        while True:
+            hold = self._request()
+            try:
+                if not hold.core.take(hold):
+                    await self._wait_async(hold, timeout_ms, deadline)
                 if self._equipped(hold, ambient=ambient):
                     return hold
             except BaseException:
@@ -106,6 +147,10 @@ class Desk:
 
     # -- steps -----------------------------------------------------------------------------------
 
+    def _request(self) -> Hold:
+        keeper = self.keeper
+        return Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
+
     def _equipped(self, hold: Hold, *, ambient: bool) -> bool:
         """Make the granted hold fit for use; false if its producer broke while idle, unseen by the poller."""
         client = hold.slot.client
@@ -115,7 +160,6 @@ class Desk:
             self._release(hold, broken(client.fault))
             return False
         hold.sender = Sender(hold.slot.index, client, self.keeper.terms)
-        hold.producer = Producer(hold, hold.sender)
         if ambient:
             hold.ambient = True
             hold.outer = self._held.get(hold.owner)
@@ -148,20 +192,40 @@ class Desk:
 
     def _wait(self, hold: Hold, timeout_ms: int, deadline: Deadline) -> None:
         keeper = self.keeper
+        self._refuse_second(hold)
+        if _get_running_loop() is not None and not keeper.settings.allow_blocking_in_loop:
+            raise ScopeError(
+                f"{keeper.name}: no producer is idle, and waiting would block this thread's event loop: "
+                "use 'async with'"
+            )
+        waiter = ThreadWaiter()
+        self._queue(hold, waiter)
+        waiter.wait(deadline.left)
+        self._waited(hold, timeout_ms)
+
+    async def _wait_async(self, hold: Hold, timeout_ms: int, deadline: Deadline) -> None:
+        self._refuse_second(hold)
+        waiter = TaskWaiter()
+        self._queue(hold, waiter)
+        await waiter.wait(deadline.left)
+        self._waited(hold, timeout_ms)
+
+    def _refuse_second(self, hold: Hold) -> None:
         if hold.owner in self._held:
             raise PoolExhaustedError(
-                f"{keeper.name}: no second producer is idle, and the caller holds one already: waiting could wait for "
-                f"itself ({self._counts()})"
+                f"{self.keeper.name}: no second producer is idle, and the caller holds one already: waiting could wait "
+                f"for itself ({self._counts()})"
             )
-        if _get_running_loop() is not None and not keeper.settings.allow_blocking_in_loop:
-            raise ScopeError(f"{keeper.name}: no producer is idle, and waiting would block this thread's event loop")
-        waiter = ThreadWaiter()
+
+    def _queue(self, hold: Hold, waiter: Waiter) -> None:
+        keeper = self.keeper
         hold.waiter = waiter
         keeper.start()
-        keeper.carry_out(keeper.core.wait(hold))
+        keeper.carry_out(hold.core.wait(hold))
         keeper.nudge()
-        waiter.wait(deadline.left)
-        if keeper.core.withdraw(hold, timed_out=True):
+
+    def _waited(self, hold: Hold, timeout_ms: int) -> None:
+        if hold.core.withdraw(hold, timed_out=True):
             raise self._timed_out(timeout_ms)
         if hold.error is not None:
             raise self._failed(hold.error)
@@ -202,7 +266,7 @@ class Desk:
         return text
 
 
-class Checkout(Recipe[Producer]):
+class Checkout(Recipe[Producer, AsyncProducer]):
     """A producer to come: ``with pool.producer() as producer``.
 
     Nested in the same thread or task it gives the producer that is held already, and inside an open transaction that
@@ -239,9 +303,9 @@ class Borrowing:
     def __enter__(self) -> Producer:
         held = self._desk.current() if self._ambient else None
         if held is not None:
-            return (held.unit and held.unit.face) or held.producer
+            return held.handle()
         self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient)
-        return self._hold.producer
+        return self._or_give_back(self._hold.handle)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -249,6 +313,25 @@ class Borrowing:
         hold, self._hold = self._hold, None
         if hold is not None:
             self._desk.give_back(hold)
+
+    async def __aenter__(self) -> AsyncProducer:
+        held = self._desk.current() if self._ambient else None
+        if held is not None:
+            return held.async_handle()
+        self._hold = await self._desk.borrow_async(self._timeout_ms, ambient=self._ambient)
+        return self._or_give_back(self._hold.async_handle)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)  # giving back contains no await, so no cancellation can come between
+
+    def _or_give_back(self, make: Callable[[], H]) -> H:
+        try:
+            return make()
+        except BaseException:  # Ctrl-C: Python leaves only what it has entered
+            self.__exit__(None, None, None)
+            raise
 
 
 def broken(fault: Fault) -> Retirement:

@@ -104,6 +104,7 @@ class Client(Protocol):
     last_error: str | None
     in_transaction: bool
     doubtful: bool
+    full_at: int | None
     out_of_step: bool
 
     def init(self, seconds: float) -> None: ...
@@ -147,6 +148,7 @@ class KafkaClient:
         self.in_transaction = False
         self._unheard = False
         self.doubtful = False
+        self.full_at: int | None = None
         self.out_of_step = False
         self._initialised = transactional_id is None
         self._secrets = _secrets(config)

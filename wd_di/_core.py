@@ -47,8 +47,8 @@ class LeaseState(enum.Enum):
 class Waiter(Protocol):
     """How a waiting borrower is woken: a lock for a thread, a future for a task."""
 
-    def wake(self) -> None:
-        """Let the borrower look at its lease."""
+    def wake(self) -> bool:
+        """Let the borrower look at its lease; false if it can't any more."""
 
 
 class Retirement(NamedTuple):

@@ -9,12 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from wd_di._loop import Batches, TaskWaiter, wake_all
 from wd_di._threads import Deadline, ThreadWaiter, Workers
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
 DeliveryOutcome = Literal["pending", "delivered", "failed", "purged", "aborted"]
 HeaderValue = str | bytes | None
@@ -127,7 +128,7 @@ class Delivery:
         self._outcome: DeliveryOutcome = "pending"
         self._ack: Acknowledgement | DeliveryReport | None = None
         self._error: BaseException | None = None
-        self._waiters: list[ThreadWaiter] | None = None
+        self._waiters: list[ThreadWaiter | TaskWaiter] | None = None
         self._callbacks: list[Callable[[Delivery], object]] | None = None
 
     @property
@@ -167,6 +168,22 @@ class Delivery:
             return DeliveryError(f"{self._outbox.pool}: a record for {self.topic!r} was aborted", [self])
         return self._error
 
+    def __await__(self) -> Generator[Any, None, DeliveryReport]:
+        return self._answer().__await__()
+
+    async def decided(self, deadline: Deadline) -> None:
+        """Wait without blocking the loop until the fate is decided or the deadline has passed."""
+        if not self.done():
+            waiter = TaskWaiter()
+            self._register(waiter)
+            if not self.done():
+                self._outbox.hurry()
+                await waiter.wait(deadline.left)
+
+    async def _answer(self) -> DeliveryReport:
+        await self.decided(Deadline(self._ledger.timeout_ms / 1000))
+        return self.result(0)
+
     def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
         """Call ``fn(delivery)`` on a worker thread once the fate is decided; what it raises is logged."""
         with _registering:
@@ -184,11 +201,7 @@ class Delivery:
 
     def _wait(self, deadline: Deadline) -> None:
         waiter = ThreadWaiter()
-        with _registering:
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-        # Registered first, asked second: whoever settles does it the other way round, so one of the two sees the other.
+        self._register(waiter)
         if not self.done():
             self._outbox.hurry()
             waiter.wait(deadline.left)
@@ -198,6 +211,16 @@ class Delivery:
             raise DeliveryTimeoutError(
                 f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
             )
+
+    def _register(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        """Note who waits; ask :meth:`done` only afterwards.
+
+        Whoever settles does it the other way round, so one of the two sees the other.
+        """
+        with _registering:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
 
     def _arrive(self, error: object, ack: Any) -> None:
         """Called by librdkafka: note what came, nothing else.
@@ -209,7 +232,9 @@ class Delivery:
         except SystemError:
             return
 
-    def _settle(self, outcome: DeliveryOutcome, error: BaseException | None, ack: Acknowledgement | None) -> None:
+    def _settle(
+        self, outcome: DeliveryOutcome, error: BaseException | None, ack: Acknowledgement | None, batches: Batches
+    ) -> None:
         self._ack = ack
         self._error = error
         self._outcome = outcome
@@ -218,7 +243,7 @@ class Delivery:
             with _registering:
                 waiters, self._waiters = self._waiters, []
             for waiter in waiters:
-                waiter.wake()
+                waiter.wake_later(batches)
 
     def __repr__(self) -> str:
         return f"<Delivery to {self.topic!r}: {self.outcome}>"
@@ -265,25 +290,35 @@ class Outbox:
         return [delivery for ledger in tuple(self.ledgers) for delivery in tuple(ledger.pending)]
 
     def settle(self) -> int:
-        """Decide everything that arrived; how many."""
+        """Decide everything that arrived; how many. Each loop is woken once for all of its tasks."""
         count = 0
-        while True:
-            try:
-                delivery, error, ack = self.arrived.popleft()
-            except IndexError:
-                return count
-            count += 1
-            if error is None:
-                self._delivered(delivery, ack)
-            else:
-                self._failed(delivery, *self._translate(error, delivery.topic), ack)
+        batches: Batches = {}
+        try:
+            while (item := self._next()) is not None:
+                delivery, error, ack = item
+                count += 1
+                if error is None:
+                    self._delivered(delivery, ack, batches)
+                else:
+                    self._failed(delivery, *self._translate(error, delivery.topic), ack, batches)
+        finally:
+            wake_all(batches)
+        return count
+
+    def _next(self) -> tuple[Delivery, Any, Any] | None:
+        try:
+            return self.arrived.popleft()
+        except IndexError:  # another thread may settle, too
+            return None
 
     def give_up(self, error: BaseException, outcome: DeliveryOutcome = "purged") -> int:
         """Decide what no callback will ever decide, since the client is gone; how many."""
         self.settle()
         lost = self.unsettled()
+        batches: Batches = {}
         for delivery in lost:
-            self._failed(delivery, outcome, error, None)
+            self._failed(delivery, outcome, error, None, batches)
+        wake_all(batches)
         return len(lost)
 
     def run_callbacks(self, delivery: Delivery) -> None:
@@ -293,8 +328,8 @@ class Outbox:
         for fn in callbacks:
             self._callbacks.submit(lambda fn=fn: self._call(fn, delivery))  # type: ignore[misc]
 
-    def _delivered(self, delivery: Delivery, ack: Acknowledgement) -> None:
-        delivery._settle("delivered", None, ack)  # noqa: SLF001
+    def _delivered(self, delivery: Delivery, ack: Acknowledgement, batches: Batches) -> None:
+        delivery._settle("delivered", None, ack, batches)  # noqa: SLF001
         self._after(delivery)
         if self._observer.wants(MessageAcknowledged):
             report = report_of(ack)
@@ -310,12 +345,17 @@ class Outbox:
             )
 
     def _failed(
-        self, delivery: Delivery, outcome: DeliveryOutcome, error: BaseException, ack: Acknowledgement | None
+        self,
+        delivery: Delivery,
+        outcome: DeliveryOutcome,
+        error: BaseException,
+        ack: Acknowledgement | None,
+        batches: Batches,
     ) -> None:
         ledger = delivery._ledger  # noqa: SLF001
         ledger.failed.append(delivery)
         watched = bool(delivery._waiters or delivery._callbacks)  # noqa: SLF001
-        delivery._settle(outcome, error, ack)  # noqa: SLF001
+        delivery._settle(outcome, error, ack, batches)  # noqa: SLF001
         self._after(delivery)
         if outcome == "purged":
             self._observer.emit(MessagePurged, pool=self.pool, index=self.index, topic=delivery.topic)

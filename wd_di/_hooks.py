@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -14,10 +16,11 @@ When = Literal["before_commit", "after_commit", "after_abort", "after_completion
 class Hooks:
     """The hooks of one transaction, in the order in which they were given."""
 
-    __slots__ = ("_given",)
+    __slots__ = ("_done", "_given")
 
     def __init__(self) -> None:
         self._given: list[tuple[When, Callable[..., object]]] = []
+        self._done = 0
 
     def add(self, when: When, fn: Callable[..., object]) -> None:
         """Keep ``fn`` for its time."""
@@ -25,22 +28,49 @@ class Hooks:
 
     def run_before_commit(self, doomed: Callable[[], bool]) -> None:
         """Call those that belong inside the transaction, also those that they add; none once it is doomed."""
-        done = 0
-        while not doomed() and len(due := self._due("before_commit")) > done:
-            due[done]()
-            done += 1
+        while not doomed() and (fn := self._next_before_commit()) is not None:
+            fn()
+
+    async def run_before_commit_async(self, doomed: Callable[[], bool]) -> None:
+        """Call them from a task, and await those that are coroutine functions."""
+        while not doomed() and (fn := self._next_before_commit()) is not None:
+            await _awaited(fn())
 
     def run_after(self, outcome: Outcome, report: Callable[[str, Exception], None]) -> None:
         """Call those that wait for this outcome; what one raises is reported, and the others still run."""
-        mine = {"committed": "after_commit", "aborted": "after_abort"}.get(outcome)
-        for when, fn in tuple(self._given):
+        for when, call in self._after(outcome):
             try:
-                if when == mine:
-                    fn()
-                elif when == "after_completion":
-                    fn(outcome)
+                call()
             except Exception as error:  # noqa: BLE001  (the outcome stands, whatever a hook does)
                 report(when, error)
 
-    def _due(self, wanted: When) -> list[Callable[..., object]]:
-        return [fn for when, fn in self._given if when == wanted]
+    async def run_after_async(self, outcome: Outcome, report: Callable[[str, Exception], None]) -> None:
+        """Call them from a task, and await those that are coroutine functions."""
+        for when, call in self._after(outcome):
+            try:
+                await _awaited(call())
+            except Exception as error:  # noqa: BLE001  (as above)
+                report(when, error)
+
+    def _after(self, outcome: Outcome) -> list[tuple[When, Callable[[], object]]]:
+        mine = {"committed": "after_commit", "aborted": "after_abort"}.get(outcome)
+        due: list[tuple[When, Callable[[], object]]] = []
+        for when, fn in self._given:
+            if when == mine:
+                due.append((when, fn))
+            elif when == "after_completion":
+                due.append((when, partial(fn, outcome)))
+        return due
+
+    def _next_before_commit(self) -> Callable[..., object] | None:
+        """Return the next one, each once."""
+        due = [fn for when, fn in self._given if when == "before_commit"]
+        if self._done >= len(due):
+            return None
+        self._done += 1
+        return due[self._done - 1]
+
+
+async def _awaited(result: object) -> None:
+    if isawaitable(result):
+        await result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wd_di._checkout import broken
 from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
-from wd_di._core import Core, Effects, Limits, Retirement, Slot
+from wd_di._core import Core, Effects, Lease, Limits, Retirement, Slot
 from wd_di._delivery import Outbox
 from wd_di._scope import Options, TransactionScope
 from wd_di._sender import Terms
@@ -80,6 +80,7 @@ class Keeper:
             implicit_transactions=settings.implicit_transactions,
             allow_blocking_in_loop=settings.allow_blocking_in_loop,
             nudge=self.nudge,
+            jobs=Workers(f"wd_di-{plan.name}-job", 2 * settings.size),
         )
         self.rules: Rules = Rules(
             terms=self.terms,
@@ -130,8 +131,7 @@ class Keeper:
         if effects is None:
             return
         for lease in effects.wake:
-            assert lease.waiter is not None  # noqa: S101  (it waited)
-            lease.waiter.wake()
+            self._wake(lease)
         for slot in effects.create:
             self._makers.submit(partial(self._create, self.core, slot))
         for slot in effects.retire:
@@ -140,6 +140,12 @@ class Keeper:
             self._report_leak(lease)
         with self._changed:
             self._changed.notify_all()
+
+    def _wake(self, lease: Lease) -> None:
+        """Wake a borrower; one whose loop is closed can't take its slot, so the next one gets it."""
+        assert lease.waiter is not None  # noqa: S101  (it waited)
+        if not lease.waiter.wake():
+            self.carry_out(self.core.release(lease))
 
     def wait_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until ``done()`` holds; it is asked again after everything that was carried out."""

@@ -139,6 +139,7 @@ class MemoryClient:
         self.last_error: str | None = None
         self.in_transaction: bool = False
         self.doubtful = False
+        self.full_at: int | None = None
         self.out_of_step = False
         self._broker = broker
         self._writer: Writer | None = None

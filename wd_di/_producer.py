@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from wd_di._handle import Handle
 from wd_di._record import prepare, prepare_all
-from wd_di._sender import Sender, refuse_on_loop
-from wd_di._threads import Deadline
-from wd_di.errors import ScopeError
+from wd_di._sender import refuse_on_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Unpack
 
     from wd_di._delivery import Delivery, DeliveryReport, Message
     from wd_di._record import Headers, Prepared, Text
-    from wd_di._scope import TransactionOptions, TransactionScope
-    from wd_di._unit import Unit
+    from wd_di._threads import Deadline
 
 
-class Held(Protocol):
-    """What a producer knows of the claim it works under."""
-
-    sender: Sender
-    unit: Unit | None
-
-    def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope: ...
-
-
-class Producer:
+class Producer(Handle):
     """A producer of the pool, for as long as its ``with`` block lasts.
 
     Keys, values and header values are ``str`` (sent as UTF-8), ``bytes`` or ``None``. On a transactional pool, outside
@@ -38,12 +26,7 @@ class Producer:
         index: The slot's, zero-based.
     """
 
-    __slots__ = ("_held", "_sender", "index")
-
-    def __init__(self, held: Held, sender: Sender) -> None:
-        self.index: int = sender.index
-        self._held = held
-        self._sender = sender
+    __slots__ = ()
 
     # -- producing -------------------------------------------------------------------------------
 
@@ -136,21 +119,7 @@ class Producer:
         refuse_on_loop("flush", self._sender.terms)
         (self._sending() or self._sender).flush(self._deadline(timeout_ms))
 
-    def transaction(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
-        """Return a transaction on this very producer; the options are those of ``ProducerPool.transaction``.
-
-        Raises:
-            NotTransactionalError: The pool has no ``transactional_id``.
-        """
-        return self._held.scope(**options)
-
     # -- how it is done ----------------------------------------------------------------------------
-
-    def _sending(self) -> Sender | None:
-        """Who sends now: the transaction that is open here, else this producer; nobody, where a call must open one."""
-        if self._held.unit is not None:
-            return self._held.unit
-        return None if self._sender.terms.transactional else self._sender
 
     def _sync(self, records: list[Prepared], timeout_ms: int | None) -> list[DeliveryReport]:
         refuse_on_loop("produce_sync", self._sender.terms)
@@ -167,20 +136,7 @@ class Producer:
 
     def _implicitly(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """A transaction around the call."""
-        terms = self._sender.terms
-        if not terms.implicit_transactions:
-            raise ScopeError(
-                f"{terms.pool}: a transactional producer sends only inside a transaction, and "
-                "implicit_transactions is off: use 'with producer.transaction()'"
-            )
+        self._sender.terms.refuse_implicit()
         with self.transaction() as tx:
             deliveries: list[Delivery] = tx._async(records, deadline)  # noqa: SLF001  (its own kind)
         return deliveries
-
-    def _deadline(self, timeout_ms: int | None) -> Deadline:
-        return Deadline.of_ms(timeout_ms, self._sender.terms.produce_timeout_ms)
-
-    def __repr__(self) -> str:
-        ledger = self._sender.ledger
-        state = "returned" if ledger.ended else f"{len(ledger.pending)} unanswered"
-        return f"<{type(self).__name__} {self.index} of {self._sender.terms.pool!r}, {state}>"

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from wd_di.errors import ScopeError, UnopenedScopeError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from types import TracebackType
 
 T_co = TypeVar("T_co", covariant=True)
+A_co = TypeVar("A_co", covariant=True)
 
 
-class Recipe(ABC, Generic[T_co]):
+class Scope(Protocol[T_co, A_co]):
+    """One run of a recipe, from enter to exit, by a thread or by a task."""
+
+    def __enter__(self) -> T_co: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
+    async def __aenter__(self) -> A_co: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+class Recipe(ABC, Generic[T_co, A_co]):
     """How to get a producer or a transaction; nothing is taken from the pool until it is opened.
 
-    A recipe is immutable but for the one scope that its own ``with`` has open, so that it can be opened again: for a
-    retry, or by every call of an injected function.
+    ``with`` gives the handle for threads, ``async with`` the one for tasks. A recipe is immutable but for the one scope
+    that its own block has open, so that it can be opened again: for a retry, or by every call of an injected function.
     """
 
     __slots__ = ("_scope",)
 
     def __init__(self) -> None:
-        self._scope: AbstractContextManager[T_co] | None = None
+        self._scope: Scope[T_co, A_co] | None = None
 
     @abstractmethod
-    def begin(self, *, ambient: bool = True) -> AbstractContextManager[T_co]:
+    def begin(self, *, ambient: bool = True) -> Scope[T_co, A_co]:
         """Return a fresh, unentered scope.
 
         Args:
@@ -37,10 +50,13 @@ class Recipe(ABC, Generic[T_co]):
     @abstractmethod
     def __repr__(self) -> str: ...
 
+    @property
+    def awaited(self) -> Awaited[A_co]:
+        """The same, for a coroutine function: it can only be opened by ``async with``."""
+        return Awaited(self)
+
     def __enter__(self) -> T_co:
-        if self._scope is not None:
-            raise ScopeError(f"{self!r} is open already: ask the pool for another one")
-        scope = self.begin()
+        scope = self._fresh()
         value = scope.__enter__()
         self._scope = scope
         return value
@@ -50,16 +66,56 @@ class Recipe(ABC, Generic[T_co]):
     ) -> bool | None:
         # Not bool: only AbortTransaction is ever swallowed, but after bool a type checker demands another return behind
         # every block that returns from inside.
+        return self._take().__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> A_co:
+        scope = self._fresh()
+        value = await scope.__aenter__()
+        self._scope = scope
+        return value
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._take().__aexit__(kind, error, trace)
+
+    def _fresh(self) -> Scope[T_co, A_co]:
+        if self._scope is not None:
+            raise ScopeError(f"{self!r} is open already: ask the pool for another one")
+        return self.begin()
+
+    def _take(self) -> Scope[T_co, A_co]:
         scope, self._scope = self._scope, None
-        assert scope is not None  # noqa: S101  (Python calls __exit__ only after __enter__)
-        return scope.__exit__(kind, error, trace)
+        assert scope is not None  # noqa: S101  (Python leaves only what it has entered)
+        return scope
 
     if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
 
         def __getattr__(self, name: str) -> NoReturn:
-            # Introspection asks for dunders; it gets the plain answer.
-            if name.startswith("__"):
-                raise AttributeError(name)
-            raise UnopenedScopeError(
-                f"{self!r} isn't open, so it has no {name!r}: decorate the function with wd_di.inject, or use 'with'"
-            )
+            raise _unopened(self, name)
+
+
+class Awaited(Generic[A_co]):
+    """A recipe for coroutine functions."""
+
+    __slots__ = ("recipe",)
+
+    def __init__(self, recipe: Recipe[Any, A_co]) -> None:
+        self.recipe: Recipe[Any, A_co] = recipe
+
+    def __repr__(self) -> str:
+        return f"async {self.recipe!r}"
+
+    if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise _unopened(self, name)
+
+
+def _unopened(recipe: object, name: str) -> AttributeError:
+    """Introspection asks for dunders; it gets the plain answer."""
+    if name.startswith("__"):
+        return AttributeError(name)
+    return UnopenedScopeError(
+        f"{recipe!r} isn't open, so it has no {name!r}: decorate the function with wd_di.inject, or use 'with'"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 from wd_di.errors import DeliveryError, TransactionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from wd_di._scope import TransactionScope
+    from wd_di._async_transaction import AsyncTransaction
+    from wd_di._scope import Run, TransactionScope
     from wd_di._transaction import Transaction
 
 R = TypeVar("R")
@@ -63,11 +65,33 @@ def run(scope: TransactionScope, fn: Callable[[Transaction], R]) -> R | None:
             with attempt_run as tx:
                 return fn(tx)
         except Exception as error:
-            tx_or_none = attempt_run.unit
-            confirmed = tx_or_none is None or tx_or_none.abort_confirmed
-            if attempt >= retry.attempts or not attempt_run.outermost or not confirmed or not retry.covers(error):
+            if attempt >= retry.attempts or not _may_repeat(attempt_run, retry, error):
                 raise
         else:
             return None
         time.sleep(retry.pause(attempt))
         attempt += 1
+
+
+async def run_async(scope: TransactionScope, fn: Callable[[AsyncTransaction], Awaitable[R]]) -> R | None:
+    """Await ``fn(tx)`` inside the scope, as :func:`run` calls it."""
+    retry = scope.options.retry or Retry(attempts=1)
+    attempt = 1
+    while True:
+        attempt_run = scope.begin()
+        try:
+            async with attempt_run as tx:
+                return await fn(tx)
+        except Exception as error:
+            if attempt >= retry.attempts or not _may_repeat(attempt_run, retry, error):
+                raise
+        else:
+            return None
+        await asyncio.sleep(retry.pause(attempt))
+        attempt += 1
+
+
+def _may_repeat(attempt: Run, retry: Retry, error: Exception) -> bool:
+    """Only the outermost scope, and only when nothing of it can have become visible."""
+    confirmed = attempt.unit is None or attempt.unit.abort_confirmed
+    return attempt.outermost and confirmed and retry.covers(error)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
+from wd_di._async_transaction import AsyncTransaction
 from wd_di._checkout import owner
+from wd_di._loop import outwaited
 from wd_di._recipe import Recipe
 from wd_di._sender import refuse_on_loop
 from wd_di._threads import check_timeout
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from wd_di._checkout import Desk, Hold
+    from wd_di._recipe import Scope
     from wd_di._retry import Retry
     from wd_di._unit import Rules
 
@@ -51,7 +54,7 @@ class Options:
                 raise TypeError(f"commit_on is a tuple of Exception classes, not {kind!r}")
 
 
-class TransactionScope(Recipe[Transaction]):
+class TransactionScope(Recipe[Transaction, AsyncTransaction]):
     """A transaction to come: ``with pool.transaction() as tx``. Returned: committed. Raised: aborted."""
 
     __slots__ = ("_bound", "_desk", "_rules", "options")
@@ -67,10 +70,10 @@ class TransactionScope(Recipe[Transaction]):
         """Return a fresh scope."""
         return Run(self._desk, self._rules, self.options, self._bound, ambient=ambient)
 
-    def __enter__(self) -> Transaction:
+    def _fresh(self) -> Scope[Transaction, AsyncTransaction]:
         if self.options.retry is not None:
             raise ScopeError(f"{self!r} has a retry, which needs a function to call again: pool.run(fn) or @inject")
-        return super().__enter__()
+        return super()._fresh()
 
     def __repr__(self) -> str:
         return f"transaction of pool {self._desk.keeper.name!r}"
@@ -98,31 +101,64 @@ class Run:
         return not self._joined
 
     def __enter__(self) -> Transaction:
-        refuse_on_loop("a transaction", self._rules.terms)
-        self._refuse_plain()
-        held = self._bound or self._desk.current()
-        open_ = self._open_on(held)
-        if open_ is not None and self._joins():
-            self._joined = True
-            self.unit = open_
-        else:
-            self.unit = self._begin(held if open_ is None and (self._ambient or self._bound) else None)
-        return self._face(self.unit)
+        held = self._look()
+        if not self._joined:
+            refuse_on_loop("a transaction", self._rules.terms)
+            held = self._hold = held or self._borrow()
+            self._begin(held)
+        return cast("Transaction", self._current(held).handle())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        unit = self.unit
-        assert unit is not None  # noqa: S101  (it was entered)
+        unit = self._entered()
         if self._joined:
             self._mark(unit, error)
             return False
         try:
-            return unit.finish(error, self._options.commit_on)
+            return self._finish(unit, error)
         finally:
-            self._leave(unit)
+            unit.run_hooks()
+
+    async def __aenter__(self) -> AsyncTransaction:
+        held = self._look()
+        if not self._joined:
+            held = self._hold = held or await self._borrow_async()
+            self._begin(held)  # local, 0.07 ms: not worth a hop to a worker
+        return cast("AsyncTransaction", self._current(held).async_handle())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        unit = self._entered()
+        if self._joined:
+            self._mark(unit, error)
+            return False
+        hooked = None
+        if error is None or isinstance(error, self._options.commit_on):
+            hooked = await unit.before_commit_async()
+        try:
+            # The job gives the slot back itself: the loop may be closed by then.
+            swallowed = await outwaited(self._rules.terms.jobs, lambda: self._finish(unit, hooked or error))
+        finally:
+            await unit.run_hooks_async()
+        if hooked is not None and not swallowed:
+            raise hooked
+        return swallowed
 
     # -- in ----------------------------------------------------------------------------------------
+
+    def _look(self) -> Hold | None:
+        """Join what is open in the caller's context, if that is wanted; else the claim to begin on, if there is one."""
+        self._refuse_plain()
+        held = self._bound or self._desk.current()
+        open_ = self._open_on(held)
+        if open_ is not None and self._joins():
+            self._joined, self._hold, self.unit = True, held, open_
+            return held
+        if self._options.propagation == "mandatory":
+            raise PropagationError(f"{self._rules.terms.pool}: propagation is 'mandatory', and no transaction is open")
+        return held if open_ is None and (self._ambient or self._bound) else None
 
     def _refuse_plain(self) -> None:
         terms = self._rules.terms
@@ -145,37 +181,45 @@ class Run:
             raise PropagationError(f"{self._rules.terms.pool}: propagation is 'never', and a transaction is open")
         return self._options.propagation == "mandatory" or (self._options.propagation == "join" and self._ambient)
 
-    def _begin(self, held: Hold | None) -> Unit:
-        if self._options.propagation == "mandatory":
-            raise PropagationError(f"{self._rules.terms.pool}: propagation is 'mandatory', and no transaction is open")
-        hold = self._hold = held or self._borrow()
-        hold.sender.refuse_if_ended()
-        if hold.retirement is not None:
-            raise self._retired(hold)
-        unit = Unit(hold, self._rules, next(_numbers), owner())
+    def _begin(self, hold: Hold) -> None:
+        unit = None
         try:
-            unit.face = Transaction(hold, unit)
+            self._refuse_unfit(hold)
+            unit = Unit(hold, self._rules, next(_numbers), owner())
             unit.begin()
+            self.unit = unit
         except BaseException:
-            self._leave(unit)
+            self._leave(hold, unit)
+            if unit is not None:
+                unit.run_hooks()
             raise
-        return unit
-
-    @staticmethod
-    def _face(unit: Unit) -> Transaction:
-        assert unit.face is not None  # noqa: S101  (it was given at the begin)
-        return unit.face
 
     def _borrow(self) -> Hold:
+        hold = self._desk.borrow(self._options.timeout_ms, ambient=self._ambient)
         self._borrowed = True
-        return self._desk.borrow(self._options.timeout_ms, ambient=self._ambient)
+        return hold
 
-    def _retired(self, hold: Hold) -> TransactionError:
-        reason = hold.retirement.reason if hold.retirement is not None else ""
-        return TransactionError(
-            f"{self._rules.terms.pool}: producer {hold.slot.index} can't begin another transaction ({reason}): "
-            "leave its 'with' block and take a new one"
-        )
+    async def _borrow_async(self) -> Hold:
+        hold = await self._desk.borrow_async(self._options.timeout_ms, ambient=self._ambient)
+        self._borrowed = True
+        return hold
+
+    @staticmethod
+    def _current(hold: Hold | None) -> Hold:
+        assert hold is not None  # noqa: S101  (joined or borrowed)
+        return hold
+
+    def _entered(self) -> Unit:
+        assert self.unit is not None  # noqa: S101  (Python leaves only what it has entered)
+        return self.unit
+
+    def _refuse_unfit(self, hold: Hold) -> None:
+        hold.sender.refuse_if_ended()
+        if hold.retirement is not None:
+            raise TransactionError(
+                f"{self._rules.terms.pool}: producer {hold.slot.index} can't begin another transaction "
+                f"({hold.retirement.reason}): leave its 'with' block and take a new one"
+            )
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -188,13 +232,17 @@ class Run:
         elif unit.inner_error is None:
             unit.inner_error = error
 
-    def _leave(self, unit: Unit) -> None:
-        hold = self._hold
-        assert hold is not None  # noqa: S101  (there is a transaction)
-        hold.retirement = hold.retirement or unit.retirement
+    def _finish(self, unit: Unit, error: BaseException | None) -> bool:
+        try:
+            return unit.finish(error, self._options.commit_on)
+        finally:
+            self._leave(self._current(self._hold), unit)
+
+    def _leave(self, hold: Hold, unit: Unit | None) -> None:
+        if unit is not None:
+            hold.retirement = hold.retirement or unit.retirement
         if self._borrowed:
             self._desk.give_back(hold)
-        unit.run_hooks()
 
 
 _numbers = itertools.count(1)

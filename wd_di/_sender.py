@@ -16,13 +16,14 @@ from wd_di.errors import (
     DeliveryTimeoutError,
     QueueFullError,
     ScopeError,
+    WdDiError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wd_di._record import Prepared
-    from wd_di._threads import Deadline
+    from wd_di._threads import Deadline, Workers
 
 HOLDER_SLICE = 0.005
 """Seconds of one flush by a holder: short, for flush also waits for records that aren't the holder's own."""
@@ -40,18 +41,29 @@ class Terms:
     implicit_transactions: bool
     allow_blocking_in_loop: bool
     nudge: Callable[[], None]
+    jobs: Workers
+
+    def refuse_implicit(self) -> None:
+        """Raise where a call outside of a transaction must not be one of its own."""
+        if not self.implicit_transactions:
+            raise ScopeError(
+                f"{self.pool}: a transactional producer sends only inside a transaction, and implicit_transactions is "
+                "off: use 'with producer.transaction()'"
+            )
 
 
 class Sender:
     """The claim of one borrower on a client: who may send, what is unanswered, and when it is over."""
 
-    __slots__ = ("client", "index", "ledger", "terms")
+    __slots__ = ("_awaited", "_flushing", "client", "index", "ledger", "terms")
 
     def __init__(self, index: int, client: Client, terms: Terms, *, transactional: bool = False) -> None:
         self.index: int = index
         self.client: Client = client
         self.terms: Terms = terms
         self.ledger: Ledger = Ledger(terms.produce_timeout_ms, transactional=transactional)
+        self._awaited: set[Delivery] = set()
+        self._flushing = False
         client.outbox.open(self.ledger)
 
     def refuse_if_ended(self) -> None:
@@ -74,6 +86,7 @@ class Sender:
         delivery = Delivery(topic, self.ledger, self.client.outbox)
         while not self.offer(delivery, topic, record):
             if deadline.passed:
+                self.client.full_at = self.client.owes()
                 raise QueueFullError(
                     f"{self.terms.pool}: the queue of producer {self.index} stayed full "
                     f"({self.client.owes()} records waiting); {topic!r} wasn't sent"
@@ -115,6 +128,44 @@ class Sender:
                         delivery.exception(int(deadline.left * 1000) + 1)
                 else:
                     self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
+        self._refuse_late(deliveries)
+
+    async def settle_async(self, deliveries: list[Delivery], deadline: Deadline) -> None:
+        """Wait for these without blocking the loop; a worker flushes for all who wait, so ``linger.ms`` is skipped."""
+        pending = [delivery for delivery in deliveries if not delivery.done()]
+        self._flush_for(pending)
+        try:
+            for delivery in pending:
+                await delivery.decided(deadline)
+        finally:
+            with self.ledger.gate:
+                self._awaited.difference_update(pending)
+        self._refuse_late(deliveries)
+
+    def _flush_for(self, pending: list[Delivery]) -> None:
+        """Keep one worker flushing for as long as anybody waits; a shared producer has a poller of its own."""
+        if not pending or self.terms.shared:
+            return
+        with self.ledger.gate:
+            self._awaited.update(pending)
+            if self._flushing:
+                return
+            self._flushing = True
+        self.terms.jobs.submit(self._flush_awaited)
+
+    def _flush_awaited(self) -> None:
+        with suppress(WdDiError):  # closed by force; those who wait hear of it from their deliveries
+            while self._still_awaited():
+                self.serve(self.client.flush, HOLDER_SLICE)
+        self._flushing = False
+
+    def _still_awaited(self) -> bool:
+        with self.ledger.gate:
+            self._awaited = {delivery for delivery in self._awaited if not delivery.done()}
+            self._flushing = bool(self._awaited)
+            return self._flushing
+
+    def _refuse_late(self, deliveries: list[Delivery]) -> None:
         late = [delivery for delivery in deliveries if not delivery.done()]
         if late:
             raise DeliveryTimeoutError(
@@ -151,6 +202,10 @@ class Sender:
         """Wait for all that this borrower has sent."""
         self.refuse_if_ended()
         self.settle(list(self.ledger.pending), deadline)
+        self.raise_failures()
+
+    def raise_failures(self) -> None:
+        """Raise what the borrower hasn't been told of, each once."""
         failed = list(self.ledger.failed)
         self.ledger.forget(failed)
         if failed:

@@ -30,8 +30,13 @@ class ThreadWaiter:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
         """Let the waiting thread go on. Called once."""
+        self._lock.release()
+        return True
+
+    def wake_later(self, batches: object) -> None:  # noqa: ARG002  (a thread needs no loop's turn)
+        """Let the waiting thread go on, now."""
         self._lock.release()
 
     def wait(self, seconds: float) -> bool:

@@ -38,6 +38,7 @@ from wd_di.events import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wd_di._async_transaction import AsyncTransaction
     from wd_di._delivery import Delivery, DeliveryReport
     from wd_di._transaction import Transaction
 
@@ -75,6 +76,7 @@ class Unit(Sender):
         "_rules",
         "abort_confirmed",
         "abort_only",
+        "async_face",
         "face",
         "first_write",
         "hooks",
@@ -89,6 +91,7 @@ class Unit(Sender):
         self.id: str = f"{self.client.transactional_id}#{number}"
         self.owner: object = owner
         self.face: Transaction | None = None
+        self.async_face: AsyncTransaction | None = None
         self.hooks: Hooks = Hooks()
         self.first_write: float | None = None
         self.abort_only: bool = False
@@ -167,6 +170,14 @@ class Unit(Sender):
         except BaseException as raised:
             self.abort(raised)
             raise
+
+    async def before_commit_async(self) -> BaseException | None:
+        """Run the hooks of a task on its loop, before a worker finishes; what one raised."""
+        try:
+            await self.hooks.run_before_commit_async(self._doomed)
+        except BaseException as raised:  # noqa: BLE001  (the transaction must end first; then it is raised)
+            return raised
+        return None
 
     def _doomed(self) -> bool:
         return self.abort_only or self.inner_error is not None
@@ -415,6 +426,10 @@ class Unit(Sender):
     def run_hooks(self) -> None:
         """Run what waits for the outcome; called when the slot is back and no transaction is current."""
         self.hooks.run_after(self._outcome or "aborted", self._report)
+
+    async def run_hooks_async(self) -> None:
+        """Run them on the loop of the task."""
+        await self.hooks.run_after_async(self._outcome or "aborted", self._report)
 
     def _report(self, where: str, error: Exception) -> None:
         log_error(f"{self.terms.pool}.{where}", f"{self.terms.pool}: {where} of transaction {self.id} failed", error)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dependency_injector import containers, providers
 
+from wd_di._loop import outwaited
+from wd_di._threads import Workers
 from wd_di.errors import ScopeError
 from wd_di.providers import PoolResource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from types import FrameType, ModuleType, TracebackType
 
     from wd_di.pool import CloseReport
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     Resource = providers.BaseResource[Any]
 
 C = TypeVar("C", bound=containers.Container)
+
+_workers = Workers("wd_di-lifecycle", 4)
 
 
 def running(
@@ -81,6 +87,21 @@ class Running(Generic[C]):
     ) -> None:
         self._stop(error)
 
+    async def __aenter__(self) -> C:
+        try:
+            self._wire()
+            await outwaited(_workers, lambda: open_pools(self._container))
+            await _settled(self._container.init_resources())
+        except BaseException as error:
+            await self._stop_async(error)
+            raise
+        return self._container
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop_async(error)
+
     def _wire(self) -> None:
         container: Any = self._container
         wired = container.wired_to_modules or container.wired_to_packages
@@ -94,6 +115,31 @@ class Running(Generic[C]):
             _tell(_close(_users_first(self._container)), error)
         finally:
             self._container.unwire()
+
+    async def _stop_async(self, error: BaseException | None) -> None:
+        try:
+            _tell(await _close_async(_users_first(self._container)), error)
+        finally:
+            self._container.unwire()
+
+
+def lifespan(
+    container: containers.Container,
+    *,
+    modules: Iterable[ModuleType | str] = (),
+    packages: Iterable[ModuleType | str] = (),
+) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """Return what ASGI frameworks take, as in ``FastAPI(lifespan=lifespan(container))``: ``running`` for their server.
+
+    Pools are opened and closed on a worker thread, other resources on the loop.
+    """
+
+    @asynccontextmanager
+    async def serve(_app: Any) -> AsyncGenerator[None]:
+        async with running(container, modules=modules, packages=packages):
+            yield
+
+    return serve
 
 
 def open_pools(container: containers.Container) -> None:
@@ -142,6 +188,26 @@ def _close(resources: Iterable[Resource]) -> list[Exception]:
         except Exception as error:  # noqa: BLE001  (the others must be closed, too)
             errors.append(error)
     return errors
+
+
+async def _close_async(resources: Iterable[Resource]) -> list[Exception]:
+    """Close as :func:`_close` does: pools, which block, on a worker, and other resources on the loop."""
+    errors = []
+    for resource in resources:
+        try:
+            if isinstance(resource, PoolResource):
+                await outwaited(_workers, resource.shutdown)
+            else:
+                await _settled(resource.shutdown())
+        except Exception as error:  # noqa: BLE001  (the others must be closed, too)
+            errors.append(error)
+    return errors
+
+
+async def _settled(result: Any) -> None:
+    """Await it, if there is something to await: a container without async resources returns None."""
+    if result is not None:
+        await result
 
 
 def _tell(errors: list[Exception], reason: BaseException | None) -> None:

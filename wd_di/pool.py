@@ -10,7 +10,8 @@ import warnings
 import weakref
 from asyncio import _get_running_loop
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from wd_di import _retry
 from wd_di._checkout import Checkout, Desk
@@ -31,7 +32,7 @@ from wd_di.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from wd_di._plan import Configure, Plan
@@ -159,12 +160,21 @@ class ProducerPool:
         self._refresh()
         return self._keeper.scope(timeout_ms=timeout_ms, propagation=propagation, commit_on=commit_on, retry=retry)
 
-    def run(self, fn: Callable[..., R], /, *args: Any, retry: Retry | None = None, **kwargs: Any) -> R | None:
+    @overload
+    def run(
+        self, fn: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, retry: Retry | None = None, **kwargs: Any
+    ) -> Coroutine[Any, Any, R | None]: ...
+    @overload
+    def run(self, fn: Callable[..., R], /, *args: Any, retry: Retry | None = None, **kwargs: Any) -> R | None: ...
+    def run(self, fn: Callable[..., Any], /, *args: Any, retry: Retry | None = None, **kwargs: Any) -> Any:
         """Call ``fn(tx, *args, **kwargs)`` in a transaction, and again after a confirmed abort if ``retry`` says so.
 
         Returns:
-            What ``fn`` returned; ``None`` if it raised :class:`AbortTransaction`.
+            What ``fn`` returned; ``None`` if it raised :class:`AbortTransaction`. Await it if ``fn`` is a coroutine
+            function.
         """
+        if iscoroutinefunction(fn):
+            return _retry.run_async(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
         return _retry.run(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
 
     # -- opening -------------------------------------------------------------------------------------

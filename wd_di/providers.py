@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self, Unpack
 
+    from wd_di._async_producer import AsyncProducer
+    from wd_di._async_transaction import AsyncTransaction
     from wd_di._plan import Configure
     from wd_di._producer import Producer
-    from wd_di._recipe import Recipe
+    from wd_di._recipe import Awaited, Recipe
     from wd_di._scope import TransactionOptions
     from wd_di._transaction import Transaction
     from wd_di.events import Observer
@@ -37,7 +39,16 @@ class ScopeProvider(providers.MethodCaller, Generic[T_co]):
 
     if TYPE_CHECKING:
         # The base class may also give an awaitable; this one never does.
-        def __call__(self, *args: Any, **kwargs: Any) -> Recipe[T_co]:  # type: ignore[override]
+        def __call__(self, *args: Any, **kwargs: Any) -> Recipe[T_co, Any]:  # type: ignore[override]
+            """Return the unopened scope."""
+
+
+class AsyncScopeProvider(providers.AttributeGetter, Generic[T_co]):
+    """As :class:`ScopeProvider`, for coroutine functions and async generators."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Awaited[T_co]:  # type: ignore[override]
             """Return the unopened scope."""
 
 
@@ -127,6 +138,20 @@ class PoolResource(providers.Resource[ProducerPool]):
         plain function, and this its only producer or transaction.
         """
         return ScopeProvider(self.provided.transaction, **options)
+
+    @property
+    def async_producer(self) -> AsyncScopeProvider[AsyncProducer]:
+        """Provides a checkout to a coroutine function, which gets the ``AsyncProducer``."""
+        return AsyncScopeProvider(self.provided.producer.call(), "awaited")
+
+    @property
+    def async_transaction(self) -> AsyncScopeProvider[AsyncTransaction]:
+        """Provides a transaction to a coroutine function; cancelled, it aborts."""
+        return self.async_transaction_with()
+
+    def async_transaction_with(self, **options: Unpack[TransactionOptions]) -> AsyncScopeProvider[AsyncTransaction]:
+        """Return what ``async_transaction`` provides, with the options of ``ProducerPool.transaction``."""
+        return AsyncScopeProvider(self.provided.transaction.call(**options), "awaited")
 
     def init(self) -> Any:
         """Open the pool, also again after ``shutdown``.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from dependency_injector import providers, wiring
 
 from wd_di import _calls
-from wd_di.providers import PoolResource, ScopeProvider
+from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
@@ -32,7 +32,7 @@ _NAMES_A_MARKER = re.compile(r"\b(Provide|Provider|Closing)\[|\binjected\(")
 
 
 @overload
-def injected(provider: ScopeProvider[T]) -> T: ...
+def injected(provider: ScopeProvider[T] | AsyncScopeProvider[T]) -> T: ...
 @overload
 def injected(provider: providers.Provider[T]) -> T: ...
 def injected(provider: providers.Provider[Any]) -> Any:
@@ -255,7 +255,9 @@ def _check(fn: Function, markers: Markers) -> None:
             raise TypeError(f"{_name(fn)}: {_calls.shutting(name)}")
         if _calls.is_async(fn) and isinstance(targets[name], ScopeProvider):
             raise TypeError(f"{_name(fn)}: {_calls.blocking(name)}")
-    if any(isinstance(target, str | ScopeProvider) for target in targets.values()):
+        if not _calls.is_async(fn) and isinstance(targets[name], AsyncScopeProvider):
+            raise TypeError(f"{_name(fn)}: {_calls.needing_await(name)}")
+    if any(isinstance(target, str | ScopeProvider | AsyncScopeProvider) for target in targets.values()):
         _refuse_hidden(fn)
 
 
