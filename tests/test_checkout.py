@@ -172,7 +172,10 @@ class Gate:
                     raise fault
                 super().init(seconds)
 
-        monkeypatch.setattr(MemoryBroker, "connect", lambda broker, name: Gated(broker, name))
+        def connect(broker: MemoryBroker, name: str | None) -> MemoryClient:
+            return Gated(broker, name)  # a class in its place wouldn't be bound
+
+        monkeypatch.setattr(MemoryBroker, "connect", connect)
 
     def hold(self, name: str) -> threading.Event:
         """Set the event to let the creation go on."""

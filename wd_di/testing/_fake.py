@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from wd_di._client import Fault, Kind
-from wd_di._core import Retirement
+from wd_di._core import Retirement, State
 from wd_di._memory import MemoryBroker, MemoryClient, Record
 from wd_di._threads import Deadline
 from wd_di.errors import DeliveryError, PoolClosedError, PoolTimeoutError
@@ -251,7 +251,7 @@ class FakePool(ProducerPool):
         """Let the next call fail as a broker would let it.
 
         Args:
-            call: ``"create"`` (no connection; producers are created after a retirement and by ``reload``), ``"begin"``,
+            call: ``"create"`` (no connection; the idle producers are retired, so that there is one to create), ``"begin"``,
                 ``"produce"`` (the record is refused at once), ``"send_offsets"`` (the group has rebalanced),
                 ``"commit"`` (refused, so it aborts) or ``"abort"``.
             unknown: For ``"commit"``: no answer comes, so the caller is in doubt. The records end up aborted.
@@ -268,6 +268,8 @@ class FakePool(ProducerPool):
         text = f"{call} failed on cue"
         faults = (Fault(kind, text, requires_abort=kind in (Kind.ABORTABLE, Kind.REBALANCED)) for _ in range(times))
         self._broker.cues.setdefault(call, deque()).extend(faults)
+        if call == "create":
+            self._retire_idle(text)
 
     def fail_delivery(self, topic: str, error: Exception | None = None, *, times: int | None = None) -> None:
         """Let records for the topic fail after they were enqueued.
@@ -321,15 +323,19 @@ class FakePool(ProducerPool):
         A checkout raises ``PoolTimeoutError`` after 20 ms, unless it has a ``timeout_ms`` of its own.
         """
         gate = self._broker.gate = threading.Event()
-        core = self._keeper.core
         try:
-            for slot, client in core.living():
-                self._keeper.carry_out(core.doom(slot, client, Retirement("slow_creation")))
+            self._retire_idle("creation is slow on cue")
             with self._impatient():
                 yield
         finally:
             self._broker.gate = None
             gate.set()
+
+    def _retire_idle(self, reason: str) -> None:
+        core = self._keeper.core
+        for slot, client in core.living():
+            if slot.state is State.IDLE:
+                self._keeper.carry_out(core.doom(slot, client, Retirement(reason)))
 
     def _hold_all(self, holds: list[Hold]) -> None:
         with suppress(PoolTimeoutError, PoolClosedError):

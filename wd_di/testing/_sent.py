@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,8 +37,9 @@ class Sent:
 
     def matches(self, record: Sent) -> bool:
         """Whether the record is one of those that this pattern means."""
+        given = self._given()
         return all(
-            wanted is ANY or _wire(wanted) == _wire(getattr(record, name)) for name, wanted in self._given().items()
+            wanted is ANY or _wire(wanted, name) == _wire(getattr(record, name), name) for name, wanted in given.items()
         )
 
     def _given(self) -> dict[str, Any]:
@@ -52,17 +54,22 @@ class Sent:
         return f"Sent({', '.join([repr(topic[1]), *(f'{name}={value!r}' for name, value in others)])})"
 
 
-def missing(expected: Iterable[Sent], records: list[Sent]) -> list[Sent]:
+def missing(expected: Iterable[Sent], records: Sequence[Sent]) -> list[Sent]:
     """Which of the expected have no record of their own: two equal patterns need two records."""
-    left = list(records)
-    unmatched = []
-    for pattern in expected:
-        found = next((record for record in left if pattern.matches(record)), None)
-        if found is None:
-            unmatched.append(pattern)
-        else:
-            left.remove(found)
-    return unmatched
+    patterns = list(expected)
+    taken: dict[int, int] = {}
+    return [pattern for number, pattern in enumerate(patterns) if not _seated(number, patterns, records, taken, set())]
+
+
+def _seated(number: int, patterns: list[Sent], records: Sequence[Sent], taken: dict[int, int], seen: set[int]) -> bool:
+    """Whether the pattern gets a record, if need be one from a pattern that is content with another (Kuhn's matching)."""
+    fitting = [place for place, record in enumerate(records) if place not in seen and patterns[number].matches(record)]
+    for place in sorted(fitting, key=taken.__contains__):
+        seen.add(place)
+        if place not in taken or _seated(taken[place], patterns, records, taken, seen):
+            taken[place] = number
+            return True
+    return False
 
 
 def listed(title: str, records: Sequence[Sent], *, like: Sequence[Sent] = ()) -> str:
@@ -77,11 +84,10 @@ def _telling(record: Sent) -> set[str]:
     return {"value"} | {name for name in ("key", "headers") if getattr(record, name)}
 
 
-def _wire(value: Any) -> Any:
+def _wire(value: Any, name: str = "") -> Any:
     if isinstance(value, str):
         return value.encode()
-    if isinstance(value, dict):
-        value = list(value.items())
-    if isinstance(value, list | tuple):
-        return [_wire(each) for each in value]
+    if name == "headers":
+        pairs = value.items() if isinstance(value, Mapping) else value or ()
+        return [(_wire(header), _wire(text)) for header, text in pairs]
     return value
