@@ -316,10 +316,9 @@ def test_transaction_after_the_return(pool, script):
     """A producer that was given back begins no transaction: its slot may be another's by now."""
     with pool.producer() as producer:
         pass
-    scope = producer.transaction()
     before = list(script.calls)
     with pytest.raises(CheckoutReturnedError, match="producer 0 has gone back"):
-        scope.__enter__()
+        producer.transaction()
     with pytest.raises(CheckoutReturnedError, match="producer 0 has gone back"):
         producer.produce_sync("orders", "late")
 

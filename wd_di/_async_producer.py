@@ -133,6 +133,7 @@ class AsyncProducer(Handle):
             except QueueFullError:
                 if deadline.passed:
                     raise
+                await asyncio.sleep(ROOM_NAP)  # a record larger than the whole queue finds it full when it is empty
                 await self.drain(timeout_ms=int(deadline.left * 1000))
 
     async def _implicitly(self, records: list[Prepared], deadline: Deadline) -> list[DeliveryReport]:

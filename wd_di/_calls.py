@@ -159,9 +159,7 @@ def coroutine(fn: Function, wanted: Wanted) -> Function:
         if not found:
             return await fn(*args, **kwargs)
         if len(found) > 1:
-            async with AsyncExitStack() as scopes:
-                await _enter_awaited(scopes, wanted, kwargs, ambient=True)
-                return await fn(*args, **kwargs)
+            return await _in_several_awaited(fn, wanted, args, kwargs)
         [(name, awaited)] = found
         if _retries(awaited.recipe):
             return await _retry.run_async(awaited.recipe, lambda tx: fn(*args, **{**kwargs, name: tx}))
@@ -169,6 +167,12 @@ def coroutine(fn: Function, wanted: Wanted) -> Function:
             return await fn(*args, **kwargs)
 
     return run
+
+
+async def _in_several_awaited(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async with AsyncExitStack() as scopes:
+        await _enter_awaited(scopes, wanted, kwargs, ambient=True)
+        return await fn(*args, **kwargs)
 
 
 def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Function:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import weakref
 from asyncio import _get_running_loop
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,6 +71,20 @@ class Hold(Lease):
             return unit.async_face
         self._async_producer = self._async_producer or AsyncProducer(self, self.sender)
         return self._async_producer
+
+    def open_unit(self) -> Unit | None:
+        """Return the transaction that is open here.
+
+        Raises:
+            ScopeError: Another thread or task has opened it: whoever shares the producer mustn't slip into it.
+        """
+        unit = self.unit
+        if unit is not None and unit.owner is not owner():
+            raise ScopeError(
+                f"{self._keeper.name}: transaction {unit.id} is open in another thread or task, on this producer: use "
+                "the transaction itself, or a producer of your own"
+            )
+        return unit
 
     def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
         """Return a transaction to come, on this very slot."""
@@ -347,11 +362,14 @@ def _unfit(client: Client) -> Retirement | None:
 
 
 def owner() -> object:
-    """Who asks: the running task, else the thread. The objects themselves, since a thread's number is used again."""
+    """Who asks: the running task, else the thread. Not their numbers, since those are used again.
+
+    A task is told by its one weak reference: if its loop is closed under it, it is collected, and so gives back.
+    """
     if _get_running_loop() is not None:
         task = asyncio.current_task()
         if task is not None:
-            return task
+            return weakref.ref(task)
     return threading.current_thread()
 
 

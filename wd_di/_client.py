@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
 import logging
 import os
+import threading
+import time
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -161,17 +164,14 @@ class KafkaClient:
         _live.add(self)
 
     def _connect(self, config: Mapping[str, object]) -> Producer:
-        plain = reveal(config)
-        plain.setdefault("logger", log)
-        plain["error_cb"] = self._troubles.append
+        given = {"logger": log, **config, "error_cb": self._troubles.append}
         if self._on_statistics is None:
             # They pile up unpolled and are counted by len(); so off unless somebody listens.
-            plain["statistics.interval.ms"] = 0
+            given["statistics.interval.ms"] = 0
         else:
-            plain.setdefault("statistics.interval.ms", 5000)
-            plain["stats_cb"] = self._statistics.append
+            given = {"statistics.interval.ms": 5000, **given, "stats_cb": self._statistics.append}
         try:
-            return Producer(plain)
+            return Producer(reveal(given))  # never in a variable: error trackers show those
         except (KafkaException, TypeError, ValueError) as error:
             raise self._translated(error, settings=True) from None  # the original may show a secret
 
@@ -238,7 +238,7 @@ class KafkaClient:
         except BufferError as error:
             raise Fault(Kind.QUEUE_FULL, "librdkafka's queue is full") from error
         except (KafkaException, RuntimeError) as error:
-            raise self._translated(error) from error
+            raise self._translated(error, of_record=True) from error
 
     def poll(self, seconds: float) -> None:
         """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
@@ -297,6 +297,8 @@ class KafkaClient:
             raise self._closed()
         try:
             call(handle)
+        except SystemError as error:
+            raise _interrupt(error) from error
         except (KafkaException, RuntimeError, TypeError) as error:
             raise self._translated(error) from error
         finally:
@@ -312,6 +314,8 @@ class KafkaClient:
         """A call whose errors concern the client as a whole: they are kept, not raised."""
         try:
             call()
+        except SystemError as error:
+            raise _interrupt(error) from error
         except (KafkaException, RuntimeError) as error:
             self._translated(error)
         finally:
@@ -332,11 +336,13 @@ class KafkaClient:
         if self._on_trouble is not None:
             self._on_trouble(fault)
 
-    def _translated(self, error: BaseException, *, settings: bool = False) -> Fault:
+    def _translated(self, error: BaseException, *, settings: bool = False, of_record: bool = False) -> Fault:
         fault = self._fault_of(error.args[0] if error.args else error, settings=settings)
         fault.__cause__ = error
         if (fault.kind in (Kind.FENCED, Kind.FATAL) or _is_fatal(error)) and self.fault is None:
             self.fault = fault
+        if of_record:
+            return fault  # it explains nothing that happens to other records
         # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure".
         if fault.kind is not Kind.RETRIABLE and (fault.kind is not Kind.OTHER or self.last_error is None):
             self.last_error = str(fault)
@@ -382,9 +388,7 @@ class KafkaClient:
         return "failed", DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
 
     def _scrub(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return _scrubbed(text, self._secrets)
 
     def _closed(self) -> Exception:
         if self._forked:
@@ -403,8 +407,7 @@ def dispose(client: Client, deadline: Deadline, abort_seconds: float) -> int:
         if client.in_transaction and not client.doubtful and client.fault is None:
             client.abort(deadline.slice(abort_seconds))
     with suppress(Fault):
-        while client.outbox.unsettled() and not (client.in_transaction or client.fault or deadline.passed):
-            client.flush(deadline.slice(SLICE))
+        _flush(client, deadline)
     lost = len(client.outbox.unsettled())
     if lost or client.owes():
         with suppress(Fault):
@@ -412,6 +415,20 @@ def dispose(client: Client, deadline: Deadline, abort_seconds: float) -> int:
     client.close()
     client.outbox.give_up(DeliveryError("the producer was closed before the broker had answered"))
     return lost
+
+
+def _flush(client: Client, deadline: Deadline) -> None:
+    """Flush until all is answered or nothing more comes: Ctrl-C inside of a callback costs its record the report."""
+    patience = None
+    while client.outbox.unsettled() and not (client.in_transaction or client.fault or deadline.passed):
+        client.flush(deadline.slice(SLICE))
+        if client.owes():
+            patience = None
+            continue
+        patience = patience or Deadline(PURGE_PATIENCE)  # another thread may be about to note a report
+        if patience.passed:
+            return
+        time.sleep(BREATH)
 
 
 def _purge(client: Client) -> None:
@@ -427,14 +444,22 @@ def check(pool: str, config: Mapping[str, object]) -> None:
     Raises:
         SettingsError: A property is unknown, has a bad value, or contradicts another.
     """
-    alone = {key: value for key, value in reveal(config).items() if key not in _CHECK_DROPS and not callable(value)}
+    alone = {key: value for key, value in config.items() if key not in _CHECK_DROPS and not callable(value)}
     try:
-        Producer({**alone, "log_level": 0, "logger": _silent}).poll(0)
+        Producer(reveal({**alone, "log_level": 0, "logger": _silent})).poll(0)  # as in _connect
     except (KafkaException, TypeError, ValueError) as error:
         reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-        for secret in _secrets(config):
-            reason = reason.replace(secret, "***")
-        raise SettingsError(f"{pool}: librdkafka refuses the kafka settings: {reason}") from None
+        raise SettingsError(
+            f"{pool}: librdkafka refuses the kafka settings: {_scrubbed(reason, _secrets(config))}"
+        ) from None
+
+
+def _interrupt(error: SystemError) -> BaseException:
+    """What a call without a result and without an exception means: Ctrl-C inside of a callback.
+
+    confluent-kafka keeps a callback's exception only if it has a value, and KeyboardInterrupt has none on Python 3.11.
+    """
+    return KeyboardInterrupt() if threading.current_thread() is threading.main_thread() else error
 
 
 def _is_fatal(error: BaseException) -> bool:
@@ -449,6 +474,10 @@ def _code(fault: Fault) -> int | None:
 def reveal(config: Mapping[str, object]) -> dict[str, Any]:
     """Return the settings with their secrets in the open: only for librdkafka's eyes."""
     return {key: getattr(value, "get_secret_value", lambda value=value: value)() for key, value in config.items()}
+
+
+def _scrubbed(text: str, secrets: tuple[str, ...]) -> str:
+    return functools.reduce(lambda left, secret: left.replace(secret, "***"), secrets, text)
 
 
 def _secrets(config: Mapping[str, object]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -118,6 +119,14 @@ class Effects:
     retire: list[Slot] = field(default_factory=list)
     leaks: list[Lease] = field(default_factory=list)
 
+    def add(self, more: Effects | None) -> None:
+        """Take on what another decision demands."""
+        if more is not None:
+            self.wake += more.wake
+            self.create += more.create
+            self.retire += more.retire
+            self.leaks += more.leaks
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -196,7 +205,9 @@ class Core:
         self.last_error: BaseException | None = None
         self._clock = clock
         self._permanent = False
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler or the garbage collector may come here on the thread that is inside already.
+        self._lock = threading.RLock()
+        self._late: deque[tuple[Lease, Retirement | None]] = deque()
         self._slots = tuple(Slot(index) for index in range(limits.size))
         self._idle: deque[Slot] = deque()
         self._waiters: OrderedDict[Lease, None] = OrderedDict()
@@ -243,16 +254,16 @@ class Core:
             return True
 
     def release(self, lease: Lease, retirement: Retirement | None = None) -> Effects | None:
-        """Give back; with a retirement the producer is never handed out again. Giving back twice is harmless."""
+        """Give back; with a retirement the producer is never handed out again. Giving back twice is harmless.
+
+        From within another decision, as when the garbage collector ends an abandoned generator, it waits for the next
+        :meth:`tick`.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  (as Condition asks it)
+            self._late.append((lease, retirement))
+            return None
         with self._lock:
-            if lease.state is not LeaseState.GRANTED:
-                return None
-            lease.state = LeaseState.DONE
-            slot = lease.slot
-            slot.leases.remove(lease)
-            if retirement is not None and slot.retirement is None:
-                slot.retirement = retirement
-            return self._settle(slot)
+            return self._take_back(lease, retirement)
 
     # -- producers come and go -----------------------------------------------------------------
 
@@ -327,9 +338,11 @@ class Core:
             return effects
 
     def tick(self) -> Effects:
-        """What is due by the clock: postponed creations, expired producers, leaks."""
+        """What is due by now: late returns, postponed creations, expired producers, leaks."""
         with self._lock:
             effects = Effects()
+            while self._late:
+                effects.add(self._take_back(*self._late.popleft()))
             if self.closing:
                 return effects
             if self.limits.warm:
@@ -494,6 +507,16 @@ class Core:
         roomy = [slot for slot in self._slots if slot.state is State.LEASED and self._has_room(slot)]
         return max(roomy, key=lambda slot: len(slot.leases), default=None)
 
+    def _take_back(self, lease: Lease, retirement: Retirement | None) -> Effects | None:
+        if lease.state is not LeaseState.GRANTED:
+            return None
+        lease.state = LeaseState.DONE
+        slot = lease.slot
+        slot.leases.remove(lease)
+        if retirement is not None and slot.retirement is None:
+            slot.retirement = retirement
+        return self._settle(slot)
+
     def _settle(self, slot: Slot) -> Effects | None:
         """Decide what becomes of a slot that was returned or created: on to a waiter, to rest, or to be closed."""
         if slot.retirement is None and not self.closing and slot.generation == self.generation:
@@ -628,4 +651,5 @@ class Core:
 def _name(owner: object) -> str:
     if isinstance(owner, threading.Thread):
         return f"thread {owner.name!r}"
-    return f"task {getattr(owner, 'get_name', owner.__repr__)()!r}"
+    task = owner() if isinstance(owner, weakref.ref) else owner
+    return f"task {getattr(task, 'get_name', task.__repr__)()!r}"

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 DeliveryOutcome = Literal["pending", "delivered", "failed", "purged", "aborted"]
 HeaderValue = str | bytes | None
 
-_registering = threading.Lock()
-"""Guards the rare first waiter of a delivery; one for all of them, since a lock in each would double their size."""
+_registering = threading.RLock()
+"""Guards the rare first waiter of a delivery; one for all of them, since a lock in each would double their size.
+
+Re-entrant, for the garbage collector may end an abandoned transaction on the thread that holds it.
+"""
 
 
 def _renew_lock() -> None:
     global _registering  # noqa: PLW0603  (another thread may have held it at the fork)
-    _registering = threading.Lock()
+    _registering = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)
@@ -176,9 +179,12 @@ class Delivery:
         if not self.done():
             waiter = TaskWaiter()
             self._register(waiter)
-            if not self.done():
-                self._outbox.hurry()
-                await waiter.wait(deadline.left)
+            try:
+                if not self.done():
+                    self._outbox.hurry()
+                    await waiter.wait(deadline.left)
+            finally:
+                self._forget(waiter)
 
     async def _answer(self) -> DeliveryReport:
         await self.decided(Deadline(self._ledger.timeout_ms / 1000))
@@ -206,8 +212,7 @@ class Delivery:
             self._outbox.hurry()
             waiter.wait(deadline.left)
         if not self.done():
-            with _registering:  # who has given up no longer watches
-                self._waiters = [other for other in self._waiters or () if other is not waiter]
+            self._forget(waiter)
             raise DeliveryTimeoutError(
                 f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
             )
@@ -221,6 +226,12 @@ class Delivery:
             if self._waiters is None:
                 self._waiters = []
             self._waiters.append(waiter)
+
+    def _forget(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        """Who has given up no longer watches."""
+        if not self.done():
+            with _registering:
+                self._waiters = [other for other in self._waiters or () if other is not waiter]
 
     def _arrive(self, error: object, ack: Any) -> None:
         """Called by librdkafka: note what came, nothing else.

@@ -20,8 +20,8 @@ class Held(Protocol):
     """What a handle knows of the claim it works under."""
 
     sender: Sender
-    unit: Unit | None
 
+    def open_unit(self) -> Unit | None: ...
     def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope: ...
 
 
@@ -41,12 +41,14 @@ class Handle:
         Raises:
             NotTransactionalError: The pool has no ``transactional_id``.
         """
+        self._sender.refuse_if_ended()
         return self._held.scope(**options)
 
     def _sending(self) -> Sender | None:
         """Who sends now: the transaction that is open here, else this producer; nobody, where a call must open one."""
-        if self._held.unit is not None:
-            return self._held.unit
+        unit = self._held.open_unit()
+        if unit is not None:
+            return unit
         return None if self._sender.terms.transactional else self._sender
 
     def _deadline(self, timeout_ms: int | None) -> Deadline:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wd_di._checkout import broken
 from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
-from wd_di._core import Core, Effects, Lease, Limits, Retirement, Slot
+from wd_di._core import Core, Effects, Limits, Retirement, Slot
 from wd_di._delivery import Outbox
 from wd_di._scope import Options, TransactionScope
 from wd_di._sender import Terms
@@ -60,7 +60,6 @@ class Keeper:
         self.name: str = plan.name
         self.observer = observer
         self.purged: int = 0
-        self._changed = threading.Condition()
         self.memory = memory
         self._closing_until: Deadline | None = None
         self.apply(plan)
@@ -96,11 +95,12 @@ class Keeper:
         self.memory.lock = threading.Lock()
         self._making: dict[int, Client] = {}
         self.started: bool = False
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # re-entrant, as every lock that a signal handler or finalizer may meet
         self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
         self._reaper = Workers(f"wd_di-{self.name}-reaper", min(self.limits.size, REAPERS_MAX))
         self._callbacks = Workers(f"wd_di-{self.name}-callback", 1)
-        self._changed = threading.Condition()
+        self._mutex = threading.RLock()  # entered itself, as in Workers
+        self._changed = threading.Condition(self._mutex)
         self._poller = Poller(f"wd_di-{self.name}-poller", weakref.WeakMethod(self._round))
 
     # -- for the desk and the pool -----------------------------------------------------------------
@@ -130,26 +130,26 @@ class Keeper:
         """Do what the core decided; the lock is free now."""
         if effects is None:
             return
-        for lease in effects.wake:
-            self._wake(lease)
+        self._wake(effects)
         for slot in effects.create:
             self._makers.submit(partial(self._create, self.core, slot))
         for slot in effects.retire:
             self._reaper.submit(partial(self._retire, self.core, slot, late=late))
         for lease in effects.leaks:
             self._report_leak(lease)
-        with self._changed:
+        with self._mutex:
             self._changed.notify_all()
 
-    def _wake(self, lease: Lease) -> None:
-        """Wake a borrower; one whose loop is closed can't take its slot, so the next one gets it."""
-        assert lease.waiter is not None  # noqa: S101  (it waited)
-        if not lease.waiter.wake():
-            self.carry_out(self.core.release(lease))
+    def _wake(self, effects: Effects) -> None:
+        """Wake borrowers; one whose loop is closed can't take its slot, so the next one gets it."""
+        for lease in effects.wake:  # it may grow: by a call in itself, a closed loop's many tasks would end the stack
+            assert lease.waiter is not None  # noqa: S101  (it waited)
+            if not lease.waiter.wake():
+                effects.add(self.core.release(lease))
 
     def wait_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until ``done()`` holds; it is asked again after everything that was carried out."""
-        with self._changed:
+        with self._mutex:
             return self._changed.wait_for(done, deadline.left)
 
     def close_clients(self, deadline: Deadline) -> None:
@@ -282,7 +282,7 @@ class Keeper:
         except Exception as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
             log_error(f"{self.name}.close", f"{self.name}: producer {slot.index} could not be closed", error)
             lost = 0
-        with self._changed:
+        with self._mutex:
             self.purged += lost
         self.observer.emit(
             ProducerClosed, pool=self.name, index=slot.index, transactional_id=client.transactional_id, purged=lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,7 +63,10 @@ async def outwaited(workers: Workers, job: Callable[[], R]) -> R:
 
     A job that was abandoned would go on using what its task has given back.
     """
-    loop = asyncio.get_running_loop()
+    loop = _get_running_loop()
+    if loop is None:
+        workers.submit(job)
+        raise GeneratorExit  # a forgotten task is collected after its loop's end: nobody is left to wait
     done: asyncio.Future[R] = loop.create_future()
 
     def work() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wd_di._client import Fault, Kind
+from wd_di._threads import Alarm
 from wd_di.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class MemoryClient:
         self._writer: Writer | None = None
         self._queue: deque[tuple[Delivery, Record]] = deque()
         self._serving = threading.Lock()
-        self._due = threading.Event()
+        self._due = Alarm()
         self._closed = False
 
     def init(self, seconds: float) -> None:  # noqa: ARG002  (the port's signature)
@@ -172,19 +173,19 @@ class MemoryClient:
         stored.written_ms = timestamp
         self._refuse_if_large(stored)
         self._queue.append((delivery, stored))
-        self._due.set()
+        self._due.ring()
 
     def poll(self, seconds: float) -> None:
         """Wait for something to acknowledge, and acknowledge all that is queued."""
         if seconds:
-            self._due.wait(seconds)
+            self._due.nap(seconds)
         self.flush(seconds)
 
     def flush(self, seconds: float) -> None:  # noqa: ARG002
         """Acknowledge what is queued."""
         self._refuse_if_closed()
         with self._serving:  # the holder and the poller may both be here
-            self._due.clear()
+            self._due.silence()
             while self._queue:
                 self._acknowledge(*self._queue.popleft())
         self.outbox.settle()
@@ -238,7 +239,7 @@ class MemoryClient:
         if self._writer is not None:
             self._broker.end(self._writer, commit=False)
         self._closed = True
-        self._due.set()
+        self._due.ring()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

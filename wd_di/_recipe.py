@@ -56,10 +56,12 @@ class Recipe(ABC, Generic[T_co, A_co]):
         return Awaited(self)
 
     def __enter__(self) -> T_co:
-        scope = self._fresh()
-        value = scope.__enter__()
-        self._scope = scope
-        return value
+        scope = self._scope = self._fresh()  # from now on, since entering may wait, and others come meanwhile
+        try:
+            return scope.__enter__()
+        except BaseException:
+            self._scope = None
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -69,10 +71,12 @@ class Recipe(ABC, Generic[T_co, A_co]):
         return self._take().__exit__(kind, error, trace)
 
     async def __aenter__(self) -> A_co:
-        scope = self._fresh()
-        value = await scope.__aenter__()
-        self._scope = scope
-        return value
+        scope = self._scope = self._fresh()
+        try:
+            return await scope.__aenter__()
+        except BaseException:
+            self._scope = None
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

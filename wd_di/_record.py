@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wd_di._delivery import HeaderValue
-
-if TYPE_CHECKING:
-    from wd_di._delivery import Message
+from wd_di._delivery import HeaderValue, Message
 
 Text = str | bytes | None
 Headers = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 Prepared = tuple[str, dict[str, Any]]
 """A topic, and a checked record in the client's words."""
 
-_TEXT = frozenset({str, bytes, type(None)})
+_TEXT = (str, bytes, type(None))
 
 
 def prepare(
@@ -35,18 +32,21 @@ def prepare(
 
 def prepare_all(messages: Iterable[Message]) -> list[Prepared]:
     """Check several records, before the first is sent."""
-    return [
-        prepare(m.topic, m.value, m.key, headers=m.headers, partition=m.partition, timestamp_ms=m.timestamp_ms)
-        for m in messages
-    ]
+    return [_prepare_message(each) for each in messages]
+
+
+def _prepare_message(m: Message) -> Prepared:
+    if not isinstance(m, Message):
+        raise TypeError(_kind("each of messages", m, "a wd_di.Message"))
+    return prepare(m.topic, m.value, m.key, headers=m.headers, partition=m.partition, timestamp_ms=m.timestamp_ms)
 
 
 def _fields(
     value: Text, key: Text, headers: Headers | None, *, partition: int | None, timestamp_ms: int | None
 ) -> dict[str, Any]:
-    if type(value) not in _TEXT:
+    if not isinstance(value, _TEXT):
         raise TypeError(_kind("value", value, "str, bytes or None"))
-    if type(key) not in _TEXT:
+    if not isinstance(key, _TEXT):
         raise TypeError(_kind("key", key, "str, bytes or None"))
     return {
         "value": value,
@@ -66,6 +66,8 @@ def _whole(name: str, value: int) -> int:
 
 
 def _headers(headers: Headers) -> list[tuple[str, HeaderValue]]:
+    if not isinstance(headers, Iterable):
+        raise TypeError(_kind("headers", headers, "a mapping or (name, value) pairs"))
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:  # noqa: PLR2004  (a pair)
@@ -73,7 +75,7 @@ def _headers(headers: Headers) -> list[tuple[str, HeaderValue]]:
         name, value = pair
         if not isinstance(name, str):
             raise TypeError(_kind("a header's name", name, "a str"))
-        if type(value) not in _TEXT:
+        if not isinstance(value, _TEXT):
             raise TypeError(_kind(f"header {name!r}", value, "str, bytes or None"))
     return pairs
 

@@ -116,7 +116,7 @@ class Run:
             self._mark(unit, error)
             return False
         try:
-            return self._finish(unit, error)
+            return self._finish(unit, error, self._options.commit_on)
         finally:
             unit.run_hooks()
 
@@ -134,17 +134,13 @@ class Run:
         if self._joined:
             self._mark(unit, error)
             return False
-        hooked = None
-        if error is None or isinstance(error, self._options.commit_on):
-            hooked = await unit.before_commit_async()
         try:
-            # The job gives the slot back itself: the loop may be closed by then.
-            swallowed = await outwaited(self._rules.terms.jobs, lambda: self._finish(unit, hooked or error))
+            return await self._finish_async(unit, error)
+        except GeneratorExit:  # its loop was closed under it: the job goes on, and nobody could await the hooks
+            unit.hooks.forget()
+            raise
         finally:
             await unit.run_hooks_async()
-        if hooked is not None and not swallowed:
-            raise hooked
-        return swallowed
 
     # -- in ----------------------------------------------------------------------------------------
 
@@ -152,7 +148,7 @@ class Run:
         """Join what is open in the caller's context, if that is wanted; else the claim to begin on, if there is one."""
         self._refuse_plain()
         held = self._bound or self._desk.current()
-        open_ = self._open_on(held)
+        open_ = held.open_unit() if held is not None else None
         if open_ is not None and self._joins():
             self._joined, self._hold, self.unit = True, held, open_
             return held
@@ -164,12 +160,6 @@ class Run:
         terms = self._rules.terms
         if not terms.transactional:
             raise NotTransactionalError(f"{terms.pool}: this pool has no transactional_id, so it has no transactions")
-
-    def _open_on(self, held: Hold | None) -> Unit | None:
-        open_ = held.unit if held is not None else None
-        if open_ is not None and open_.owner is not owner():
-            raise ScopeError(f"{self._rules.terms.pool}: transaction {open_.id} is open in another thread or task")
-        return open_
 
     def _joins(self) -> bool:
         """Whether an open transaction of the caller is to be used.
@@ -232,9 +222,19 @@ class Run:
         elif unit.inner_error is None:
             unit.inner_error = error
 
-    def _finish(self, unit: Unit, error: BaseException | None) -> bool:
+    async def _finish_async(self, unit: Unit, error: BaseException | None) -> bool:
+        jobs, hooked = self._rules.terms.jobs, None
+        if error is None or isinstance(error, self._options.commit_on):
+            hooked = await unit.before_commit_async()
+        # The job gives the slot back itself: the loop may be closed by then.
+        if hooked is None:
+            return await outwaited(jobs, lambda: self._finish(unit, error, self._options.commit_on))
+        await outwaited(jobs, lambda: self._finish(unit, hooked, ()))
+        raise hooked
+
+    def _finish(self, unit: Unit, error: BaseException | None, commit_on: tuple[type[Exception], ...]) -> bool:
         try:
-            return unit.finish(error, self._options.commit_on)
+            return unit.finish(error, commit_on)
         finally:
             self._leave(self._current(self._hold), unit)
 

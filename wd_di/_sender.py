@@ -154,10 +154,12 @@ class Sender:
         self.terms.jobs.submit(self._flush_awaited)
 
     def _flush_awaited(self) -> None:
-        with suppress(WdDiError):  # closed by force; those who wait hear of it from their deliveries
+        try:
             while self._still_awaited():
                 self.serve(self.client.flush, HOLDER_SLICE)
-        self._flushing = False
+        except WdDiError:  # closed by force; those who wait hear of it from their deliveries
+            with self.ledger.gate:
+                self._flushing = False
 
     def _still_awaited(self) -> bool:
         with self.ledger.gate:
@@ -226,8 +228,8 @@ def refuse_on_loop(what: str, terms: Terms) -> None:
     """Refuse a call that would block the event loop which runs in this thread."""
     if _get_running_loop() is not None and not terms.allow_blocking_in_loop:
         raise ScopeError(
-            f"{terms.pool}: {what} would block the event loop that runs in this thread: call it through "
-            "asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"
+            f"{terms.pool}: {what} would block the event loop that runs in this thread: use 'async with' and await "
+            "its calls, move it to asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from wd_di.events import log_error
@@ -44,6 +45,29 @@ class ThreadWaiter:
         return self._lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
 
+class Alarm:
+    """Ends a nap: a bare lock, since an Event stays locked for ever when Ctrl-C comes at a bad moment inside of it."""
+
+    __slots__ = ("_quiet",)
+
+    def __init__(self) -> None:
+        self._quiet = threading.Lock()
+        self._quiet.acquire()
+
+    def ring(self) -> None:
+        """End the present nap, or else the next one."""
+        with suppress(RuntimeError):  # it rings already
+            self._quiet.release()
+
+    def silence(self) -> None:
+        """Forget that it rang."""
+        self._quiet.acquire(blocking=False)
+
+    def nap(self, seconds: float) -> None:
+        """Sleep until it rings, at most ``seconds``."""
+        self._quiet.acquire(timeout=seconds)
+
+
 class Workers:
     """Runs jobs on at most ``limit`` threads that start on demand and end when idle.
 
@@ -54,14 +78,15 @@ class Workers:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self._limit = limit
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._mutex = threading.RLock()  # entered itself: Ctrl-C inside of Condition.__enter__ would leave it locked
+        self._changed = threading.Condition(self._mutex)
         self._threads = 0
         self._idle = 0
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], object]) -> None:
         """Run the job soon; here and now if the interpreter no longer starts threads."""
-        with self._changed:
+        with self._mutex:
             self._jobs.append(job)
             if self._idle >= len(self._jobs):
                 self._changed.notify()
@@ -85,8 +110,8 @@ class Workers:
                 log_error(f"{self.name}.job", f"{self.name}: a background job failed", error)
             del job  # an idle worker must not keep a pool alive
 
-    def _next(self, linger: float) -> Callable[[], None] | None:
-        with self._changed:
+    def _next(self, linger: float) -> Callable[[], object] | None:
+        with self._mutex:
             if not self._jobs:
                 self._idle += 1
                 self._changed.wait_for(lambda: self._jobs, linger)
@@ -107,7 +132,7 @@ class Poller:
         self.napping = False
         self._name = name
         self._round = round_
-        self._wake = threading.Event()
+        self._alarm = Alarm()
         self._stopped = False
         self._thread: threading.Thread | None = None
 
@@ -123,24 +148,24 @@ class Poller:
     def wake(self) -> None:
         """End the present nap."""
         self.napping = False
-        self._wake.set()
+        self._alarm.ring()
 
     def stop(self, seconds: float) -> None:
         """End the thread and wait for it at most ``seconds``; called by itself it doesn't wait."""
         self._stopped = True
-        self._wake.set()
+        self.wake()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, seconds))
 
     def _run(self) -> None:
         while not self._stopped:
-            self._wake.clear()
+            self._alarm.silence()
             self.napping = True  # before the round: what comes up behind its back must end the nap
             nap = self._one_round()
             if nap is None:
                 return
             if nap > SHORT_NAP:
-                self._wake.wait(nap)
+                self._alarm.nap(nap)
             else:
                 time.sleep(nap)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,6 +73,7 @@ class Unit(Sender):
         "_began",
         "_held",
         "_interrupt",
+        "_offering",
         "_outcome",
         "_rules",
         "abort_confirmed",
@@ -103,6 +105,7 @@ class Unit(Sender):
         self._began = time.monotonic()
         self._outcome: Outcome | None = None
         self._interrupt: BaseException | None = None
+        self._offering = threading.RLock()  # re-entrant, for a listener may end it from inside
 
     # -- the state machine, for the scope ----------------------------------------------------------
 
@@ -175,6 +178,8 @@ class Unit(Sender):
         """Run the hooks of a task on its loop, before a worker finishes; what one raised."""
         try:
             await self.hooks.run_before_commit_async(self._doomed)
+        except AbortTransaction:
+            self.abort_only = True
         except BaseException as raised:  # noqa: BLE001  (the transaction must end first; then it is raised)
             return raised
         return None
@@ -224,12 +229,13 @@ class Unit(Sender):
     def _unflushed(self) -> Exception | None:
         """Why phase (b) must not begin."""
         ledger, fault = self.ledger, self.client.fault
+        late = len(ledger.pending)  # asked first: what fails meanwhile moves from here to the failed
         if fault is not None:
             return self._failed("flush", fault)
         if ledger.failed:
             return self._undelivered(ledger.failed)
-        if ledger.pending:
-            text = f"{len(ledger.pending)} of {ledger.records} records had no answer in time (commit_timeout_ms is "
+        if late:
+            text = f"{late} of {ledger.records} records had no answer in time (commit_timeout_ms is "
             text += f"{self._rules.commit_timeout * 1000:.0f}){because(self.client)}"
             return self._error(TransactionAbortedError, text)
         return None
@@ -364,7 +370,9 @@ class Unit(Sender):
                 return
 
     def _offer_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
-        with self.ledger.gate:  # as a record, they must not slip into the next transaction
+        # As a record, they must not slip into the next transaction. But not under the gate: this blocks, and a task
+        # that produces meanwhile must not.
+        with self._offering:
             self.refuse_if_ended()
             self.client.send_offsets(offsets, group_metadata, seconds)
 
@@ -374,7 +382,7 @@ class Unit(Sender):
         return self._failed("send_offsets", fault)
 
     def _end_writing(self) -> None:
-        with self.ledger.gate:
+        with self._offering, self.ledger.gate:
             self.ledger.ended = True
 
     def _close(self, problem: BaseException | None) -> None:

@@ -226,7 +226,7 @@ class MessageAcknowledged(_MessageEvent):
 
     name = "message.acknowledged"
     partition: int
-    offset: int
+    offset: int | None
     timestamp_ms: int | None
     latency_ms: float | None
 
@@ -369,7 +369,9 @@ class Observer:
         for each in listeners:
             try:
                 each.listener(event)
-            except Exception as error:  # noqa: BLE001  (whatever a listener does, the pool's work goes on)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  (whatever a listener does, the pool's work goes on)
                 failed = f"listener {_qualified_name(each.listener)} failed on {event.name}"
                 self._errors.write(failed, failed, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -118,9 +119,12 @@ class Running(Generic[C]):
 
     async def _stop_async(self, error: BaseException | None) -> None:
         try:
-            _tell(await _close_async(_users_first(self._container)), error)
+            errors, cancelled = await _close_async(_users_first(self._container))
+            _tell(errors, cancelled or error)
         finally:
             self._container.unwire()
+        if cancelled is not None:
+            raise cancelled
 
 
 def lifespan(
@@ -190,18 +194,25 @@ def _close(resources: Iterable[Resource]) -> list[Exception]:
     return errors
 
 
-async def _close_async(resources: Iterable[Resource]) -> list[Exception]:
-    """Close as :func:`_close` does: pools, which block, on a worker, and other resources on the loop."""
-    errors = []
+async def _close_async(resources: Iterable[Resource]) -> tuple[list[Exception], asyncio.CancelledError | None]:
+    """Close as :func:`_close` does: pools, which block, on a worker, and other resources on the loop.
+
+    A cancellation ends the closing of the one resource that it meets, if that isn't a pool, and goes on when all are
+    closed: once the loop is gone nobody could close them.
+    """
+    errors: list[Exception] = []
+    cancelled: asyncio.CancelledError | None = None
     for resource in resources:
         try:
             if isinstance(resource, PoolResource):
                 await outwaited(_workers, resource.shutdown)
             else:
                 await _settled(resource.shutdown())
+        except asyncio.CancelledError as error:
+            cancelled = error
         except Exception as error:  # noqa: BLE001  (the others must be closed, too)
             errors.append(error)
-    return errors
+    return errors, cancelled
 
 
 async def _settled(result: Any) -> None:

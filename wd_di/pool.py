@@ -104,7 +104,7 @@ class ProducerPool:
         claim(plan, self)
         self._keeper = Keeper(plan, self.observer, self._memory())
         self._desk = self._keeper.desk = Desk(self._keeper)
-        self._phase = threading.Lock()
+        self._phase = threading.RLock()  # a signal handler may close while its own thread does
         self._opened = False
         self._closed = threading.Event()
         self._report: CloseReport | None = None
@@ -173,7 +173,7 @@ class ProducerPool:
             What ``fn`` returned; ``None`` if it raised :class:`AbortTransaction`. Await it if ``fn`` is a coroutine
             function.
         """
-        if iscoroutinefunction(fn):
+        if iscoroutinefunction(fn) or iscoroutinefunction(type(fn).__call__):
             return _retry.run_async(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
         return _retry.run(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
 
@@ -199,21 +199,20 @@ class ProducerPool:
                 raise PoolClosedError(f"{self.name}: the pool is closed; make another one")
             if self._opened:
                 return
-            self._opened = True
         self._keeper.start()
-        if self._settings.open_policy == "background" or _get_running_loop() is not None:
-            return
-        try:
-            self._connect(deadline)
-        except BaseException:
-            self.close(timeout_ms=0, force=True)
-            raise
+        if self._settings.open_policy == "fail" and _get_running_loop() is None:
+            try:
+                self._connect(deadline)
+            except BaseException:
+                self.close(timeout_ms=0, force=True)
+                raise
+        self._opened = True
 
     def _connect(self, deadline: Deadline) -> None:
         core = self._keeper.core
         self._keeper.carry_out(core.warm() if self._keeper.limits.warm else core.start_one())
         wanted = self._settings.size if self._keeper.limits.warm else 1
-        self._keeper.wait_until(lambda: self._ready() >= wanted or self._hopeless(), deadline)
+        self._keeper.wait_until(lambda: self._ready() >= wanted or core.hopeless or core.closing, deadline)
         if self._ready() < wanted:
             raise self._not_opened(wanted)
         if not self._keeper.terms.transactional:
@@ -238,9 +237,6 @@ class ProducerPool:
     def _ready(self) -> int:
         return len(self._keeper.core.in_state(State.IDLE, State.LEASED))
 
-    def _hopeless(self) -> bool:
-        return self._keeper.core.hopeless
-
     def _not_opened(self, wanted: int) -> PoolOpenError:
         cause = self._keeper.trouble()
         error = PoolOpenError(
@@ -256,6 +252,8 @@ class ProducerPool:
         return self._keeper.core.stats()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_keeper"):
+            return f"<ProducerPool {self.name!r}, not made>"  # its settings are refused, and a debugger looks
         stats = self.stats()
         state = "closed" if self._keeper.core.closing else "open" if self._opened or stats.totals.requests else "new"
         return (
@@ -424,7 +422,7 @@ class ProducerPool:
 
     def _after_fork(self) -> None:
         """In the child: nothing of the parent's is touched; new ids are made at the first use, outside the fork."""
-        self._phase = threading.Lock()
+        self._phase = threading.RLock()
         self._stale = True
         closing = self._keeper.core.closing
         self._keeper.renew()

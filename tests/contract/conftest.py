@@ -32,7 +32,8 @@ def _param(behaviour: str, backend: str) -> object:
 
 
 @pytest.fixture(scope="session")
-def _mock_kafka() -> Iterator[MockKafka]:
+def shared_mock() -> Iterator[MockKafka]:
+    """One mock cluster for all behaviours, which have topics of their own."""
     with MockKafka() as kafka:
         yield kafka
 
@@ -42,7 +43,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Where this run of the behaviour takes place."""
     makers = {
         "fake": Fake,
-        "mock": lambda: Mock(request.getfixturevalue("_mock_kafka")),
+        "mock": lambda: Mock(request.getfixturevalue("shared_mock")),
         "real": lambda: Real(request.getfixturevalue("local_kafka")),
     }
     with makers[request.param]() as backend:

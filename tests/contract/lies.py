@@ -11,7 +11,6 @@ from wd_di._core import Core, Effects
 from wd_di._delivery import Delivery, Outbox
 from wd_di._hooks import Hooks
 from wd_di._memory import MemoryBroker, MemoryClient
-from wd_di._scope import Run
 from wd_di._unit import Unit
 from wd_di.events import TransactionAborted
 from wd_di.testing import _fake
@@ -174,14 +173,13 @@ def _hooks_are_silent(honest: Any) -> Any:
     return lambda hooks, outcome, _: honest(hooks, outcome, lambda *_: None)
 
 
-def _hooks_run_before_the_return(_: Any) -> Any:
-    def leave(run: Any, unit: Any) -> None:
+def _hooks_run_too_early(honest: Any) -> Any:
+    def close(unit: Any, problem: Any) -> None:
+        honest(unit, problem)
         unit.run_hooks()
-        run._hold.retirement = run._hold.retirement or unit.retirement
-        if run._borrowed:
-            run._desk.give_back(run._hold)
+        unit.hooks._given.clear()
 
-    return leave
+    return close
 
 
 def _aborts_without_telling(honest: Any) -> Any:
@@ -272,7 +270,7 @@ LIES = [
     Lie("hooks are told of a commit that was an abort", Hooks, "run_after", _hooks_know_only_success),
     Lie("hooks run in reverse", Hooks, "run_after", _hooks_run_backwards),
     Lie("a hook's error is told nobody", Hooks, "run_after", _hooks_are_silent),
-    Lie("hooks run before the slot is back", Run, "_leave", _hooks_run_before_the_return),
+    Lie("hooks run before the slot is back", Unit, "_close", _hooks_run_too_early),
     Lie("an abort is no event", Unit, "_emit", _aborts_without_telling),
     Lie("an acknowledgement is no event", Outbox, "settle", _tells_after_the_end),
     Lie("a reload replaces nobody", Core, "reload", _reloads_nothing),

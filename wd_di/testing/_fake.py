@@ -14,7 +14,7 @@ from wd_di._client import Fault, Kind
 from wd_di._core import Retirement, State
 from wd_di._memory import MemoryBroker, MemoryClient, Record
 from wd_di._threads import Deadline
-from wd_di.errors import DeliveryError, PoolClosedError, PoolTimeoutError
+from wd_di.errors import DeliveryError, PoolError
 from wd_di.events import Observer
 from wd_di.pool import CloseReport, ProducerPool
 from wd_di.settings import PoolSettings
@@ -251,7 +251,7 @@ class FakePool(ProducerPool):
         """Let the next call fail as a broker would let it.
 
         Args:
-            call: ``"create"`` (no connection; the idle producers are retired, so that there is one to create), ``"begin"``,
+            call: ``"create"`` (no connection; idle producers are retired, so that there is one to create), ``"begin"``,
                 ``"produce"`` (the record is refused at once), ``"send_offsets"`` (the group has rebalanced),
                 ``"commit"`` (refused, so it aborts) or ``"abort"``.
             unknown: For ``"commit"``: no answer comes, so the caller is in doubt. The records end up aborted.
@@ -338,19 +338,20 @@ class FakePool(ProducerPool):
                 self._keeper.carry_out(core.doom(slot, client, Retirement(reason)))
 
     def _hold_all(self, holds: list[Hold]) -> None:
-        with suppress(PoolTimeoutError, PoolClosedError):
-            while self.stats().available:
+        with suppress(PoolError):  # whatever it is, there is nothing left to hold
+            while (stats := self.stats()).available or stats.in_use < stats.size:
                 holds.append(self._desk.borrow(None, ambient=False))
 
     @contextmanager
     def _impatient(self) -> Iterator[None]:
         keeper = self._keeper
-        settings = keeper.settings
-        keeper.settings = settings.model_copy(update={"timeout_ms": min(IMPATIENT_MS, settings.timeout_ms)})
+        usual = keeper.settings
+        hasty = keeper.settings = usual.model_copy(update={"timeout_ms": min(IMPATIENT_MS, usual.timeout_ms)})
         try:
             yield
         finally:
-            keeper.settings = settings
+            if keeper.settings is hasty:  # else a reload has brought others
+                keeper.settings = usual
 
     def reset(self) -> None:
         """Forget records, events and faults."""

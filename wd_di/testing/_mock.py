@@ -55,7 +55,8 @@ class MockKafka:
 
     It knows topics (made on first use, with 4 partitions), transactions and consumer groups, and answers with the
     errors and delays it is told to. What it can't show: it fences nobody (push the error codes 47 and 90 instead),
-    hides nothing from ``read_committed`` readers, and times out no transaction. `LocalKafka` does all three.
+    hides nothing from ``read_committed`` readers, times out no transaction, forgets a transaction's group offsets and
+    acknowledges with a timestamp of its own. `LocalKafka` does all of it.
 
     Faults are injected through ctypes into the librdkafka that confluent-kafka bundles, on CPython with the GIL.
 

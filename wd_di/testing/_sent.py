@@ -62,7 +62,7 @@ def missing(expected: Iterable[Sent], records: Sequence[Sent]) -> list[Sent]:
 
 
 def _seated(number: int, patterns: list[Sent], records: Sequence[Sent], taken: dict[int, int], seen: set[int]) -> bool:
-    """Whether the pattern gets a record, if need be one from a pattern that is content with another (Kuhn's matching)."""
+    """Whether the pattern gets a record, if need be from one that is content with another (Kuhn's matching)."""
     fitting = [place for place, record in enumerate(records) if place not in seen and patterns[number].matches(record)]
     for place in sorted(fitting, key=taken.__contains__):
         seen.add(place)

@@ -1,0 +1,1 @@
+"""A FastAPI service whose replies are sent after their commits: ``python -m examples.fastapi_orders``."""

@@ -1,0 +1,1 @@
+"""A Flask service whose replies are sent after their commits: ``python -m examples.flask_orders``."""
