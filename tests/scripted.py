@@ -82,7 +82,7 @@ class ScriptedClient(MemoryClient):
         if seconds:
             self.script.play("poll")
         if seconds and not self.script.silent:
-            self._due.wait(seconds)
+            self._due.nap(seconds)
         if self.script.silent:
             threading.Event().wait(seconds)  # as librdkafka, which blocks while nothing comes
         else:

@@ -563,6 +563,23 @@ async def test_task_group_abort(script):
     await asyncio.to_thread(pool.close)
 
 
+async def test_cancelled_at_every_turn(pool, script):
+    """A commit is outwaited also when its task is cancelled at every turn of the loop, as by anyio's scopes."""
+    gate = Gate()
+    script.on("commit", gate)
+    task = asyncio.create_task(place(pool))
+    await gate.stopped()
+    asyncio.get_running_loop().call_later(0.02, gate.open)
+    async with asyncio.timeout(PATIENCE):
+        while not task.done():
+            task.cancel()
+            await turns(1)
+
+    assert task.cancelled()
+    assert ["one"] == committed(pool)
+    assert whole(pool)
+
+
 async def test_used_after_a_cancellation(pool):
     """A transaction whose task was cancelled takes no more records from the tasks that still know it."""
     kept: list[Any] = []
@@ -615,7 +632,7 @@ def in_pool(pool: ProducerPool) -> int:
         return producer.index
 
 
-def test_loop_closed_during_commit(pool, script):
+def test_loop_closed_during_commit(pool, script, caplog):
     """When a loop is closed while a commit runs, the commit ends all the same and gives the slot back."""
     gate = Gate()
     script.on("commit", gate)
@@ -637,12 +654,14 @@ def test_loop_closed_during_commit(pool, script):
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     tasks.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
-    gc.collect()
     gate.open()
+    soon(pool, lambda: pool._keeper.terms.jobs._idle)
+    gc.collect()
 
     assert whole(pool)
     assert ["one"] == committed(pool)
-    assert [] == told
+    assert [] == told  # no hook: nobody could await it
+    assert [] == [record for record in caplog.records if record.name == "wd_di"]
 
 
 def test_loop_closed_in_the_body(pool):

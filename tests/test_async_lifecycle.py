@@ -3,13 +3,29 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from blockbuster import blockbuster_ctx
 from dependency_injector import containers, providers
 from standin import StandInPool
 
-from wd_di import AsyncTransaction, PoolResource, PoolSettings, ScopeError, inject, injected, lifespan, running
+from wd_di import (
+    AsyncProducer,
+    AsyncTransaction,
+    KafkaSettings,
+    PoolResource,
+    PoolSettings,
+    ScopeError,
+    close_pools,
+    inject,
+    injected,
+    lifespan,
+    running,
+)
+
+if TYPE_CHECKING:
+    from wd_di.testing import MockKafka
 
 EVENTS: list[str] = []
 PATIENCE = 10
@@ -407,3 +423,51 @@ async def test_a_failed_start_is_the_servers_error() -> None:
     with pytest.raises(OSError, match="no broker"):
         async with lifespan(Failing())(object()):
             pass
+
+
+# -- the loop -------------------------------------------------------------------------------------
+
+
+class OnMock(containers.DeclarativeContainer):
+    """Pools that need a broker; the tests give it."""
+
+    settings = providers.Dependency(instance_of=KafkaSettings)
+    orders = PoolResource(
+        providers.Factory(PoolSettings, size=2, transactional_id="on-mock-{pid}-{index}", kafka=settings)
+    )
+    clicks = PoolResource(providers.Factory(PoolSettings, size=1, share=8, kafka=settings))
+
+
+@inject
+async def order(
+    tx: AsyncTransaction = injected(OnMock.orders.async_transaction),
+    producer: AsyncProducer = injected(OnMock.clicks.async_producer),
+) -> str:
+    """A service that uses both."""
+    tx.produce_async("orders", "tea")
+    await producer.produce_sync("clicks", "tea")
+    return (await tx.produce_sync("inventory", "-1")).topic
+
+
+async def test_nothing_blocks_the_loop(mock_kafka: MockKafka) -> None:
+    """From opening to closing, no call of the library waits on the loop's thread: not for a lock, a socket or time."""
+    container = OnMock(settings=KafkaSettings(bootstrap_servers=mock_kafka.bootstrap_servers))
+    with blockbuster_ctx(scanned_modules=["wd_di"]):
+        async with running(container, modules=[__name__]):
+            topics = await asyncio.gather(*(order() for _ in range(20)))
+
+    assert {"inventory"} == set(topics)
+    assert container.orders.report.clean
+
+
+async def test_the_first_call_blocks_no_loop_either(mock_kafka: MockKafka) -> None:
+    """Pools that nobody has opened are opened by the first calls, off the loop."""
+    container = OnMock(settings=KafkaSettings(bootstrap_servers=mock_kafka.bootstrap_servers))
+    container.wire(modules=[__name__])
+    with blockbuster_ctx(scanned_modules=["wd_di"]):
+        topics = await asyncio.gather(*(order() for _ in range(20)))
+    reports = await asyncio.to_thread(close_pools, container)
+    container.unwire()
+
+    assert {"inventory"} == set(topics)
+    assert {"orders", "clicks"} == set(reports)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -580,6 +583,30 @@ def test_one_run_after_the_other(transactional):
 
     assert ["first", "between", "second"] == committed(transactional)
     assert idle(transactional)
+
+
+def test_recipe_from_before_a_fork(script):
+    """A recipe made before a fork works in the child, whose workers are threads of its own."""
+    pool = make_pool(transactional_id="t-{pid}")
+    recipe = pool.transaction()
+
+    async def use() -> None:
+        async with recipe as tx:
+            tx.produce_async("orders", "v")
+
+    asyncio.run(use())
+    until(pool, lambda: pool._keeper.terms.jobs._idle == 1)
+    with warnings.catch_warnings():  # Python 3.12 warns of what is tested here: a fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        error = outcome(lambda: asyncio.run(use()))
+        os._exit(error is not None)
+    _, status = os.waitpid(child, 0)
+    pool.close()
+
+    assert 0 == status
 
 
 # -- sync calls on a loop's thread -------------------------------------------------------------------

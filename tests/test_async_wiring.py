@@ -167,17 +167,32 @@ async def test_a_producer_is_injected(container: Container, clicks: FakePool) ->
 
 
 async def test_a_provider_marker_gives_the_factory(container: Container, orders: FakePool) -> None:
-    """Provider[...] leaves the opening to the function; the recipe is that for tasks."""
+    """Provider[...] leaves the opening to the function, which opens each scope by async with."""
 
     @inject
     async def fn(new: Any = Provider[Container.orders.async_transaction]) -> None:
-        async with new().recipe as tx:
+        async with new() as tx:
             tx.produce_async("orders", "tea")
+        with pytest.raises(KeyError):
+            async with new():
+                raise KeyError
 
     wired(container)
     await fn()
 
     orders.assert_committed(Sent("orders", "tea"))
+    assert ["begin", "commit", "begin", "abort"] == happened(orders)
+
+
+def test_a_scope_for_tasks_opens_in_no_thread(orders: FakePool) -> None:
+    """What async_transaction provides can't be opened by a plain with, nor used unopened; the error names the way."""
+    recipe: Any = orders.transaction().awaited
+    with pytest.raises(TypeError, match="context manager protocol"), recipe:
+        pass
+    with pytest.raises(UnopenedScopeError, match="or use 'async with'"):
+        recipe.produce_async("orders")
+
+    assert [] == happened(orders)
 
 
 def test_a_copied_container_keeps_the_kind_of_its_scopes() -> None:

@@ -656,6 +656,29 @@ def test_opening_connects_every_producer_of_a_transactional_pool(make: Make) -> 
     assert 3 == pool.stats().idle == pool.stats().totals.created
 
 
+def test_opening_twice_at_once_waits_twice(make: Make, gate: Gate) -> None:
+    """Who opens a pool that another thread is opening waits for its connection, too."""
+    pool = make(size=1, **IDS)
+    go_on = gate.hold("t-0")
+    openers = [run(pool.open), run(pool.open)]
+    time.sleep(0.1)
+    early = [opener.done() for opener in openers]
+    go_on.set()
+    for opener in openers:
+        opener.result(PATIENCE)
+
+    assert [False, False] == early
+
+
+def test_repr_of_a_refused_pool() -> None:
+    """A debugger shows it while its SettingsError is under way."""
+    pool = ProducerPool.__new__(ProducerPool)
+    with pytest.raises(SettingsError):
+        pool.__init__(PoolSettings(), name="orders")  # type: ignore[misc]  # as Python does
+
+    assert "<ProducerPool 'orders', not made>" == repr(pool)
+
+
 def test_a_pool_that_cannot_be_opened_leaves_nothing_behind(make: Make, gate: Gate) -> None:
     """It says why, is closed, and the producers that worked are gone."""
     pool = make(size=2, **IDS)
@@ -1287,3 +1310,15 @@ def test_a_closed_pool_is_closed_in_the_child(make: Make) -> None:
     pool.close()
 
     assert "PoolClosedError('orders: the pool is closed')" == in_child(lambda: pool.producer().__enter__())
+
+
+def test_a_forgotten_shared_pool_ends_its_threads(make: Make) -> None:
+    """The blocking poller of a shared producer holds nothing that nobody can close any more."""
+    pool = make(size=1, share=2)
+    with pool.producer() as producer:
+        producer.produce_sync("orders", "one")
+    [serving] = [thread for thread in threading.enumerate() if thread.name == "wd_di-orders-0"]
+    pool._keeper.forgotten = True  # what the pool's finalizer says
+    serving.join(PATIENCE)
+
+    assert not serving.is_alive()

@@ -278,6 +278,16 @@ def test_full_queue(kafka):
     assert 2 == client.owes()
 
 
+def test_refused_record_explains_nothing(kafka):
+    """A record that the client didn't take isn't the last thing that went wrong with the connection."""
+    client = connect(kafka, None, message_max_bytes=1_000)
+    with pytest.raises(Fault):
+        produce(client, value=b"x" * 2_000)
+
+    assert client.last_error is None
+    end(client)
+
+
 def test_too_large(kafka):
     """What librdkafka itself refuses leaves the transaction as it was."""
     client = begun(kafka)
@@ -427,6 +437,16 @@ def test_check_hides_secrets():
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("refuse", [lambda config: check("orders", config), lambda config: KafkaClient(config, None)])
+def test_variables_hide_secrets(refuse):
+    """Error trackers show the variables of every frame, so none of them holds a revealed secret."""
+    with pytest.raises((SettingsError, Fault)) as caught:
+        refuse({"sasl.password": SecretStr(SECRET), "no.such.key": 1})
+
+    frames = [frame for frame, _ in traceback.walk_tb(caught.tb)]
+    assert SECRET not in repr([dict(frame.f_locals) for frame in frames])
+
+
 # -- the end -----------------------------------------------------------------------------------------
 
 
@@ -495,6 +515,22 @@ def test_dispose_with_dead_brokers(kafka):
     delivery = produce(client)
 
     assert (1, "purged") == (end(client), delivery.outcome)
+
+
+def test_dispose_after_a_lost_report(kafka):
+    """Ctrl-C inside of a callback comes out as such; the report that it took away isn't waited for."""
+    client = connect(kafka, None)
+    answer(client, produce(client))
+    kafka.set_rtt(100)
+    delivery = produce(client)
+    threading.Timer(0.03, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        client.flush(0.19)  # in one call: longer ones look for signals in between
+    started = time.monotonic()
+    lost = dispose(client, Deadline(5), 1)
+
+    assert (1, "purged") == (lost, delivery.outcome)
+    assert time.monotonic() - started < 1
 
 
 def test_dispose_twice(kafka):

@@ -683,3 +683,35 @@ def test_the_living_are_those_with_a_client_to_poll() -> None:
     assert "lcr" == bench.states()
     assert [(bench.slots[0], bench.slots[0].client)] == bench.core.living()
     assert bench.core.inhabited
+
+
+def test_release_within_another_decision() -> None:
+    """The garbage collector may end an abandoned generator on a thread that is inside: it waits for the next tick."""
+    bench = Bench(size=1).warm()
+    lease = bench.borrow()
+    waiting = bench.queue()
+    with bench.core._lock:
+        assert bench.core.release(lease) is None
+    before = waiting.state
+    effects = bench.core.tick()
+
+    assert (LeaseState.WAITING, LeaseState.GRANTED) == (before, waiting.state)
+    assert [waiting] == effects.wake
+
+
+def test_release_within_another_decision_while_closing() -> None:
+    """Such a return is also seen by a core that closes."""
+    bench = Bench(size=1).warm()
+    lease = bench.borrow()
+    bench.core.close()
+    with bench.core._lock:
+        bench.core.release(lease)
+
+    assert list(bench.slots) == bench.core.tick().retire
+
+
+def test_stats_within_another_decision() -> None:
+    """A signal handler may ask for them wherever it interrupts."""
+    bench = Bench(size=1).warm()
+    with bench.core._lock:
+        assert 1 == bench.core.stats().idle

@@ -478,8 +478,17 @@ def test_failing_listener_keeps_secrets(observer: Observer, caplog: pytest.LogCa
     assert "hunter2" not in caplog.text
 
 
+def test_exiting_listener_is_logged(observer: Observer, caplog: pytest.LogCaptureFixture) -> None:
+    """A listener that calls sys.exit, half way through a pool's own work, is logged as any other."""
+    observer.subscribe("*", lambda _: sys.exit(3))
+
+    observer.emit(TransactionStarted, **STARTED)
+
+    assert "failed on transaction.started: SystemExit(3)" in caplog.text
+
+
 def test_interrupts_pass(observer: Observer) -> None:
-    """What isn't an Exception, such as Ctrl-C, is never swallowed."""
+    """Ctrl-C is never swallowed."""
 
     def interrupt(_: Event) -> None:
         raise KeyboardInterrupt

@@ -133,6 +133,28 @@ def test_running_wires_without_auto_wiring(module: ModuleType):
         assert "transaction" == module.place()
 
 
+def test_running_wires_what_came_after_the_container(monkeypatch: pytest.MonkeyPatch):
+    """A module that makes the container in its first lines and its functions in its last ones is wired as a whole."""
+    module = ModuleType("lifecycle_app")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    class Configured(Container):
+        wiring_config = containers.WiringConfiguration(modules=["lifecycle_app"])
+
+    container = Configured()
+
+    def fn(tx: Any = injected(Container.orders.transaction)) -> str:
+        return tx.kind
+
+    fn.__module__ = module.__name__
+    module.place = inject(fn)
+
+    with running(container):
+        assert "transaction" == module.place()
+    with pytest.raises(ScopeError, match="wasn't called"):
+        module.place()
+
+
 def test_relative_modules_start_at_the_container(module: ModuleType, monkeypatch: pytest.MonkeyPatch):
     """A relative module name means a neighbour of the container's own module."""
     package = ModuleType("lifecycle_shop")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -132,6 +133,7 @@ def test_headers(pool, headers, sent):
         ({"partition": -1}, ValueError, "partition is -1: it can't be negative"),
         ({"timestamp_ms": 1.5}, TypeError, "timestamp_ms is an int, not float"),
         ({"timestamp_ms": -1}, ValueError, "timestamp_ms is -1"),
+        ({"headers": 5}, TypeError, "headers is a mapping or .name, value. pairs, not int"),
         ({"headers": ["ab"]}, TypeError, "headers is a mapping or .name, value. pairs, not str"),
         ({"headers": {5: "x"}}, TypeError, "a header's name is a str, not int"),
         ({"headers": {"a": 5}}, TypeError, "header 'a' is str, bytes or None, not int"),
@@ -157,6 +159,28 @@ def test_all_are_checked_first(pool, method):
     pool.close()
 
     assert [] == records(pool)
+
+
+@pytest.mark.parametrize("method", ["produce_many_sync", "produce_many_async"])
+def test_messages_of_another_kind(pool, method):
+    """What isn't a Message is refused by its kind."""
+    with (
+        pool.producer() as producer,
+        pytest.raises(TypeError, match="each of messages is a"),
+    ):
+        getattr(producer, method)([("orders", "x")])
+
+
+def test_text_of_a_subclass(pool):
+    """A member of a StrEnum is text, as a topic, a key and a value."""
+
+    class Name(StrEnum):
+        TEA = "tea"
+
+    with pool.producer() as producer:
+        producer.produce_sync(Name.TEA, Name.TEA, Name.TEA, headers={"name": Name.TEA})
+
+    assert ["tea"] == [record.value for record in records(pool)]
 
 
 # -- failing -----------------------------------------------------------------------------------------

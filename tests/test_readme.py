@@ -37,7 +37,7 @@ def test_snippets_print_what_the_page_shows(shop, mock_kafka, capsys):
 
     page.run()
 
-    assert 3 == page.compared
+    assert 4 == page.compared
 
 
 @pytest.mark.parametrize("name", TESTS)

@@ -230,8 +230,8 @@ class Delivery:
     def _forget(self, waiter: ThreadWaiter | TaskWaiter) -> None:
         """Who has given up no longer watches."""
         if not self.done():
-            with _registering:
-                self._waiters = [other for other in self._waiters or () if other is not waiter]
+            with _registering, suppress(ValueError):  # settled meanwhile
+                (self._waiters or []).remove(waiter)
 
     def _arrive(self, error: object, ack: Any) -> None:
         """Called by librdkafka: note what came, nothing else.

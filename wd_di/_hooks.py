@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Literal
@@ -49,12 +50,17 @@ class Hooks:
                 report(when, error)
 
     async def run_after_async(self, outcome: Outcome, report: Callable[[str, Exception], None]) -> None:
-        """Call them from a task, and await those that are coroutine functions."""
+        """Call them from a task, and await those that are coroutine functions; a cancellation ends only one of them."""
+        cancelled: asyncio.CancelledError | None = None
         for when, call in self._after(outcome):
             try:
                 await _awaited(call())
+            except asyncio.CancelledError as error:
+                cancelled = error
             except Exception as error:  # noqa: BLE001  (as above)
                 report(when, error)
+        if cancelled is not None:
+            raise cancelled
 
     def _after(self, outcome: Outcome) -> list[tuple[When, Callable[[], object]]]:
         mine = {"committed": "after_commit", "aborted": "after_abort"}.get(outcome)

@@ -60,6 +60,7 @@ class Keeper:
         self.name: str = plan.name
         self.observer = observer
         self.purged: int = 0
+        self.forgotten = False  # nobody can close the pool any more: its own threads must not keep it alive
         self.memory = memory
         self._closing_until: Deadline | None = None
         self.apply(plan)
@@ -206,7 +207,7 @@ class Keeper:
         self.nudge()
 
     def _serve_alone(self, client: Client, index: int) -> None:
-        thread = threading.Thread(target=_serve, args=(client,), name=f"wd_di-{self.name}-{index}", daemon=True)
+        thread = threading.Thread(target=self._serve, args=(client,), name=f"wd_di-{self.name}-{index}", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # no more threads: the pool's poller serves it
@@ -301,6 +302,14 @@ class Keeper:
 
     # -- polling -----------------------------------------------------------------------------------
 
+    def _serve(self, client: Client) -> None:
+        """The poller of one shared producer: blocking, so that a waiting borrower is answered at once."""
+        while client.fault is None and not self.forgotten:
+            try:
+                client.poll(SLICE)
+            except Fault:
+                return
+
     def nudge(self) -> None:
         """Something came up: end the poller's long nap."""
         if self._poller.napping:
@@ -315,7 +324,8 @@ class Keeper:
         self.carry_out(self.core.tick())
         if owing:
             return ROUND_OWING
-        return ROUND_WAITING if self.core.restless else ROUND_IDLE
+        often = self.core.restless or self.observer.wants(StatisticsEmitted)
+        return ROUND_WAITING if often else ROUND_IDLE
 
     def _poll(self, slot: Slot, client: Client) -> bool:
         """Serve one client; whether it owes anything. Who waits inside the client serves it itself."""
@@ -363,12 +373,3 @@ def _limits(plan: Plan, backoff: float) -> Limits:
 
 def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
-
-
-def _serve(client: Client) -> None:
-    """The poller of one shared producer: blocking, so that a waiting borrower is answered at once."""
-    while client.fault is None:
-        try:
-            client.poll(SLICE)
-        except Fault:
-            return

@@ -96,16 +96,24 @@ class Recipe(ABC, Generic[T_co, A_co]):
     if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise _unopened(self, name)
+            raise _unopened(self, name, "with")
 
 
 class Awaited(Generic[A_co]):
-    """A recipe for coroutine functions."""
+    """A recipe for coroutine functions: it can only be opened by ``async with``."""
 
     __slots__ = ("recipe",)
 
     def __init__(self, recipe: Recipe[Any, A_co]) -> None:
         self.recipe: Recipe[Any, A_co] = recipe
+
+    async def __aenter__(self) -> A_co:
+        return await self.recipe.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self.recipe.__aexit__(kind, error, trace)
 
     def __repr__(self) -> str:
         return f"async {self.recipe!r}"
@@ -113,13 +121,13 @@ class Awaited(Generic[A_co]):
     if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise _unopened(self, name)
+            raise _unopened(self, name, "async with")
 
 
-def _unopened(recipe: object, name: str) -> AttributeError:
+def _unopened(recipe: object, name: str, opening: str) -> AttributeError:
     """Introspection asks for dunders; it gets the plain answer."""
     if name.startswith("__"):
         return AttributeError(name)
     return UnopenedScopeError(
-        f"{recipe!r} isn't open, so it has no {name!r}: decorate the function with wd_di.inject, or use 'with'"
+        f"{recipe!r} isn't open, so it has no {name!r}: decorate the function with wd_di.inject, or use '{opening}'"
     )

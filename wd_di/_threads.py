@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from wd_di.events import log_error
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Callable
 
 LINGER = 1.0
@@ -78,6 +79,11 @@ class Workers:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self._limit = limit
+        self.renew()
+        _all_workers.add(self)
+
+    def renew(self) -> None:
+        """Start without jobs and threads; again in a child after a fork, which inherits neither."""
         self._jobs: deque[Callable[[], object]] = deque()
         self._mutex = threading.RLock()  # entered itself: Ctrl-C inside of Condition.__enter__ would leave it locked
         self._changed = threading.Condition(self._mutex)
@@ -120,6 +126,17 @@ class Workers:
                 return self._jobs.popleft()
             self._threads -= 1
             return None
+
+
+_all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for workers in tuple(_all_workers):
+        workers.renew()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Poller:

@@ -105,9 +105,9 @@ class Running(Generic[C]):
 
     def _wire(self) -> None:
         container: Any = self._container
-        wired = container.wired_to_modules or container.wired_to_packages
-        if not (wired and container.is_auto_wiring_enabled()):
-            container.wire()  # what its wiring_config names; usually the container wired it when it was made
+        # What its wiring_config names; again, though the container was wired when it was made. A module that makes it
+        # in its first lines, such as one with an ASGI application, had no functions then.
+        container.wire()
         if self._modules or self._packages:
             container.wire(modules=self._modules, packages=self._packages, from_package=_package(container))
 

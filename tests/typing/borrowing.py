@@ -7,6 +7,8 @@ from typing import Literal, assert_type
 
 import wd_di
 from wd_di import (
+    AsyncProducer,
+    AsyncTransaction,
     Checkout,
     CloseReport,
     Delivery,
@@ -111,7 +113,32 @@ def place(tx: Transaction, order: str, *, count: int = 1) -> int:
 
 
 assert_type(pool.run(place, "order", count=2, retry=Retry()), int | None)
-pool.run(place, "order", retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+pool.run(place, "order", retry=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+async def of_a_task(order: str) -> DeliveryReport:
+    async with pool.producer() as producer, producer.transaction() as own:
+        assert_type(producer, AsyncProducer)
+        assert_type(own, AsyncTransaction)
+        assert_type(await producer.produce_many_sync([Message("orders", order)]), list[DeliveryReport])
+        assert_type(producer.produce_async("orders", order), Delivery)
+        assert_type(await producer.produce_async("orders", order), DeliveryReport)
+        await producer.drain(timeout_ms=5)
+        own.after_commit(own.flush)
+        await own.send_offsets([], None)
+    async with pool.transaction() as tx:
+        return await tx.produce_sync("orders", order)
+
+
+async def place_async(tx: AsyncTransaction, order: str) -> int:
+    return (await tx.produce_sync("orders", order)).partition
+
+
+async def again() -> None:
+    assert_type(await pool.run(place_async, "order", retry=Retry()), int | None)
+
 
 # -- the pool's life -----------------------------------------------------------------------------
 

@@ -3,11 +3,15 @@
 # ruff: noqa: ARG002, ARG003, ARG004, ARG005, D101, D103  (nothing here is run)
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, assert_type
 
 from dependency_injector import containers, providers
 
 from wd_di import (
+    AsyncProducer,
+    AsyncScopeProvider,
+    AsyncTransaction,
     CloseReport,
     Observer,
     PoolResource,
@@ -21,6 +25,7 @@ from wd_di import (
     close_pools,
     inject,
     injected,
+    lifespan,
     running,
 )
 
@@ -58,6 +63,10 @@ assert_type(
     Container.orders.transaction_with(timeout_ms=5, propagation="new", commit_on=(KeyError,), retry=Retry(attempts=2)),
     ScopeProvider[Transaction],
 )
+assert_type(Container.orders.async_producer, AsyncScopeProvider[AsyncProducer])
+assert_type(Container.orders.async_transaction, AsyncScopeProvider[AsyncTransaction])
+assert_type(Container.orders.async_transaction_with(retry=Retry()), AsyncScopeProvider[AsyncTransaction])
+Container.orders.async_transaction_with(timeout=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 Container.orders.transaction_with(timeout=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 Container.orders.transaction_with(timeout_ms="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Container.orders.transaction_with(propagation="nest")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -76,6 +85,9 @@ assert_type(injected(Container.orders), ProducerPool)
 assert_type(injected(Container.orders.producer), Producer)
 assert_type(injected(Container.orders.transaction), Transaction)
 assert_type(injected(Container.orders.transaction_with(retry=Retry())), Transaction)
+assert_type(injected(Container.orders.async_producer), AsyncProducer)
+assert_type(injected(Container.orders.async_transaction), AsyncTransaction)
+assert_type(injected(Container.orders.async_transaction_with(propagation="new")), AsyncTransaction)
 assert_type(injected(Container.observer), Observer)
 injected(Container)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
@@ -126,7 +138,30 @@ async def seen(page: str, pool: ProducerPool = injected(Container.clicks)) -> st
     return page
 
 
+@inject
+async def place_async(order: Order, tx: AsyncTransaction = injected(Container.orders.async_transaction)) -> int:
+    tx.produce_async("orders", order.to_json())
+    return (await tx.produce_sync("inventory", order.reservation())).partition
+
+
+@inject
+async def pages(
+    count: int, producer: AsyncProducer = injected(Container.clicks.async_producer)
+) -> AsyncIterator[AsyncProducer]:
+    yield producer
+
+
+@inject
+async def of_the_other_colour(
+    tx: Transaction = injected(Container.orders.async_transaction),  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
+) -> None: ...
+
+
 class Service:
+    @inject
+    async def serve(self, order: Order, tx: AsyncTransaction = injected(Container.orders.async_transaction)) -> str:
+        return tx.id
+
     @inject
     @classmethod
     def of(cls, name: str, pool: ProducerPool = injected(Container.orders)) -> Service:
@@ -152,6 +187,11 @@ assert_type(Service().name(), str)
 
 async def call() -> None:
     assert_type(await seen("page"), str)
+    assert_type(await place_async(Order()), int)
+    assert_type(await Service().serve(Order()), str)
+    async for each in pages(3):
+        assert_type(each, AsyncProducer)
+    await place_async(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # -- the container's life ------------------------------------------------------------------------
@@ -161,3 +201,14 @@ with running(Container(), modules=["shop.services"]) as container:
     assert_type(container.orders(), ProducerPool)
     assert_type(container.orders.report, CloseReport | None)
     assert_type(close_pools(container), dict[str, CloseReport])
+
+
+async def serve() -> None:
+    async with Container.orders.async_transaction() as opened_by_a_task:
+        assert_type(opened_by_a_task, AsyncTransaction)
+    async with Container.orders.async_producer() as borrowed_by_a_task:
+        assert_type(borrowed_by_a_task, AsyncProducer)
+    async with running(Container(), packages=["shop"]) as container:
+        assert_type(container, Container)
+    async with lifespan(Container())(object()) as state:
+        assert_type(state, None)
