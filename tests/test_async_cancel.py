@@ -6,8 +6,10 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from typing import Any
 
+import anyio
 import pytest
 from scripted import PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, plain_pool, watch
 
@@ -43,6 +45,18 @@ class Gate:
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """What the clients do on cue."""
     return Script.install(monkeypatch)
+
+
+@pytest.fixture
+def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
+    """Closes a pool at the end of the test, however that ends."""
+    with ExitStack() as pools:
+
+        def keep(pool: ProducerPool) -> ProducerPool:
+            pools.callback(pool.close, timeout_ms=0, force=True)
+            return pool
+
+        yield keep
 
 
 @pytest.fixture
@@ -180,11 +194,11 @@ async def borrow_briefly(pool: ProducerPool) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_cancelled_during_creation(script):
+async def test_cancelled_during_creation(kept, script):
     """A producer whose borrower is cancelled while it connects is there for the next one."""
     gate = Gate()
     script.on("init", gate)
-    pool = make_pool()
+    pool = kept(make_pool())
     task = asyncio.create_task(place(pool))
     await gate.stopped()
     task.cancel()
@@ -195,7 +209,6 @@ async def test_cancelled_during_creation(script):
     assert task.cancelled()
     assert ["next"] == committed(pool)
     assert whole(pool)
-    await asyncio.to_thread(pool.close)
 
 
 # -- in the body -------------------------------------------------------------------------------------
@@ -222,11 +235,11 @@ async def test_cancelled_in_the_body(pool):
     assert whole(pool)
 
 
-async def test_cancelled_while_it_holds_a_producer(script):
+async def test_cancelled_while_it_holds_a_producer(kept, script):
     """Cancelled in its body, a checkout gives back, and what was produced is still sent."""
     inside = asyncio.Event()
     deliveries = []
-    pool = plain_pool()
+    pool = kept(plain_pool())
 
     async def work() -> None:
         async with pool.producer() as producer:
@@ -242,13 +255,12 @@ async def test_cancelled_while_it_holds_a_producer(script):
 
     assert ("orders", ["kept"]) == (report.topic, committed(pool))
     assert whole(pool)
-    await asyncio.to_thread(pool.close)
 
 
-async def test_cancelled_in_produce_sync(script):
+async def test_cancelled_in_produce_sync(kept, script):
     """Cancelled while it waits for an answer, a record may still be delivered, and no worker goes on for it."""
     script.silent = True
-    pool = plain_pool()
+    pool = kept(plain_pool())
     async with pool.producer() as producer:
         task = asyncio.create_task(producer.produce_sync("orders", "kept"))
         await turns()
@@ -261,7 +273,6 @@ async def test_cancelled_in_produce_sync(script):
     assert task.cancelled()
     assert ["kept"] == committed(pool)
     assert whole(pool)
-    await asyncio.to_thread(pool.close)
 
 
 async def test_cancelled_in_send_offsets(pool, script):
@@ -534,11 +545,11 @@ async def test_timeout_and_cancellation_during_commit(pool, script):
     assert whole(pool)
 
 
-async def test_task_group_abort(script):
+async def test_task_group_abort(kept, script):
     """A task group that fails aborts the transactions in their bodies, and outwaits the one that commits."""
     gate, inside = Gate(), asyncio.Event()
     script.on("commit", gate)
-    pool = make_pool(size=2)
+    pool = kept(make_pool(size=2))
 
     async def idle() -> None:
         async with pool.transaction() as tx:
@@ -560,7 +571,6 @@ async def test_task_group_abort(script):
     assert ["boom"] == [str(error) for error in caught.value.exceptions]
     assert (["one"], ["never"]) == (committed(pool), aborted(pool))
     assert whole(pool)
-    await asyncio.to_thread(pool.close)
 
 
 async def test_cancelled_at_every_turn(pool, script):
@@ -576,6 +586,26 @@ async def test_cancelled_at_every_turn(pool, script):
             await turns(1)
 
     assert task.cancelled()
+    assert ["one"] == committed(pool)
+    assert whole(pool)
+
+
+async def test_cancelled_by_an_anyio_scope(pool, script):
+    """An anyio scope that is cancelled during the commit is left once the commit has ended."""
+    gate = Gate()
+    script.on("commit", gate)
+
+    async def cancel(scope: anyio.CancelScope) -> None:
+        await gate.stopped()
+        asyncio.get_running_loop().call_later(0.02, gate.open)
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        canceller = asyncio.create_task(cancel(scope))
+        await place(pool)
+    await canceller
+
+    assert scope.cancelled_caught
     assert ["one"] == committed(pool)
     assert whole(pool)
 

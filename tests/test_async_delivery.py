@@ -4,7 +4,8 @@ import asyncio
 import threading
 from asyncio.base_events import BaseEventLoop
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -25,6 +26,18 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Script.install(monkeypatch)
     script.silent = True
     return script
+
+
+@pytest.fixture
+def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
+    """Closes a pool at the end of the test, however that ends."""
+    with ExitStack() as pools:
+
+        def keep(pool: ProducerPool) -> ProducerPool:
+            pools.callback(pool.close, timeout_ms=0, force=True)
+            return pool
+
+        yield keep
 
 
 @pytest.fixture
@@ -92,9 +105,9 @@ async def test_awaited_failure(pool, script):
             await delivery
 
 
-async def test_awaited_too_long(script):
+async def test_awaited_too_long(kept, script):
     """Awaiting a delivery ends at the pool's produce_timeout_ms, and nobody is left on its list."""
-    pool = plain_pool(produce_timeout_ms=20)
+    pool = kept(plain_pool(produce_timeout_ms=20))
     [delivery] = await asyncio.to_thread(produce, pool, "v")
     with pytest.raises(DeliveryTimeoutError, match="may still be delivered"):
         await delivery
@@ -103,7 +116,6 @@ async def test_awaited_too_long(script):
 
     assert [] == left
     assert 0 == (await delivery).offset
-    await asyncio.to_thread(pool.close)
 
 
 async def test_cancelled(pool, script):
@@ -134,9 +146,9 @@ async def test_cancelled_ones_do_not_pile_up(pool, script):
     assert [] == left
 
 
-async def test_lost_after_a_cancelled_wait(script, caplog):
+async def test_lost_after_a_cancelled_wait(kept, script, caplog):
     """A record that fails when nobody waits any more is logged, although somebody once did."""
-    pool = make_pool(name="lossy", transactional_id=None, instance=None)
+    pool = kept(make_pool(name="lossy", transactional_id=None, instance=None))
     script.failing.add("orders")
     [delivery] = await asyncio.to_thread(produce, pool, "v")
     with pytest.raises(TimeoutError):
@@ -151,16 +163,15 @@ async def test_lost_after_a_cancelled_wait(script, caplog):
     ] == caplog.messages
 
 
-async def test_aborted_with_its_transaction(script):
+async def test_aborted_with_its_transaction(kept, script):
     """A delivery that is awaited beyond the abort of its transaction says that it was aborted."""
     script.silent = False
-    pool = make_pool()
+    pool = kept(make_pool())
     async with pool.transaction() as tx:
         delivery = tx.produce_async("orders", "never")
         tx.abort_only()
     with pytest.raises(DeliveryError, match="was aborted"):
         await delivery
-    await asyncio.to_thread(pool.close)
 
 
 # -- from everywhere ---------------------------------------------------------------------------------

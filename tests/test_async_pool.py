@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -35,6 +36,18 @@ LAG = 0.15
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """What the clients do on cue."""
     return Script.install(monkeypatch)
+
+
+@pytest.fixture
+def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
+    """Closes a pool at the end of the test, however that ends."""
+    with ExitStack() as pools:
+
+        def keep(pool: ProducerPool) -> ProducerPool:
+            pools.callback(pool.close, timeout_ms=0, force=True)
+            return pool
+
+        yield keep
 
 
 @pytest.fixture
@@ -217,9 +230,9 @@ async def test_used_by_child_tasks(pool):
     assert sorted("0123456789") == sorted(committed(pool))
 
 
-async def test_shared(script):
+async def test_shared(kept, script):
     """A plain producer that is shared serves several tasks at once."""
-    pool = plain_pool(share=3)
+    pool = kept(plain_pool(share=3))
     inside = asyncio.Barrier(3)
 
     async def work() -> int:
@@ -233,7 +246,6 @@ async def test_shared(script):
 
     assert [0, 0, 0] == indices
     assert idle(pool)
-    await asyncio.to_thread(pool.close)
 
 
 # -- a full queue ------------------------------------------------------------------------------------
@@ -298,14 +310,13 @@ async def test_no_room_ever(single, script):
 # -- waiting -----------------------------------------------------------------------------------------
 
 
-async def test_not_opened(script):
+async def test_not_opened(kept, script):
     """A pool that nobody has opened opens at a task's first checkout."""
-    pool = make_pool(size=2)
+    pool = kept(make_pool(size=2))
     async with pool.transaction() as tx:
         tx.produce_async("orders", "v")
 
     assert ["v"] == committed(pool)
-    await asyncio.to_thread(pool.close)
 
 
 async def test_timeout(single):
@@ -460,13 +471,12 @@ async def test_implicit_without_await(transactional):
     assert [] == committed(transactional)
 
 
-async def test_implicit_is_off(script):
+async def test_implicit_is_off(kept, script):
     """Where implicit transactions are off, awaited calls are refused, too."""
-    pool = make_pool(implicit_transactions=False)
+    pool = kept(make_pool(implicit_transactions=False))
     async with pool.producer() as producer:
         with pytest.raises(ScopeError, match="implicit_transactions is off"):
             await producer.produce_sync("orders")
-    await asyncio.to_thread(pool.close)
 
 
 async def test_implicit_failure(transactional, script):
@@ -585,9 +595,9 @@ def test_one_run_after_the_other(transactional):
     assert idle(transactional)
 
 
-def test_recipe_from_before_a_fork(script):
+def test_recipe_from_before_a_fork(kept, script):
     """A recipe made before a fork works in the child, whose workers are threads of its own."""
-    pool = make_pool(transactional_id="t-{pid}")
+    pool = kept(make_pool(transactional_id="t-{pid}"))
     recipe = pool.transaction()
 
     async def use() -> None:
@@ -604,7 +614,6 @@ def test_recipe_from_before_a_fork(script):
         error = outcome(lambda: asyncio.run(use()))
         os._exit(error is not None)
     _, status = os.waitpid(child, 0)
-    pool.close()
 
     assert 0 == status
 
@@ -640,16 +649,15 @@ async def test_sync_checkout_that_would_wait(single):
     assert idle(single)
 
 
-async def test_blocking_allowed(script):
+async def test_blocking_allowed(kept, script):
     """In a notebook, where blocking is allowed, sync calls work on a loop's thread."""
-    pool = make_pool(allow_blocking_in_loop=True)
+    pool = kept(make_pool(allow_blocking_in_loop=True))
     with pool.transaction() as tx:
         tx.produce_sync("orders", "v")
         async with pool.transaction() as same:
             await same.produce_sync("orders", "w")
 
     assert ["v", "w"] == committed(pool)
-    pool.close()
 
 
 async def test_returned_by_another_thread(single):
@@ -676,11 +684,11 @@ async def test_returned_by_another_thread(single):
 # -- a loop that goes on -----------------------------------------------------------------------------
 
 
-async def test_loop_goes_on(script):
+async def test_loop_goes_on(kept, script):
     """Clients that block in commit, abort, flush, offsets and init hold up only workers, never the loop."""
     for call in ("init", "commit", "abort", "flush", "send_offsets"):
         script.always(call, lambda: threading.Event().wait(2 * LAG))
-    pool = make_pool(size=3)
+    pool = kept(make_pool(size=3))
     worst, stop = 0.0, asyncio.Event()
 
     async def watch() -> None:
@@ -704,4 +712,3 @@ async def test_loop_goes_on(script):
 
     assert ["1", "2"] == sorted(committed(pool))
     assert worst < LAG
-    await asyncio.to_thread(pool.close)

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,18 @@ from wd_di.pool import ProducerPool
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """What the clients do on cue."""
     return Script.install(monkeypatch)
+
+
+@pytest.fixture
+def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
+    """Closes a pool at the end of the test, however that ends."""
+    with ExitStack() as pools:
+
+        def keep(pool: ProducerPool) -> ProducerPool:
+            pools.callback(pool.close, timeout_ms=0, force=True)
+            return pool
+
+        yield keep
 
 
 @pytest.fixture
@@ -292,9 +305,9 @@ async def test_hooks_in_doubt(pool, script):
     assert ["unknown"] == seen
 
 
-async def test_hook_uses_the_pool(script):
+async def test_hook_uses_the_pool(kept, script):
     """A hook after the commit can take the only producer of the pool."""
-    pool = make_pool()
+    pool = kept(make_pool())
 
     async def tell() -> None:
         async with pool.transaction() as second:
@@ -305,7 +318,6 @@ async def test_hook_uses_the_pool(script):
         tx.after_commit(tell)
 
     assert ["first", "second"] == committed(pool)
-    await asyncio.to_thread(pool.close)
 
 
 async def test_before_commit_produces(pool):
@@ -451,9 +463,9 @@ async def test_error_in_a_joined_scope(pool):
     assert idle(pool)
 
 
-async def test_async_under_sync(script):
+async def test_async_under_sync(kept, script):
     """Where blocking is allowed, async code joins a sync transaction of the same task."""
-    pool = make_pool(allow_blocking_in_loop=True)
+    pool = kept(make_pool(allow_blocking_in_loop=True))
     with pool.transaction() as outer:
         async with pool.transaction() as inner:
             await inner.produce_sync("orders", "v")
@@ -461,7 +473,6 @@ async def test_async_under_sync(script):
     assert outer.id == inner.id
     assert isinstance(inner, AsyncTransaction)
     assert ["v"] == committed(pool)
-    pool.close()
 
 
 async def test_new(pool):

@@ -1015,3 +1015,15 @@ def test_librdkafka_refuses_the_commit(code, error):
         kafka.push_errors(ApiKey.END_TXN, code)
         with pytest.raises(error):
             produce_one(pool)
+
+
+def test_a_coroutine_hook_is_refused(pool):
+    """Nobody would await it: a hook of a transaction for threads is a plain function."""
+
+    async def hook() -> None: ...
+
+    with (
+        pool.transaction() as tx,
+        pytest.raises(TypeError, match="after_commit of a Transaction takes a plain function"),
+    ):
+        tx.after_commit(hook)

@@ -304,11 +304,13 @@ class Keeper:
 
     def _serve(self, client: Client) -> None:
         """The poller of one shared producer: blocking, so that a waiting borrower is answered at once."""
-        while client.fault is None and not self.forgotten:
-            try:
+        try:
+            while client.fault is None and not self.forgotten:
                 client.poll(SLICE)
-            except Fault:
-                return
+        except Fault:  # closed
+            return
+        finally:
+            client.outbox.served = False  # whatever ended it, the pool's poller takes over
 
     def nudge(self) -> None:
         """Something came up: end the poller's long nap."""

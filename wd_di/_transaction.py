@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from wd_di._handle import InTransaction
@@ -9,7 +10,10 @@ from wd_di._producer import Producer
 from wd_di._sender import refuse_on_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wd_di._handle import Held
+    from wd_di._hooks import When
     from wd_di._unit import Unit
 
 
@@ -21,6 +25,11 @@ class Transaction(InTransaction, Producer):
     def __init__(self, held: Held, unit: Unit) -> None:
         super().__init__(held, unit)
         self._unit = unit
+
+    def _hook(self, when: When, fn: Callable[..., object]) -> None:
+        if iscoroutinefunction(fn):
+            raise TypeError(f"{when} of a Transaction takes a plain function, not the coroutine function {fn!r}")
+        super()._hook(when, fn)
 
     def send_offsets(self, offsets: Any, group_metadata: Any, *, timeout_ms: int | None = None) -> None:
         """Commit a consumer group's offsets with this transaction (KIP-447).
