@@ -2,7 +2,25 @@
 
 import gc
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from wd_di import ProducerPool
 
 # Earlier tests leave raw Kafka clients in reference cycles. A forked child that collects one of them destroys a handle
 # whose threads stayed in the parent, which hangs or crashes (librdkafka#4869); wd_di's own clients are pinned there.
 os.register_at_fork(before=gc.collect)
+
+
+@pytest.fixture
+def kept() -> Iterator[Callable[[ProducerPool], ProducerPool]]:
+    """Closes a pool at the end of the test, however that ends."""
+    with ExitStack() as pools:
+
+        def keep(pool: ProducerPool) -> ProducerPool:
+            pools.callback(pool.close, timeout_ms=0, force=True)
+            return pool
+
+        yield keep

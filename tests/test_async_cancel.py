@@ -6,7 +6,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -45,18 +44,6 @@ class Gate:
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """What the clients do on cue."""
     return Script.install(monkeypatch)
-
-
-@pytest.fixture
-def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
-    """Closes a pool at the end of the test, however that ends."""
-    with ExitStack() as pools:
-
-        def keep(pool: ProducerPool) -> ProducerPool:
-            pools.callback(pool.close, timeout_ms=0, force=True)
-            return pool
-
-        yield keep
 
 
 @pytest.fixture

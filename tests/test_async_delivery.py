@@ -4,8 +4,7 @@ import asyncio
 import threading
 from asyncio.base_events import BaseEventLoop
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,18 +25,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Script.install(monkeypatch)
     script.silent = True
     return script
-
-
-@pytest.fixture
-def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
-    """Closes a pool at the end of the test, however that ends."""
-    with ExitStack() as pools:
-
-        def keep(pool: ProducerPool) -> ProducerPool:
-            pools.callback(pool.close, timeout_ms=0, force=True)
-            return pool
-
-        yield keep
 
 
 @pytest.fixture

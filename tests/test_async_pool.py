@@ -7,7 +7,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -36,18 +35,6 @@ LAG = 0.15
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """What the clients do on cue."""
     return Script.install(monkeypatch)
-
-
-@pytest.fixture
-def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
-    """Closes a pool at the end of the test, however that ends."""
-    with ExitStack() as pools:
-
-        def keep(pool: ProducerPool) -> ProducerPool:
-            pools.callback(pool.close, timeout_ms=0, force=True)
-            return pool
-
-        yield keep
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -37,18 +36,6 @@ from wd_di.pool import ProducerPool
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """What the clients do on cue."""
     return Script.install(monkeypatch)
-
-
-@pytest.fixture
-def kept(script: Script) -> Iterator[Callable[[ProducerPool], ProducerPool]]:
-    """Closes a pool at the end of the test, however that ends."""
-    with ExitStack() as pools:
-
-        def keep(pool: ProducerPool) -> ProducerPool:
-            pools.callback(pool.close, timeout_ms=0, force=True)
-            return pool
-
-        yield keep
 
 
 @pytest.fixture

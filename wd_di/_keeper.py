@@ -45,8 +45,6 @@ REAPERS_MAX = 8
 """More than one, since destroying a handle can block for seconds, and its neighbours' deadline goes on."""
 PERMANENT = (Kind.SETTINGS, Kind.DENIED, Kind.FATAL)
 """Failures of a creation that no waiting cures."""
-
-
 ORDINARY = ("close", "reload")
 """Retirements that nobody needs to be told of."""
 
@@ -208,11 +206,11 @@ class Keeper:
 
     def _serve_alone(self, client: Client, index: int) -> None:
         thread = threading.Thread(target=self._serve, args=(client,), name=f"wd_di-{self.name}-{index}", daemon=True)
+        client.outbox.served = True  # first: the thread takes it back when it ends
         try:
             thread.start()
         except RuntimeError:  # no more threads: the pool's poller serves it
-            return
-        client.outbox.served = True
+            client.outbox.served = False
 
     def _connect(self, plan: SlotPlan) -> Client:
         client: Client

@@ -404,9 +404,10 @@ class ProducerPool:
 
     def __del__(self) -> None:
         keeper = getattr(self, "_keeper", None)
-        if keeper is not None:
-            keeper.forgotten = True
-        if keeper is not None and not keeper.core.closing and keeper.core.inhabited:
+        if keeper is None:  # its settings were refused
+            return
+        keeper.forgotten = True
+        if not keeper.core.closing and keeper.core.inhabited:
             text = f"pool {self.name!r} was never closed: call close(), or use it in 'with'"
             warnings.warn(text, ResourceWarning, 2, source=self)
 
