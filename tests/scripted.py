@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from confluent_kafka import TopicPartition
+
 from wd_di._client import Fault, Kind
 from wd_di._memory import MemoryBroker, MemoryClient, Record
 from wd_di.errors import DeliveryError
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """Seconds after which a test that waits for another thread has failed."""
+
+OFFSETS = [TopicPartition("in", 0, 5)]
+"""Offsets that can be sent."""
 
 
 @dataclass

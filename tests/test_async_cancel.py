@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from scripted import PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, plain_pool, watch
+from scripted import OFFSETS, PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, plain_pool, watch
 
 from wd_di._client import Kind
 from wd_di.errors import CommitOutcomeUnknownError, TransactionClosedError
@@ -271,7 +271,7 @@ async def test_cancelled_in_send_offsets(pool, script):
     async def work() -> None:
         async with pool.transaction() as tx:
             try:
-                await tx.send_offsets([], object())
+                await tx.send_offsets(OFFSETS, object())
             finally:
                 order.append("left send_offsets")
 

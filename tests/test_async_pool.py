@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, FutureThread, Script, committed, fault, in_thread, make_pool, outcome, plain_pool
+from scripted import (
+    OFFSETS,
+    PATIENCE,
+    FutureThread,
+    Script,
+    committed,
+    fault,
+    in_thread,
+    make_pool,
+    outcome,
+    plain_pool,
+)
 
 from wd_di._async_producer import AsyncProducer
 from wd_di._client import Kind
@@ -688,7 +699,7 @@ async def test_loop_goes_on(kept, script):
     async def work(number: int) -> None:
         async with pool.transaction() as tx:
             await tx.produce_sync("orders", str(number))
-            await tx.send_offsets([], object())
+            await tx.send_offsets(OFFSETS, object())
             if number == 0:
                 tx.abort_only()
 

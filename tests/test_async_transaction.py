@@ -8,7 +8,19 @@ from functools import partial
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, outcome, plain_pool, watch
+from scripted import (
+    OFFSETS,
+    PATIENCE,
+    Script,
+    aborted,
+    committed,
+    fault,
+    in_thread,
+    make_pool,
+    outcome,
+    plain_pool,
+    watch,
+)
 
 from wd_di._async_transaction import AsyncTransaction
 from wd_di._client import Kind
@@ -168,7 +180,7 @@ async def test_after_the_end(pool):
         outcome(lambda: tx.after_commit(print)),
         await ended(tx.produce_sync("orders")),
         await ended(tx.flush()),
-        await ended(tx.send_offsets([], object())),
+        await ended(tx.send_offsets(OFFSETS, object())),
     ]
 
     assert [TransactionClosedError] * 6 == [type(error) for error in calls]
@@ -201,7 +213,7 @@ async def test_send_offsets(pool, script):
     threads: list[str] = []
     script.on("send_offsets", lambda: threads.append(threading.current_thread().name))
     async with pool.transaction() as tx:
-        await tx.send_offsets([], object())
+        await tx.send_offsets(OFFSETS, object())
 
     assert ["wd_di-orders-job"] == threads
     assert ["begin", "send_offsets", "commit"] == [call for call in script.calls if call not in {"init", "poll"}]
@@ -213,7 +225,7 @@ async def test_send_offsets_after_a_rebalance(pool, script):
     with pytest.raises(UnexpectedAbortError):
         async with pool.transaction() as tx:
             with pytest.raises(RebalancedError):
-                await tx.send_offsets([], object())
+                await tx.send_offsets(OFFSETS, object())
 
 
 async def test_producing_while_offsets_are_sent(pool, script):
@@ -226,7 +238,7 @@ async def test_producing_while_offsets_are_sent(pool, script):
 
     script.on("send_offsets", stop)
     async with pool.transaction() as tx:
-        sending = asyncio.create_task(tx.send_offsets([], object()))
+        sending = asyncio.create_task(tx.send_offsets(OFFSETS, object()))
         await asyncio.to_thread(reached.wait, PATIENCE)
         tx.produce_async("orders", "v")
         before = sending.done()

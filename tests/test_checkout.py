@@ -876,6 +876,55 @@ def test_a_reload_cannot_make_another_pool_of_it(make: Make, given: dict[str, An
     assert 0 == pool.stats().generation
 
 
+def test_a_closed_pool_takes_nothing_of_new_settings(pools: list[ProducerPool]) -> None:
+    """Refused before configure is asked, it has neither the new settings nor their ids, which another pool may have."""
+    asked: list[int] = []
+    servers = {"bootstrap.servers": "127.0.0.1:9"}
+    old, new = (
+        PoolSettings.model_validate({"size": 1, "transactional_id": f"{word}-{{host}}", "kafka": servers})
+        for word in ("old", "new")
+    )
+    closed = ProducerPool(old, configure=lambda _, index: asked.append(index), name="closed")
+    closed.close()
+    with pytest.raises(PoolClosedError, match="closed: the pool is closed"):
+        closed.reload(new)
+    pools.append(ProducerPool(new, name="other"))
+
+    assert [0] == asked
+    assert old is closed._settings
+
+
+def test_a_pool_that_closes_while_it_is_reconfigured_takes_nothing_either(pools: list[ProducerPool]) -> None:
+    """Its configure may close it; the refusal comes before the new ids are taken."""
+    servers = {"bootstrap.servers": "127.0.0.1:9"}
+    old, new = (
+        PoolSettings.model_validate({"size": 1, "transactional_id": f"{word}-{{host}}", "kafka": servers})
+        for word in ("former", "next")
+    )
+    closers: list[Callable[[], object]] = []
+    pool = ProducerPool(old, configure=lambda _: [close() for close in closers], name="closing")
+    closers.append(pool.close)
+    with pytest.raises(PoolClosedError, match="closing: the pool is closed"):
+        pool.reload(new)
+
+    pools.append(ProducerPool(new, name="other"))
+
+
+def test_a_refused_claim_changes_nothing(pools: list[ProducerPool]) -> None:
+    """An id that another pool has is a SettingsError, and the old settings are still those of the pool."""
+    servers = {"bootstrap.servers": "127.0.0.1:9"}
+    mine, theirs = (
+        PoolSettings.model_validate({"size": 1, "transactional_id": f"{word}-{{host}}", "kafka": servers})
+        for word in ("mine", "theirs")
+    )
+    pool, other = ProducerPool(mine, name="mine"), ProducerPool(theirs, name="theirs")
+    pools.extend((pool, other))
+    with pytest.raises(SettingsError, match="in use by pool 'theirs'"):
+        pool.reload(theirs)
+
+    assert (0, mine) == (pool.stats().generation, pool._settings)
+
+
 def test_a_reload_during_which_the_pool_closes_says_so(make: Make) -> None:
     """It isn't reported as reloaded."""
     told = Told("connection_pool.reloaded")

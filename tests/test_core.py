@@ -71,6 +71,73 @@ class Bench:
         return self.core.retired(slot)
 
 
+# -- ids that the coordinator forgets --------------------------------------------------------------
+
+
+def aged(*ages: float, lifetime: float | None = None) -> Bench:
+    """A warm pool whose ids the coordinator heard of that long ago."""
+    bench = Bench(size=len(ages), warm=True, order="fifo", id_lifetime=lifetime).warm()
+    bench.now += max(ages)
+    for slot, age in zip(bench.slots, ages, strict=True):
+        slot.heard_at = bench.now - age
+    return bench
+
+
+def test_an_id_that_was_forgotten_takes_its_idle_siblings_along() -> None:
+    """Those that rested half as long or longer are made anew with it, all at once; a fresher one stays."""
+    bench = aged(10, 9, 6, 4)
+    lease = bench.borrow()
+    effects = bench.core.release(lease, Retirement("expired", expired=True))
+
+    assert effects is not None
+    assert [0, 1, 2] == [slot.index for slot in effects.retire]
+    assert "rrri" == bench.states()
+
+
+def test_a_producer_that_is_held_outlives_its_siblings_expiry() -> None:
+    """Whoever works with one goes on, and learns it from the broker."""
+    bench = aged(10, 10)
+    lease, held = bench.borrow(), bench.borrow()
+    bench.core.release(lease, Retirement("expired", expired=True))
+
+    assert "rl" == bench.states()
+    assert bench.core.release(held) is None
+
+
+def test_another_retirement_takes_nobody_along() -> None:
+    """A broken producer says nothing about its siblings."""
+    bench = aged(10, 10)
+    effects = bench.core.release(bench.borrow(), Retirement("broken"))
+
+    assert effects is not None
+    assert [0] == [slot.index for slot in effects.retire]
+
+
+def test_idle_ids_are_made_anew_before_the_coordinator_forgets_them() -> None:
+    """One after another, in the background; without a lifetime never."""
+    bench = aged(10, 10, 1, lifetime=8)
+    first = bench.advance(0)
+    assert [0] == [slot.index for slot in first.retire]
+    assert "transactional_id_expiry_ms" == getattr(bench.slots[0].retirement, "reason", None)
+    bench.create(bench.core.retired(bench.slots[0]))
+
+    assert [1] == [slot.index for slot in bench.advance(0).retire]
+    assert [] == aged(10, 10).advance(0).retire
+
+
+def test_who_is_granted_an_old_one_can_tell() -> None:
+    """The age counts from what the coordinator heard, not from the last return."""
+    bench = aged(7, 7, lifetime=8)
+    bench.core.release(bench.borrow())
+    bench.now += 1
+    second, first = bench.borrow(), bench.borrow()
+    bench.core.heard_of(first.slot)
+    bench.core.release(first)
+
+    assert bench.core.expired(second)
+    assert not bench.core.expired(bench.borrow())
+
+
 # -- borrowing and giving back ---------------------------------------------------------------------
 
 

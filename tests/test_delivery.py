@@ -18,9 +18,6 @@ from wd_di.pool import ProducerPool
 class Acknowledgement:
     """What librdkafka says of a record whose details it doesn't know."""
 
-    def topic(self) -> None:
-        return None
-
     def partition(self) -> None:
         return None
 
@@ -269,7 +266,7 @@ def test_nothing_remembered(pool):
 
 def test_report_without_details():
     """What the broker didn't say is None."""
-    assert DeliveryReport("", 0, None, None, None) == report_of(Acknowledgement())
+    assert DeliveryReport("", 0, None, None, None) == report_of("", (None, -1001, (0, -1), None))
 
 
 def test_foreign_exception():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -491,6 +492,24 @@ def test_linger_past_the_message_timeout() -> None:
         plan_of(settings(kafka=kafka(**{"linger.ms": 5, "message.timeout.ms": 5})))
 
 
+@pytest.mark.parametrize("text", ["secret\0", "secret\udce9"], ids=["NUL", "surrogate"])
+@pytest.mark.parametrize("key", ["client.id", "sasl.password", "transactional.id", "ssl.key.pem", "pool"])
+def test_text_that_c_would_cut(key: str, text: str) -> None:
+    """A setting with a NUL character, or without UTF-8, is refused by name and never shown, whoever sets it."""
+
+    def configure(config: ProducerConfig) -> None:
+        if key != "pool":
+            config.kafka[key] = text
+
+    name = text if key == "pool" else "orders"
+    with pytest.raises(SettingsError) as caught:
+        make_plan(settings(size=1, kafka=kafka()), name=name, configure=configure)
+
+    assert re.search(r"(NUL|surrogate|unicode)", str(caught.value))
+    assert ("client.id" if key == "pool" else key) in str(caught.value)
+    assert key == "pool" or "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -499,6 +518,7 @@ def test_linger_past_the_message_timeout() -> None:
         {"resolve_timeout_ms": 9_000},
         {"implicit_transactions": False},
         {"fenced_retries": 2},
+        {"transactional_id_expiry_ms": 1_000},
         {"kafka": kafka(**{"transaction.timeout.ms": 9_000})},
     ],
 )

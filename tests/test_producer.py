@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from enum import StrEnum
 from functools import partial
+from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
 import pytest
@@ -44,6 +46,13 @@ def transactional(script: Script) -> Iterator[ProducerPool]:
     """An open pool of one scripted transactional producer."""
     with make_pool(commit_timeout_ms=300) as pool:
         yield pool
+
+
+def _called(delivery):
+    """Wait until the delivery has called back."""
+    done = threading.Event()
+    delivery.add_done_callback(lambda _: done.set())
+    assert done.wait(PATIENCE)
 
 
 def records(pool: ProducerPool) -> list[Any]:
@@ -137,6 +146,17 @@ def test_headers(pool, headers, sent):
         ({"headers": ["ab"]}, TypeError, "headers is a mapping or .name, value. pairs, not str"),
         ({"headers": {5: "x"}}, TypeError, "a header's name is a str, not int"),
         ({"headers": {"a": 5}}, TypeError, "header 'a' is str, bytes or None, not int"),
+        ({"topic": "a\0b"}, ValueError, r"topic 'a\\x00b' has a NUL character"),
+        ({"topic": "caf\udce9"}, ValueError, r"topic 'caf\\udce9' has no UTF-8: character 3 of 4 is half"),
+        ({"value": "caf\udce9"}, ValueError, "value has no UTF-8: character 3 of 4 is half of a surrogate pair"),
+        ({"key": "\ud800"}, ValueError, "key has no UTF-8: character 0 of 1"),
+        ({"partition": 2**31}, ValueError, "partition is 2147483648: it can't be more than 2147483647"),
+        ({"timestamp_ms": 2**63}, ValueError, "timestamp_ms is 9223372036854775808: it can't be more than"),
+        ({"timestamp_ms": 0}, ValueError, "timestamp_ms is 0, which librdkafka takes for now"),
+        ({"headers": "ab"}, TypeError, "headers is a mapping or .name, value. pairs, not str"),
+        ({"headers": {"\udce9": "v"}}, ValueError, r"header name '\\udce9' has no UTF-8"),
+        ({"headers": {"a\0b": "v"}}, ValueError, r"header name 'a\\x00b' has a NUL character"),
+        ({"headers": {"a": "\udce9"}}, ValueError, "header 'a' has no UTF-8"),
         ({"timeout_ms": -1}, ValueError, "timeout_ms is -1: it can't be negative"),
         ({"timeout_ms": 0.5}, TypeError, "timeout_ms is milliseconds as an int, not float"),
     ],
@@ -162,13 +182,18 @@ def test_all_are_checked_first(pool, method):
 
 
 @pytest.mark.parametrize("method", ["produce_many_sync", "produce_many_async"])
-def test_messages_of_another_kind(pool, method):
-    """What isn't a Message is refused by its kind."""
-    with (
-        pool.producer() as producer,
-        pytest.raises(TypeError, match="each of messages is a"),
-    ):
-        getattr(producer, method)([("orders", "x")])
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ([("orders", "x")], "each of messages is a wd_di.Message, not tuple"),
+        (Message("orders"), "messages is an iterable of wd_di.Message, not Message"),
+        (None, "messages is an iterable of wd_di.Message, not NoneType"),
+    ],
+)
+def test_messages_of_another_kind(pool, method, given, text):
+    """What isn't a Message, or several of them, is refused by its kind."""
+    with pool.producer() as producer, pytest.raises(TypeError, match=text):
+        getattr(producer, method)(given)
 
 
 def test_text_of_a_subclass(pool):
@@ -214,6 +239,70 @@ def test_failed_flush(pool, script):
         producer.flush()
 
     assert (bad,) == caught.value.failed
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda delivery: outcome(delivery.result),
+        lambda delivery: delivery.exception(),
+        _called,
+    ],
+    ids=["result", "exception", "callback"],
+)
+def test_a_failure_that_was_told_is_forgotten(pool, script, tell):
+    """Neither the producer nor its flush has anything left of a failure that somebody was told of."""
+    script.failing.add("broken")
+    with pool.producer() as producer:
+        delivery = producer.produce_async("broken", "payload")
+        tell(delivery)
+        producer.flush()
+
+        assert {} == delivery._ledger.failed
+
+
+def test_a_failure_that_one_looks_at_while_it_is_raised(pool, script):
+    """Whoever waits on a shared producer for their record isn't told of it by the waiting alone."""
+    script.failing.add("broken")
+    with plain_pool(share=2) as shared, shared.producer() as producer:
+        producer.produce_async("broken")
+        with pytest.raises(DeliveryError, match="1 of 1"):
+            producer.flush()
+
+
+@pytest.mark.parametrize("handled", ["flush", "result"])
+def test_no_answer_keeps_a_payload(mock_kafka, handled):
+    """Once a record is answered, neither its delivery, nor its error, nor the producer holds what was sent."""
+    mock_kafka.create_topic("orders")
+    kafka = KafkaSettings.of({"bootstrap.servers": mock_kafka.bootstrap_servers, "message.timeout.ms": 500})
+    with ProducerPool(PoolSettings(size=1, kafka=kafka)) as pool, pool.producer() as producer:
+        stored = producer.produce_async("orders", b"s" * 10_000, b"s" * 10_000, headers={"h": b"s" * 10_000})
+        producer.flush()
+        mock_kafka.broker_down(1)
+        failed = producer.produce_async("orders", b"f" * 10_000, b"f" * 10_000, headers={"h": b"f" * 10_000})
+        error = outcome(producer.flush if handled == "flush" else failed.result)
+        mock_kafka.broker_up(1)
+
+        assert isinstance(error, DeliveryError)
+        assert 0 == stored.result().offset
+        assert [] == payloads(stored, failed, error, producer)
+
+
+NO_DATA = (type, ModuleType, FunctionType, BuiltinFunctionType, TracebackType, threading.Thread)
+"""Behind these are code and what runs."""
+
+
+def payloads(*roots):
+    """What can be reached from these that has the length of a payload."""
+    seen, todo, found = set(), list(roots), []
+    while todo:
+        each = todo.pop()
+        if id(each) in seen or isinstance(each, NO_DATA):
+            continue
+        seen.add(id(each))
+        found += [each] if isinstance(each, (bytes, str)) and len(each) == 10_000 else []
+        todo += gc.get_referents(each)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -504,3 +593,48 @@ def test_librdkafka_refuses(real):
         with pytest.raises(DeliveryError, match=r"refused a record for 'orders'.*MSG_SIZE_TOO_LARGE"):
             producer.produce_async("orders", b"x" * 2_000_000)
         producer.flush(timeout_ms=0)
+
+
+# -- who serves a shared producer --------------------------------------------------------------------
+
+
+@pytest.fixture
+def threadless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of a shared producer can't be started, as when the system has no more threads."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "wd_di-orders-0":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_a_shared_producer_without_its_thread(script, threadless):
+    """The pool's poller serves it, also after a borrower has served it meanwhile, for a full queue."""
+    with plain_pool(share=2, produce_timeout_ms=int(PATIENCE * 1000)) as pool, pool.producer() as producer:
+        producer.produce_sync("orders", "before")
+        script.on("produce", fault(Kind.QUEUE_FULL))
+        producer.produce_async("orders", "after a full queue").result()
+        producer.produce_async("orders", "and again").result()
+
+    assert ["before", "after a full queue", "and again"] == committed(pool)
+
+
+def test_a_shared_producer_whose_thread_has_ended(script):
+    """The pool's poller takes over from a thread that has ended."""
+    with plain_pool(share=2, produce_timeout_ms=int(PATIENCE * 1000)) as pool, pool.producer() as producer:
+        ended = threading.Event()
+
+        def end() -> None:
+            script._always.clear()
+            ended.set()
+            raise fault(Kind.CLOSED)
+
+        script.always("poll", end)
+        assert ended.wait(PATIENCE)
+        script.on("produce", fault(Kind.QUEUE_FULL))
+        producer.produce_async("orders", "after").result()
+
+    assert ["after"] == committed(pool)

@@ -317,6 +317,7 @@ def test_defaults() -> None:
         "max_lifetime_ms": None,
         "idle_timeout_ms": None,
         "leak_after_ms": None,
+        "transactional_id_expiry_ms": 604_800_000,
         "implicit_transactions": True,
         "allow_blocking_in_loop": False,
         "fenced_retries": 3,

@@ -12,7 +12,19 @@ from functools import partial
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, FutureThread, Script, aborted, committed, fault, in_thread, make_pool, outcome, watch
+from scripted import (
+    OFFSETS,
+    PATIENCE,
+    FutureThread,
+    Script,
+    aborted,
+    committed,
+    fault,
+    in_thread,
+    make_pool,
+    outcome,
+    watch,
+)
 
 from wd_di import _unit
 from wd_di._client import Kind
@@ -636,7 +648,7 @@ def test_send_offsets_again(pool, script):
     """Offsets without an answer are sent again."""
     script.on("send_offsets", fault(Kind.RETRIABLE))
     with pool.transaction() as tx:
-        tx.send_offsets([], object())
+        tx.send_offsets(OFFSETS, object())
 
     assert 2 == script.calls.count("send_offsets")
     assert ["commit"] == ends(script)
@@ -654,7 +666,7 @@ def test_refused_offsets(pool, script, kind, error):
     """Refused offsets raise the reason, and abort."""
     script.on("send_offsets", fault(kind))
     with pytest.raises(error, match=f"scripted {kind.value}"), pool.transaction() as tx:
-        tx.send_offsets([], object())
+        tx.send_offsets(OFFSETS, object())
 
     assert ["abort"] == ends(script)
 
@@ -663,7 +675,7 @@ def test_refused_offsets_swallowed(pool, script):
     """Swallowing refused offsets doesn't commit without them."""
     script.on("send_offsets", fault(Kind.REBALANCED))
     with pytest.raises(UnexpectedAbortError) as caught, pool.transaction() as tx, pytest.raises(RebalancedError):
-        tx.send_offsets([], object())
+        tx.send_offsets(OFFSETS, object())
 
     assert isinstance(caught.value.__cause__, RebalancedError)
     assert ["abort"] == ends(script)
@@ -675,7 +687,7 @@ USES: dict[str, Callable[[Any], object]] = {
     "produce_sync": lambda tx: tx.produce_sync("orders", "late"),
     "produce_async": lambda tx: tx.produce_async("orders", "late"),
     "flush": lambda tx: tx.flush(),
-    "send_offsets": lambda tx: tx.send_offsets([], object()),
+    "send_offsets": lambda tx: tx.send_offsets(OFFSETS, object()),
     "abort_only": lambda tx: tx.abort_only(),
     "before_commit": lambda tx: tx.before_commit(print),
     "after_commit": lambda tx: tx.after_commit(print),
@@ -724,7 +736,7 @@ def test_write_that_races_the_end(pool, script):
 def test_offsets_that_race_the_end(pool, script):
     """Offsets that are repeated while their transaction ends never land in the next one."""
     refused, ended = threading.Event(), threading.Event()
-    late = FutureThread(lambda: first.send_offsets([], object()))
+    late = FutureThread(lambda: first.send_offsets(OFFSETS, object()))
 
     def dawdle() -> None:
         refused.set()

@@ -167,12 +167,15 @@ class Desk:
         return Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
 
     def _equipped(self, hold: Hold, *, ambient: bool) -> bool:
-        """Make the granted hold fit for use; false if its producer broke while idle, unseen by the poller."""
+        """Make the granted hold fit for use; false if its producer broke or aged while idle, unseen by the poller."""
         client = hold.slot.client
         if client is None:  # a forced close was faster than this thread
             raise PoolClosedError(f"{self.keeper.name}: the pool is closed")
         if client.fault is not None:
             self._release(hold, broken(client.fault))
+            return False
+        if hold.core.expired(hold):  # the poller couldn't renew it in time, as after a suspended night
+            self._release(hold, Retirement("transactional_id_expiry_ms"))
             return False
         hold.sender = Sender(hold.slot.index, client, self.keeper.terms)
         if ambient:

@@ -11,10 +11,11 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from wd_di._threads import Deadline
 from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError, WdDiError
@@ -22,7 +23,7 @@ from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, Set
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from wd_di._delivery import Delivery, DeliveryOutcome, Outbox
+    from wd_di._delivery import Delivery, DeliveryOutcome, HeaderValue, Outbox
 
 log = logging.getLogger("wd_di.librdkafka")
 log.addHandler(logging.NullHandler())  # its reconnect attempts are no news for a program that configured no logging
@@ -56,6 +57,10 @@ _MISSING_RIGHT = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "IdempotentWrite on the cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "Write and Describe on the transactional.id",
 }
+_EXPIRED = (
+    "the broker forgets a transactional.id that was idle for its transactional.id.expiration.ms: set "
+    "transactional_id_expiry_ms to that, and idle producers are initialised again in time"
+)
 _REBALANCED = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,
@@ -85,12 +90,14 @@ class Fault(WdDiError):  # noqa: N818  (events carry it; what is raised to users
     """A failed client call; the foreign error is its ``__cause__``.
 
     ``requires_abort`` is librdkafka's word that the transaction can and must be aborted, whatever kind of error it was.
+    ``expired`` says that the broker forgot the idle ``transactional.id``, of which an abort alone doesn't remind it.
     """
 
-    def __init__(self, kind: Kind, text: str, *, requires_abort: bool = False) -> None:
+    def __init__(self, kind: Kind, text: str, *, requires_abort: bool = False, expired: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
         self.requires_abort: bool = requires_abort or kind in (Kind.ABORTABLE, Kind.REBALANCED)
+        self.expired: bool = expired
 
     @property
     def fatal(self) -> bool:
@@ -189,6 +196,8 @@ class KafkaClient:
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         """Add a consumer group's offsets to the transaction."""
+        if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
+            raise TypeError(unfit_metadata(group_metadata))
         self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds))
 
     def commit(self, seconds: float) -> None:
@@ -233,6 +242,8 @@ class KafkaClient:
         handle = self._handle
         if handle is None:
             raise self._closed()
+        if record.get("headers"):
+            record["headers"] = _encoded(record["headers"])
         try:
             handle.produce(topic, on_delivery=delivery._arrive, **record)  # noqa: SLF001  (its callback)
         except BufferError as error:
@@ -355,7 +366,10 @@ class KafkaClient:
         right = _MISSING_RIGHT.get(error.code())
         text = f"{error.str()} [{error.name()}]"
         text = self._scrub(f"{text}; missing right: {right}" if right else text)
-        return Fault(kind, text, requires_abort=error.txn_requires_abort())
+        expired = error.code() == KafkaError.INVALID_PRODUCER_ID_MAPPING
+        if expired:
+            text += f"; {_EXPIRED}"
+        return Fault(kind, text, requires_abort=error.txn_requires_abort(), expired=expired)
 
     def _kind(self, error: KafkaError) -> Kind:
         code = error.code()
@@ -436,6 +450,42 @@ def _purge(client: Client) -> None:
     patience = Deadline(PURGE_PATIENCE)
     while client.owes() and not patience.passed:
         client.poll(0.01)
+
+
+def checked_offsets(offsets: Any) -> list[TopicPartition]:
+    """Return a consumer group's offsets as librdkafka takes them.
+
+    It would skip a partition without an offset, and find nothing to do in an empty list, without a word.
+
+    Raises:
+        TypeError, ValueError: Names what is wrong.
+    """
+    if isinstance(offsets, (str, bytes)) or not isinstance(offsets, Iterable):
+        raise TypeError(f"offsets are confluent_kafka.TopicPartition objects, not {type(offsets).__name__}")
+    given = list(offsets)
+    if not given:
+        raise ValueError("offsets are empty: send those of the batch, the last read + 1 for each partition")
+    for each in given:
+        if not isinstance(each, TopicPartition):
+            raise TypeError(f"offsets are confluent_kafka.TopicPartition objects, not {type(each).__name__}")
+        if not each.topic or each.partition < 0:
+            raise ValueError(f"offsets name a topic and a partition, not {each.topic!r} and {each.partition}")
+        if each.offset < 0:
+            raise ValueError(
+                f"the offset of {each.topic}[{each.partition}] is {each.offset}, which isn't one: send the last read "
+                "+ 1, and leave out a partition of which nothing was read"
+            )
+    return given
+
+
+def unfit_metadata(given: object) -> str:
+    """Say what should have been given as the group's metadata."""
+    return f"group_metadata is what consumer.consumer_group_metadata() returns, not {type(given).__name__}"
+
+
+def _encoded(headers: list[tuple[str, HeaderValue]]) -> list[tuple[str, bytes | None]]:
+    """Encode header values: as text, confluent-kafka would cut them at their first NUL."""
+    return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
 
 
 def check(pool: str, config: Mapping[str, object]) -> None:

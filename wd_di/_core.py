@@ -58,6 +58,7 @@ class Retirement(NamedTuple):
     reason: str
     error: BaseException | None = None
     fenced: bool = False
+    expired: bool = False
 
 
 class Lease:
@@ -86,6 +87,7 @@ class Slot:
         "created_at",
         "failures",
         "generation",
+        "heard_at",
         "idle_since",
         "index",
         "leases",
@@ -102,6 +104,7 @@ class Slot:
         self.leases: list[Lease] = []
         self.retirement: Retirement | None = None
         self.created_at: float = 0.0
+        self.heard_at: float = 0.0
         self.idle_since: float = 0.0
         self.not_before: float = 0.0
         self.failures: int = 0
@@ -191,6 +194,7 @@ class Limits:
     idle_timeout: float | None = None
     leak_after: float | None = None
     fenced_retries: int = 3
+    id_lifetime: float | None = None  # of a transactional.id of which the coordinator hears nothing
     backoff: float = 1.0  # the share that is waited; fakes are in a hurry
 
 
@@ -287,7 +291,7 @@ class Core:
         """The slot's producer is ready: hand it to the longest waiter, or let it rest."""
         with self._lock:
             slot.client = client
-            slot.created_at = self._clock()
+            slot.created_at = slot.heard_at = self._clock()
             slot.failures = 0
             self.last_error = None
             self._permanent = False
@@ -309,6 +313,15 @@ class Core:
             self._permanent = permanent
             self._create_errors += 1
             return self._fail_waiters(error) if permanent and not self._alive() else Effects()
+
+    def heard_of(self, slot: Slot) -> None:
+        """A transaction of the slot was committed just now, so the coordinator keeps its id for another while."""
+        slot.heard_at = self._clock()
+
+    def expired(self, lease: Lease) -> bool:
+        """Whether the coordinator may have forgotten the id of the slot that was granted just now."""
+        lifetime = self.limits.id_lifetime
+        return lifetime is not None and lease.since - lease.slot.heard_at >= lifetime
 
     def doom(self, slot: Slot, client: object, retirement: Retirement) -> Effects | None:
         """A producer was found broken while idle or shared: retire it now, or when its last holder returns."""
@@ -515,7 +528,23 @@ class Core:
         slot.leases.remove(lease)
         if retirement is not None and slot.retirement is None:
             slot.retirement = retirement
+            if retirement.expired:
+                return self._retire_expired(slot)
         return self._settle(slot)
+
+    def _retire_expired(self, found: Slot) -> Effects | None:
+        """Retire with this slot all idle ones that may share its fate: one that rested half as long, or longer.
+
+        How long the coordinator keeps an id isn't known, only that it was no longer than this one rested. A new
+        producer costs less than another failed transaction.
+        """
+        effects = self._settle(found) or Effects()
+        resting = (found.heard_at + self._clock()) / 2
+        for slot in [slot for slot in self._idle if slot.heard_at <= resting]:
+            self._idle.remove(slot)
+            slot.retirement = found.retirement
+            self._retire(slot, effects)
+        return effects
 
     def _settle(self, slot: Slot) -> Effects | None:
         """Decide what becomes of a slot that was returned or created: on to a waiter, to rest, or to be closed."""
@@ -614,6 +643,8 @@ class Core:
             return "max_lifetime_ms"
         if limits.idle_timeout is not None and now - slot.idle_since >= limits.idle_timeout:
             return "idle_timeout_ms"
+        if limits.id_lifetime is not None and now - slot.heard_at >= limits.id_lifetime:
+            return "transactional_id_expiry_ms"
         return None
 
     def _leaks(self) -> Iterable[Lease]:

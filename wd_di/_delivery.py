@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wd_di._loop import Batches, TaskWaiter, wake_all
@@ -36,9 +38,8 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Acknowledgement(Protocol):
-    """What the client knows of a record whose fate is decided; read only when somebody asks."""
+    """What the client knows of a record that was stored."""
 
-    def topic(self) -> str | None: ...
     def partition(self) -> int | None: ...
     def offset(self) -> int | None: ...
     def timestamp(self) -> tuple[int, int]: ...
@@ -76,13 +77,19 @@ class DeliveryReport:
     latency_ms: float | None
 
 
-def report_of(ack: Acknowledgement) -> DeliveryReport:
-    """Read a report off what the client keeps."""
-    offset, latency = ack.offset(), ack.latency()
-    kind, timestamp = ack.timestamp()
+Place = tuple[int | None, int | None, tuple[int, int], float | None]
+"""Partition, offset, kind and value of the timestamp, seconds: all that is kept of an acknowledgement.
+
+confluent-kafka's own holds key, value and headers, too.
+"""
+
+
+def report_of(topic: str, place: Place) -> DeliveryReport:
+    """Put in public words where a record was stored."""
+    partition, offset, (kind, timestamp), latency = place
     return DeliveryReport(
-        topic=ack.topic() or "",
-        partition=ack.partition() or 0,
+        topic=topic,
+        partition=partition or 0,
         offset=None if offset is None or offset < 0 else offset,
         timestamp_ms=timestamp if kind else None,
         latency_ms=None if latency is None else latency * 1000,
@@ -102,7 +109,7 @@ class Ledger:
         self.transactional: bool = transactional
         self.gate: threading.RLock = threading.RLock()  # a listener may produce while its own thread is at the gate
         self.pending: set[Delivery] = set()
-        self.failed: list[Delivery] = []
+        self.failed: dict[Delivery, None] = {}
         self.records: int = 0
         self.aborted: bool = False
         self.ended: bool = False
@@ -111,8 +118,7 @@ class Ledger:
         """Its borrower knows of these failures; a transaction must still abort for them."""
         if not self.transactional:
             for delivery in told:
-                with suppress(ValueError):  # another thread was told, too
-                    self.failed.remove(delivery)
+                self.failed.pop(delivery, None)
 
 
 class Delivery:
@@ -122,14 +128,14 @@ class Delivery:
     transaction aborts, its deliveries report ``aborted``, also those that the broker had stored already.
     """
 
-    __slots__ = ("_ack", "_callbacks", "_error", "_ledger", "_outbox", "_outcome", "_waiters", "topic")
+    __slots__ = ("_callbacks", "_error", "_ledger", "_outbox", "_outcome", "_place", "_waiters", "topic")
 
     def __init__(self, topic: str, ledger: Ledger, outbox: Outbox) -> None:
         self.topic: str = topic
         self._ledger = ledger
         self._outbox = outbox
         self._outcome: DeliveryOutcome = "pending"
-        self._ack: Acknowledgement | DeliveryReport | None = None
+        self._place: Place | DeliveryReport | None = None
         self._error: BaseException | None = None
         self._waiters: list[ThreadWaiter | TaskWaiter] | None = None
         self._callbacks: list[Callable[[Delivery], object]] | None = None
@@ -156,19 +162,29 @@ class Delivery:
         """
         error = self.exception(timeout_ms)
         if error is not None:
+            self._keep_another()
             raise error
         return self._report()
 
     def exception(self, timeout_ms: int | None = None) -> BaseException | None:
         """Wait as :meth:`result` does, and return the error instead of raising it; ``None`` if delivered.
 
+        A failure that was told, here or to a callback, isn't told again by ``flush``; a transaction aborts all the
+        same.
+
         Raises:
             DeliveryTimeoutError: No answer yet. The record may still be delivered.
         """
         if self._outcome == "pending":
             self._wait(Deadline.of_ms(timeout_ms, self._ledger.timeout_ms))
+        if self._outcome == "pending":
+            raise DeliveryTimeoutError(
+                f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
+            )
         if self.outcome == "aborted" and self._error is None:
             return DeliveryError(f"{self._outbox.pool}: a record for {self.topic!r} was aborted", [self])
+        if self._error is not None:
+            self._ledger.forget([self])
         return self._error
 
     def __await__(self) -> Generator[Any, None, DeliveryReport]:
@@ -191,7 +207,13 @@ class Delivery:
         return self.result(0)
 
     def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
-        """Call ``fn(delivery)`` on a worker thread once the fate is decided; what it raises is logged."""
+        """Call ``fn(delivery)`` on a worker thread once the fate is decided; what it raises is logged.
+
+        Raises:
+            TypeError: It can't be called, or only awaited.
+        """
+        if not callable(fn) or iscoroutinefunction(fn):
+            raise TypeError(f"a done callback is a plain function of one argument (it is never awaited), not {fn!r}")
         with _registering:
             if self._callbacks is None:
                 self._callbacks = []
@@ -199,23 +221,29 @@ class Delivery:
         if self.done():
             self._outbox.run_callbacks(self)
 
+    def _keep_another(self) -> None:
+        """Let go of the error, which is about to be raised or to be a cause, and keep its like.
+
+        Kept, it would keep the frames of whoever was told, with their records; and told again while what came from it
+        is handled, it would come from itself.
+        """
+        with suppress(Exception):  # a class of the user's own may not let itself be copied
+            self._error = copy.copy(self._error)
+
     def _report(self) -> DeliveryReport:
-        if not isinstance(self._ack, DeliveryReport):
-            assert self._ack is not None  # noqa: S101  (decided and no error)
-            self._ack = report_of(self._ack)
-        return self._ack
+        if not isinstance(self._place, DeliveryReport):
+            assert self._place is not None  # noqa: S101  (decided and no error)
+            self._place = report_of(self.topic, self._place)
+        return self._place
 
     def _wait(self, deadline: Deadline) -> None:
+        """Block until the fate is decided or the deadline has passed; :meth:`decided` for threads."""
         waiter = ThreadWaiter()
         self._register(waiter)
         if not self.done():
             self._outbox.hurry()
             waiter.wait(deadline.left)
-        if not self.done():
-            self._forget(waiter)
-            raise DeliveryTimeoutError(
-                f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
-            )
+        self._forget(waiter)
 
     def _register(self, waiter: ThreadWaiter | TaskWaiter) -> None:
         """Note who waits; ask :meth:`done` only afterwards.
@@ -244,9 +272,9 @@ class Delivery:
             return
 
     def _settle(
-        self, outcome: DeliveryOutcome, error: BaseException | None, ack: Acknowledgement | None, batches: Batches
+        self, outcome: DeliveryOutcome, error: BaseException | None, place: Place | None, batches: Batches
     ) -> None:
-        self._ack = ack
+        self._place = place
         self._error = error
         self._outcome = outcome
         self._ledger.pending.discard(self)
@@ -281,7 +309,9 @@ class Outbox:
         self.index = index
         self.arrived: deque[tuple[Delivery, Any, Any]] = deque()
         self.ledgers: set[Ledger] = set()
-        self.served = False  # a hint to the poller: somebody waits inside the client right now
+        # A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since whoever would
+        # have to take a flag back may not come to it: a thread that can't start, an interrupt.
+        self.served_until: float = 0.0
         self.hurry = hurry
         self._observer = observer
         self._callbacks = callbacks
@@ -309,9 +339,10 @@ class Outbox:
                 delivery, error, ack = item
                 count += 1
                 if error is None:
-                    self._delivered(delivery, ack, batches)
+                    place = (ack.partition(), ack.offset(), ack.timestamp(), ack.latency())
+                    self._delivered(delivery, place, batches)
                 else:
-                    self._failed(delivery, *self._translate(error, delivery.topic), ack, batches)
+                    self._failed(delivery, *self._translate(error, delivery.topic), batches)
         finally:
             wake_all(batches)
         return count
@@ -328,7 +359,7 @@ class Outbox:
         lost = self.unsettled()
         batches: Batches = {}
         for delivery in lost:
-            self._failed(delivery, outcome, error, None, batches)
+            self._failed(delivery, outcome, error, batches)
         wake_all(batches)
         return len(lost)
 
@@ -339,11 +370,11 @@ class Outbox:
         for fn in callbacks:
             self._callbacks.submit(lambda fn=fn: self._call(fn, delivery))  # type: ignore[misc]
 
-    def _delivered(self, delivery: Delivery, ack: Acknowledgement, batches: Batches) -> None:
-        delivery._settle("delivered", None, ack, batches)  # noqa: SLF001
+    def _delivered(self, delivery: Delivery, place: Place, batches: Batches) -> None:
+        delivery._settle("delivered", None, place, batches)  # noqa: SLF001
         self._after(delivery)
         if self._observer.wants(MessageAcknowledged):
-            report = report_of(ack)
+            report = report_of(delivery.topic, place)
             self._observer.emit(
                 MessageAcknowledged,
                 pool=self.pool,
@@ -355,18 +386,12 @@ class Outbox:
                 latency_ms=report.latency_ms,
             )
 
-    def _failed(
-        self,
-        delivery: Delivery,
-        outcome: DeliveryOutcome,
-        error: BaseException,
-        ack: Acknowledgement | None,
-        batches: Batches,
-    ) -> None:
+    def _failed(self, delivery: Delivery, outcome: DeliveryOutcome, error: BaseException, batches: Batches) -> None:
         ledger = delivery._ledger  # noqa: SLF001
-        ledger.failed.append(delivery)
+        if ledger.transactional or not ledger.ended:  # else nobody will ask the ledger any more
+            ledger.failed[delivery] = None
         watched = bool(delivery._waiters or delivery._callbacks)  # noqa: SLF001
-        delivery._settle(outcome, error, ack, batches)  # noqa: SLF001
+        delivery._settle(outcome, error, None, batches)  # noqa: SLF001
         self._after(delivery)
         if outcome == "purged":
             self._observer.emit(MessagePurged, pool=self.pool, index=self.index, topic=delivery.topic)
@@ -383,6 +408,8 @@ class Outbox:
             self.run_callbacks(delivery)
 
     def _call(self, fn: Callable[[Delivery], object], delivery: Delivery) -> None:
+        if delivery._error is not None:  # noqa: SLF001
+            delivery._ledger.forget([delivery])  # noqa: SLF001
         try:
             fn(delivery)
         except Exception as error:  # noqa: BLE001  (a user's callback must not end the worker)

@@ -25,6 +25,8 @@ class Hooks:
 
     def add(self, when: When, fn: Callable[..., object]) -> None:
         """Keep ``fn`` for its time."""
+        if not callable(fn):
+            raise TypeError(f"{when} takes a function, not {type(fn).__name__}")
         self._given.append((when, fn))
 
     def forget(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ ROUND_IDLE = 0.5
 MAKERS_MAX = 32
 REAPERS_MAX = 8
 """More than one, since destroying a handle can block for seconds, and its neighbours' deadline goes on."""
+EXPIRY_SHARE = 0.8
+"""Share of ``transactional_id_expiry_ms`` after which an idle producer is made anew."""
 PERMANENT = (Kind.SETTINGS, Kind.DENIED, Kind.FATAL)
 """Failures of a creation that no waiting cures."""
 ORDINARY = ("close", "reload")
@@ -206,11 +209,8 @@ class Keeper:
 
     def _serve_alone(self, client: Client, index: int) -> None:
         thread = threading.Thread(target=self._serve, args=(client,), name=f"wd_di-{self.name}-{index}", daemon=True)
-        client.outbox.served = True  # first: the thread takes it back when it ends
-        try:
+        with suppress(RuntimeError):  # no more threads: the pool's poller serves it
             thread.start()
-        except RuntimeError:  # no more threads: the pool's poller serves it
-            client.outbox.served = False
 
     def _connect(self, plan: SlotPlan) -> Client:
         client: Client
@@ -244,7 +244,7 @@ class Keeper:
                 client.init(SLICE)
             except Fault as fault:
                 client.poll(BREATH)
-                if client.fault is not None:
+                if client.fault not in (None, fault):
                     raise client.fault from fault
                 if fault.kind is not Kind.RETRIABLE or core.closing or slot.generation != core.generation:
                     raise
@@ -301,14 +301,14 @@ class Keeper:
     # -- polling -----------------------------------------------------------------------------------
 
     def _serve(self, client: Client) -> None:
-        """The poller of one shared producer: blocking, so that a waiting borrower is answered at once."""
-        try:
+        """The poller of one shared producer: blocking, so that a waiting borrower is answered at once.
+
+        Whatever ends it, the pool's poller takes over.
+        """
+        with suppress(Fault):  # closed
             while client.fault is None and not self.forgotten:
+                client.outbox.served_until = time.monotonic() + SLICE
                 client.poll(SLICE)
-        except Fault:  # closed
-            return
-        finally:
-            client.outbox.served = False  # whatever ended it, the pool's poller takes over
 
     def nudge(self) -> None:
         """Something came up: end the poller's long nap."""
@@ -329,14 +329,15 @@ class Keeper:
 
     def _poll(self, slot: Slot, client: Client) -> bool:
         """Serve one client; whether it owes anything. Who waits inside the client serves it itself."""
-        if not client.outbox.served:
+        served = time.monotonic() < client.outbox.served_until
+        if not served:
             try:
                 client.poll(0)
             except Fault:  # closed meanwhile
                 return False
         if client.fault is not None:
             self.carry_out(self.core.doom(slot, client, broken(client.fault)))
-        return client.owes() > 0 and not self.terms.shared
+        return client.owes() > 0 and not (served and self.terms.shared)
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -367,6 +368,7 @@ def _limits(plan: Plan, backoff: float) -> Limits:
         idle_timeout=_seconds(settings.idle_timeout_ms),
         leak_after=_seconds(settings.leak_after_ms),
         fenced_retries=settings.fenced_retries,
+        id_lifetime=settings.transactional_id_expiry_ms / 1000 * EXPIRY_SHARE if plan.transactional else None,
         backoff=backoff,
     )
 

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wd_di._client import Fault, Kind
+from wd_di._client import Fault, Kind, unfit_metadata
 from wd_di._threads import Alarm
 from wd_di.errors import DeliveryError
 
@@ -32,9 +32,6 @@ class Record:
     number: int
     position: int = -1
     written_ms: int = 0
-
-    def topic(self) -> str:
-        return self.name
 
     def partition(self) -> int:
         return self.number
@@ -200,6 +197,8 @@ class MemoryClient:
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:  # noqa: ARG002
         """Accept the offsets: there is no consumer group here that could disagree."""
         self._refuse_if_closed()
+        if group_metadata is None or isinstance(group_metadata, (str, int, float, list, tuple, dict, set)):
+            raise TypeError(unfit_metadata(group_metadata))  # anything opaque will do as a stand-in
         if not self._broker.welcomes(self._writer):
             raise self._fenced()
 

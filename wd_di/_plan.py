@@ -30,7 +30,14 @@ _PLACEHOLDERS = ("index", "instance", "pool", "host", "pid")
 
 # Options of PoolSettings that mean nothing without transactions.
 _TRANSACTIONAL_OPTIONS = frozenset(
-    {"commit_timeout_ms", "abort_timeout_ms", "resolve_timeout_ms", "implicit_transactions", "fenced_retries"}
+    {
+        "commit_timeout_ms",
+        "abort_timeout_ms",
+        "resolve_timeout_ms",
+        "implicit_transactions",
+        "fenced_retries",
+        "transactional_id_expiry_ms",
+    }
 )
 
 # What idempotence, and with it a transactional.id, demands of the other keys.
@@ -274,7 +281,28 @@ def _slot(
     if transactional_id is not None:
         kafka = {"transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS} | kafka | {"transactional.id": transactional_id}
     kafka.setdefault("client.id", f"{name}-{template.instance}-{os.getpid()}-{index}")
+    for key, value in kafka.items():
+        if problem := _unsendable(value):
+            made = " (it is made of the pool's name and its instance)" if key == "client.id" else ""
+            raise SettingsError(f"{who}: {key} {problem}{made}")
     return SlotPlan(index, MappingProxyType(kafka), config.deliver, transactional_id)
+
+
+def _unsendable(value: object) -> str | None:
+    """Say why librdkafka would cut a text, or can't get it at all.
+
+    Cut ids would fence each other: of ``a`` + NUL + ``{index}`` it sees the ``a``.
+    """
+    text = getattr(value, "get_secret_value", lambda: value)()
+    if not isinstance(text, str):
+        return None
+    if "\0" in text:
+        return "has a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "isn't valid Unicode: it has half of a surrogate pair, as a variable whose bytes are no UTF-8"
+    return None
 
 
 def _split(config: ProducerConfig, who: str) -> tuple[dict[str, object], object]:

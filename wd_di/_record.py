@@ -13,12 +13,14 @@ Prepared = tuple[str, dict[str, Any]]
 """A topic, and a checked record in the client's words."""
 
 _TEXT = (str, bytes, type(None))
+_MAX_INT32 = 2**31 - 1
+_MAX_INT64 = 2**63 - 1
 
 
 def prepare(
     topic: str, value: Text, key: Text, *, headers: Headers | None, partition: int | None, timestamp_ms: int | None
 ) -> Prepared:
-    """Check one record.
+    """Check one record: what reaches librdkafka's C code unchecked is cut, fails without a word, or ends the process.
 
     Raises:
         TypeError, ValueError: Names the field.
@@ -27,11 +29,22 @@ def prepare(
         raise TypeError(_kind("topic", topic, "a str"))
     if not topic:
         raise ValueError("topic is empty")
-    return topic, _fields(value, key, headers, partition=partition, timestamp_ms=timestamp_ms)
+    _refuse_unsendable_name("topic", topic)
+    _check_text("value", value)
+    _check_text("key", key)
+    return topic, {
+        "value": value,
+        "key": key,
+        "partition": -1 if partition is None else _whole("partition", partition, _MAX_INT32),
+        "timestamp": 0 if timestamp_ms is None else _timestamp(timestamp_ms),
+        "headers": None if headers is None else _headers(headers),
+    }
 
 
 def prepare_all(messages: Iterable[Message]) -> list[Prepared]:
     """Check several records, before the first is sent."""
+    if not isinstance(messages, Iterable):
+        raise TypeError(_kind("messages", messages, "an iterable of wd_di.Message"))
     return [_prepare_message(each) for each in messages]
 
 
@@ -41,32 +54,54 @@ def _prepare_message(m: Message) -> Prepared:
     return prepare(m.topic, m.value, m.key, headers=m.headers, partition=m.partition, timestamp_ms=m.timestamp_ms)
 
 
-def _fields(
-    value: Text, key: Text, headers: Headers | None, *, partition: int | None, timestamp_ms: int | None
-) -> dict[str, Any]:
+def _check_text(field: str, value: object) -> None:
     if not isinstance(value, _TEXT):
-        raise TypeError(_kind("value", value, "str, bytes or None"))
-    if not isinstance(key, _TEXT):
-        raise TypeError(_kind("key", key, "str, bytes or None"))
-    return {
-        "value": value,
-        "key": key,
-        "partition": -1 if partition is None else _whole("partition", partition),
-        "timestamp": 0 if timestamp_ms is None else _whole("timestamp_ms", timestamp_ms),
-        "headers": None if headers is None else _headers(headers),
-    }
+        raise TypeError(_kind(field, value, "str, bytes or None"))
+    if isinstance(value, str) and not value.isascii():  # which it knows without looking
+        _refuse_unencodable(field, value)
 
 
-def _whole(name: str, value: int) -> int:
+def _refuse_unencodable(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        at = error.start
+    else:
+        return
+    raise ValueError(
+        f"{field} has no UTF-8: character {at} of {len(text)} is half of a surrogate pair, as of a file name or of "
+        "input that was decoded with errors='surrogateescape'. Give the bytes instead"
+    )
+
+
+def _refuse_unsendable_name(field: str, name: str) -> None:
+    """Names go to C as text that ends at its first NUL."""
+    if "\0" in name:
+        raise ValueError(f"{field} {name!r} has a NUL character, where librdkafka would cut it off")
+    if not name.isascii():
+        _refuse_unencodable(f"{field} {name!r}", name)
+
+
+def _whole(field: str, value: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(_kind(name, value, "an int"))
+        raise TypeError(_kind(field, value, "an int"))
     if value < 0:
-        raise ValueError(f"{name} is {value}: it can't be negative (leave it out to let Kafka choose)")
+        raise ValueError(f"{field} is {value}: it can't be negative (leave it out to let Kafka choose)")
+    if value > most:
+        raise ValueError(f"{field} is {value}: it can't be more than {most}")
     return value
 
 
+def _timestamp(timestamp_ms: int) -> int:
+    if _whole("timestamp_ms", timestamp_ms, _MAX_INT64) == 0:
+        raise ValueError(
+            "timestamp_ms is 0, which librdkafka takes for now: leave it out for now, and 1 is the earliest"
+        )
+    return timestamp_ms
+
+
 def _headers(headers: Headers) -> list[tuple[str, HeaderValue]]:
-    if not isinstance(headers, Iterable):
+    if not isinstance(headers, Iterable) or isinstance(headers, (str, bytes)):
         raise TypeError(_kind("headers", headers, "a mapping or (name, value) pairs"))
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     for pair in pairs:
@@ -75,8 +110,8 @@ def _headers(headers: Headers) -> list[tuple[str, HeaderValue]]:
         name, value = pair
         if not isinstance(name, str):
             raise TypeError(_kind("a header's name", name, "a str"))
-        if not isinstance(value, _TEXT):
-            raise TypeError(_kind(f"header {name!r}", value, "str, bytes or None"))
+        _refuse_unsendable_name("header name", name)
+        _check_text(f"header {name!r}", value)
     return pairs
 
 

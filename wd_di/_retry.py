@@ -31,6 +31,9 @@ class Retry:
         backoff_ms: Milliseconds before the second run; doubled each time, with jitter.
         max_backoff_ms: Milliseconds that a pause never exceeds.
         on: Exceptions of your own function to run again for, besides failed deliveries and aborted commits.
+
+    Raises:
+        TypeError, ValueError: Names the argument that isn't what it should be.
     """
 
     attempts: int = 3
@@ -40,8 +43,12 @@ class Retry:
 
     def __post_init__(self) -> None:
         for name, least in (("attempts", 1), ("backoff_ms", 0), ("max_backoff_ms", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"Retry.{name} is {getattr(self, name)}: it must be at least {least}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"Retry.{name} is an int, not {type(value).__name__}")
+            if value < least:
+                raise ValueError(f"Retry.{name} is {value}: it must be at least {least}")
+        object.__setattr__(self, "on", exception_classes("Retry.on", self.on))
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait after the run number ``attempt``; jittered, so that replicas don't come back together."""
@@ -53,6 +60,19 @@ class Retry:
         if isinstance(error, TransactionError):
             return error.safe_to_retry
         return isinstance(error, (DeliveryError, *self.on))
+
+
+def exception_classes(name: str, given: object) -> tuple[type[Exception], ...]:
+    """Return the classes, one by itself as a tuple; what isn't one would raise only when an error is looked at.
+
+    Raises:
+        TypeError: Among them is something else.
+    """
+    kinds = given if isinstance(given, tuple) else (given,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"{name} is a tuple of Exception classes, not {kind!r}")
+    return kinds
 
 
 def run(scope: TransactionScope, fn: Callable[[Transaction], R]) -> R | None:

@@ -10,6 +10,7 @@ from wd_di._async_transaction import AsyncTransaction
 from wd_di._checkout import owner
 from wd_di._loop import outwaited
 from wd_di._recipe import Recipe
+from wd_di._retry import Retry, exception_classes
 from wd_di._sender import refuse_on_loop
 from wd_di._threads import check_timeout
 from wd_di._transaction import Transaction
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from wd_di._checkout import Desk, Hold
     from wd_di._recipe import Scope
-    from wd_di._retry import Retry
     from wd_di._unit import Rules
 
 Propagation = Literal["join", "new", "mandatory", "never"]
@@ -49,9 +49,9 @@ class Options:
         check_timeout(self.timeout_ms, 0)
         if self.propagation not in get_args(Propagation):
             raise ValueError(f"propagation is one of {', '.join(get_args(Propagation))}, not {self.propagation!r}")
-        for kind in self.commit_on if isinstance(self.commit_on, tuple) else (self.commit_on,):
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                raise TypeError(f"commit_on is a tuple of Exception classes, not {kind!r}")
+        exception_classes("commit_on", self.commit_on)
+        if self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(f"retry is a wd_di.Retry, not {type(self.retry).__name__}")
 
 
 class TransactionScope(Recipe[Transaction, AsyncTransaction]):
@@ -241,6 +241,8 @@ class Run:
     def _leave(self, hold: Hold, unit: Unit | None) -> None:
         if unit is not None:
             hold.retirement = hold.retirement or unit.retirement
+            if unit.heard:
+                hold.core.heard_of(hold.slot)
         if self._borrowed:
             self._desk.give_back(hold)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from asyncio import _get_running_loop
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +109,11 @@ class Sender:
                 self.client.produce(delivery, topic, **record)
             except BaseException as error:
                 ledger.pending.discard(delivery)
-                if isinstance(error, Fault) and error.kind is Kind.QUEUE_FULL:
+                if not isinstance(error, Fault):
+                    raise
+                if error.kind is Kind.QUEUE_FULL:
                     return False
-                raise self.refused(error, topic) if isinstance(error, Fault) else error from error
+                raise self.refused(error, topic) from error
             ledger.records += 1
             return True
 
@@ -124,8 +126,7 @@ class Sender:
         for delivery in deliveries:
             while not delivery.done() and not deadline.passed:
                 if self.terms.shared:
-                    with suppress(DeliveryTimeoutError):
-                        delivery.exception(int(deadline.left * 1000) + 1)
+                    delivery._wait(deadline)  # noqa: SLF001  (asking for its error would count as telling it)
                 else:
                     self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
         self._refuse_late(deliveries)
@@ -178,13 +179,14 @@ class Sender:
     def serve(self, call: Callable[[float], None], seconds: float) -> None:
         """Serve the client from here; the poller may look elsewhere meanwhile."""
         outbox = self.client.outbox
-        outbox.served = True
+        outbox.served_until = time.monotonic() + seconds
         try:
             call(seconds)
         except Fault as fault:  # it was closed by force
             raise self.closed_error() from fault
         finally:
-            outbox.served = self.terms.shared
+            if not self.terms.shared:  # that has a thread of its own inside
+                outbox.served_until = 0.0
 
     def refused(self, fault: Fault, topic: str) -> Exception:
         """Return the public error of a record that the client didn't take."""
@@ -217,8 +219,8 @@ class Sender:
         """Return where the broker stored them, or raise what became of them."""
         failed = [delivery for delivery in deliveries if delivery.exception(0) is not None]
         self.ledger.forget(failed)
-        if len(deliveries) == 1 and (error := deliveries[0].exception(0)) is not None:
-            raise error
+        if len(deliveries) == 1:
+            return [deliveries[0].result(0)]
         if failed:
             raise undelivered(self.terms.pool, failed, len(deliveries))
         return [delivery.result(0) for delivery in deliveries]

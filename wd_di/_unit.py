@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wd_di._client import BREATH, SLICE, Fault, Kind
+from wd_di._client import BREATH, SLICE, Fault, Kind, checked_offsets
 from wd_di._core import Retirement
 from wd_di._hooks import Hooks, Outcome
 from wd_di._sender import Sender, Terms, because
@@ -74,6 +74,7 @@ class Unit(Sender):
         "_held",
         "_interrupt",
         "_offering",
+        "_offsets_sent",
         "_outcome",
         "_rules",
         "abort_confirmed",
@@ -105,6 +106,7 @@ class Unit(Sender):
         self._began = time.monotonic()
         self._outcome: Outcome | None = None
         self._interrupt: BaseException | None = None
+        self._offsets_sent = False
         self._offering = threading.RLock()  # re-entrant, for a listener may end it from inside
 
     # -- the state machine, for the scope ----------------------------------------------------------
@@ -233,7 +235,7 @@ class Unit(Sender):
         if fault is not None:
             return self._failed("flush", fault)
         if ledger.failed:
-            return self._undelivered(ledger.failed)
+            return self._undelivered(list(ledger.failed))
         if late:
             text = f"{late} of {ledger.records} records had no answer in time (commit_timeout_ms is "
             text += f"{self._rules.commit_timeout * 1000:.0f}){because(self.client)}"
@@ -246,6 +248,7 @@ class Unit(Sender):
         why = f"; {reason}" if reason is not None else ""
         error = DeliveryError(f"{text}, transaction {self.id} was aborted; the first: {first}{why}", failed)
         error.__cause__ = first
+        failed[0]._keep_another()  # noqa: SLF001  (this one has become a cause)
         return error
 
     def _end_transaction(self, deadline: Deadline) -> None:
@@ -309,9 +312,22 @@ class Unit(Sender):
         self._end_writing()
         self._outcome = "aborted"
         self.ledger.aborted = True
-        deadline = deadline or Deadline(self._rules.abort_timeout)
+        self._retire_if_expired()
+        if self.client.fault is not None:
+            # Not by raising it: it may be the cause of what is being handled, and would become its own.
+            self._abort_failed(self.client.fault, cause)
+        else:
+            self._try_to_abort(deadline or Deadline(self._rules.abort_timeout), cause)
+        self._emit(TransactionAborted, records=self.ledger.records, duration_ms=self._duration_ms(), cause=cause)
+
+    def _retire_if_expired(self) -> None:
+        """An id that the broker forgot is known again only to a new producer; its siblings rested as long."""
+        reason = self.client.reason()
+        if reason is not None and reason.expired:
+            self.retirement = Retirement("transactional.id expired", reason, expired=True)
+
+    def _try_to_abort(self, deadline: Deadline, cause: BaseException | None) -> None:
         try:
-            self._refuse_if_broken()
             self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)))
             self._again(self.client.abort, deadline)
             self.client.poll(0)
@@ -320,11 +336,6 @@ class Unit(Sender):
             self._abort_failed(raised, cause)
             if not isinstance(raised, Exception):
                 raise
-        self._emit(TransactionAborted, records=self.ledger.records, duration_ms=self._duration_ms(), cause=cause)
-
-    def _refuse_if_broken(self) -> None:
-        if self.client.fault is not None:
-            raise self.client.fault
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None) -> None:
         self.retirement = self._retirement("abort", raised)
@@ -340,8 +351,14 @@ class Unit(Sender):
     # -- offsets -----------------------------------------------------------------------------------
 
     def send_offsets(self, offsets: Any, group_metadata: Any, timeout_ms: int | None) -> None:
-        """Add a consumer group's offsets; a refusal dooms the transaction, whoever swallows it."""
+        """Add a consumer group's offsets; the broker's refusal dooms the transaction, whoever swallows it.
+
+        Raises:
+            TypeError, ValueError: They can't be sent; nothing was, and the transaction lives on.
+        """
         deadline = Deadline.of_ms(timeout_ms, int(self._rules.commit_timeout * 1000))
+        self.refuse_if_ended()
+        offsets = checked_offsets(offsets)
         self._note_write()
         try:
             self._again(lambda seconds: self._offer_offsets(offsets, group_metadata, seconds), deadline)
@@ -349,6 +366,7 @@ class Unit(Sender):
             error = self._offsets_refused(fault)
             self.inner_error = self.inner_error or error
             raise error from fault
+        self._offsets_sent = True
 
     # -- shared steps ------------------------------------------------------------------------------
 
@@ -487,6 +505,11 @@ class Unit(Sender):
         return Retirement(f"{what} failed", error, fenced=isinstance(fault, Fault) and fault.kind is Kind.FENCED)
 
     # -- the clock ---------------------------------------------------------------------------------
+
+    @property
+    def heard(self) -> bool:
+        """Whether the coordinator certainly heard of the id, which keeps it from expiring."""
+        return self._outcome == "committed" and (self.ledger.records > 0 or self._offsets_sent)
 
     @property
     def remaining_ms(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from wd_di.errors import ScopeError
 from wd_di.providers import PoolResource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from types import FrameType, ModuleType, TracebackType
 
@@ -48,7 +49,21 @@ def running(
         ExceptionGroup: On leaving without an exception: what failed while closing.
     """
     _refuse_second_run()
-    return Running(container, list(modules), list(packages))
+    return Running(_made(container), _listed("modules", modules), _listed("packages", packages))
+
+
+def _made(container: C) -> C:
+    """Refuse a class in place of a container: its providers are only declared."""
+    if not isinstance(container, containers.Container):
+        what = f"the class {container.__name__}" if isinstance(container, type) else type(container).__name__
+        raise TypeError(f"a container is needed, not {what}: make one first, as in running(Container())")
+    return container
+
+
+def _listed(name: str, given: Iterable[ModuleType | str]) -> list[ModuleType | str]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} is a list of modules or their names, not {type(given).__name__}")
+    return list(given)
 
 
 def _refuse_second_run() -> None:
@@ -137,6 +152,7 @@ def lifespan(
 
     Pools are opened and closed on a worker thread, other resources on the loop.
     """
+    _made(container)
 
     @asynccontextmanager
     async def serve(_app: Any) -> AsyncGenerator[None]:
@@ -155,7 +171,7 @@ def open_pools(container: containers.Container) -> None:
         PoolOpenError: A pool can't be opened; with notes on what failed while closing the others.
     """
     opened: list[Resource] = []
-    for path, pool in _pools(container).items():
+    for path, pool in _pools(_made(container)).items():
         try:
             pool.adopt(path.rpartition(".")[2])
             if not pool.initialized:
@@ -179,7 +195,7 @@ def close_pools(container: containers.Container) -> dict[str, CloseReport]:
     Raises:
         ExceptionGroup: What was raised while closing, once all are closed; ``PoolResource.report`` has the reports.
     """
-    pools = {path: pool for path, pool in _pools(container).items() if pool.initialized}
+    pools = {path: pool for path, pool in _pools(_made(container)).items() if pool.initialized}
     _tell(_close(_pools(container).values()), None)
     return {path: pool.report for path, pool in pools.items() if pool.report is not None}
 

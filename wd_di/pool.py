@@ -172,7 +172,12 @@ class ProducerPool:
         Returns:
             What ``fn`` returned; ``None`` if it raised :class:`AbortTransaction`. Await it if ``fn`` is a coroutine
             function.
+
+        Raises:
+            TypeError: ``fn`` can't be called.
         """
+        if not callable(fn):
+            raise TypeError(f"run takes a function of a transaction, not {type(fn).__name__}")
         if iscoroutinefunction(fn) or iscoroutinefunction(type(fn).__call__):
             return _retry.run_async(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
         return _retry.run(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
@@ -195,8 +200,7 @@ class ProducerPool:
         deadline = Deadline.of_ms(timeout_ms, self._settings.open_timeout_ms)
         self._refresh()
         with self._phase:
-            if self._keeper.core.closing:
-                raise PoolClosedError(f"{self.name}: the pool is closed; make another one")
+            self._refuse_if_closed()
             if self._opened:
                 return
         self._keeper.start()
@@ -207,6 +211,10 @@ class ProducerPool:
                 self.close(timeout_ms=0, force=True)
                 raise
         self._opened = True
+
+    def _refuse_if_closed(self) -> None:
+        if self._keeper.core.closing:
+            raise PoolClosedError(f"{self.name}: the pool is closed; make another one")
 
     def _connect(self, deadline: Deadline) -> None:
         core = self._keeper.core
@@ -279,10 +287,17 @@ class ProducerPool:
         self._refresh()
         started = time.monotonic()
         keeper = self._keeper
-        if settings is not None:
-            self._replan(settings)
-        effects = keeper.core.reload()
-        generation = keeper.core.generation
+        self._refuse_if_closed()
+        plan = None if settings is None else self._next_plan(settings)
+        with self._phase:  # a close that comes meanwhile comes before or after all of this
+            self._refuse_if_closed()  # again: configure may have taken its time, or closed the pool
+            if settings is not None and plan is not None:
+                claim(plan, self)
+                self._settings = settings
+                keeper.apply(plan)
+                keeper.core.limits = keeper.limits
+            effects = keeper.core.reload()
+            generation = keeper.core.generation
         self.observer.emit(ConnectionPoolReload, pool=self.name, generation=generation)
         keeper.carry_out(effects)
         if not keeper.wait_until(self._reloaded, deadline):
@@ -302,17 +317,13 @@ class ProducerPool:
         text += _holders(core.holders())
         return PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
 
-    def _replan(self, settings: PoolSettings) -> None:
-        old = self._keeper.plan
+    def _next_plan(self, settings: PoolSettings) -> Plan:
         plan = self._checked_plan(settings)
-        if settings.size != self._settings.size or plan.transactional != old.transactional:
+        if settings.size != self._settings.size or plan.transactional != self._keeper.plan.transactional:
             raise SettingsError(
                 f"{self.name}: reload can't change size or transactional_id on and off: make another pool"
             )
-        claim(plan, self)
-        self._settings = settings
-        self._keeper.apply(plan)
-        self._keeper.core.limits = self._keeper.limits
+        return plan
 
     # -- closing -------------------------------------------------------------------------------------
 
@@ -438,7 +449,7 @@ class ProducerPool:
         if not self._stale:
             return
         with self._phase:
-            if self._stale:
+            if self._stale and not self._keeper.core.closing:  # a closed pool takes no ids from anybody
                 own = f"{self._settings.instance or default_instance()}-{os.getpid()}"
                 plan = self._checked_plan(_own_ids(self._settings), instance=own)
                 claim(plan, self)

@@ -341,6 +341,11 @@ class PoolSettings(_Frozen):
     """How long a producer may stay idle before it is closed."""
     leak_after_ms: PositiveMs | None = None
     """How long a producer may be held before its holder is reported."""
+    transactional_id_expiry_ms: PositiveMs = 604_800_000
+    """The brokers' ``transactional.id.expiration.ms``: they forget an id that is idle for longer, 7 days by default.
+
+    A producer that was idle for 80 % of it is initialised again before it is used.
+    """
 
     implicit_transactions: bool = True
     """Whether producing outside a transaction on a transactional pool opens one around the call."""

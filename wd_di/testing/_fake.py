@@ -166,11 +166,15 @@ class FakePool(ProducerPool):
     ) -> None:
         self._broker = FakeBroker()
         self.events: list[Event] = []
-        observer = observer or Observer()
-        self._listening = observer.subscribe("*", self._note)
         settings = _settings(settings, size=size, transactional=transactional)
         self._broker.max_bytes = settings.kafka.message_max_bytes or self._broker.max_bytes
-        super().__init__(settings, name=name, observer=observer)
+        observer = observer or Observer()
+        self._listening = observer.subscribe("*", self._note)
+        try:
+            super().__init__(settings, name=name, observer=observer)
+        except BaseException:
+            self._listening.cancel()
+            raise
         self.open()
 
     def open(self, *, timeout_ms: int | None = None) -> None:

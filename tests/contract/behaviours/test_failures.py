@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from confluent_kafka import TopicPartition
 
@@ -230,6 +232,33 @@ def test_offsets_stay_with_an_abort(backend: Backend) -> None:
         tx.abort_only()
 
     assert ["aborted"] == backend.outcomes()
+    assert backend.group_offset(group, topic) is None
+
+
+def test_offsets_that_are_none(backend: Backend) -> None:
+    """Offsets or metadata of another kind are refused by name; the transaction lives on without them."""
+    pool, topic = backend.pool(), backend.topic()
+    group, metadata = backend.group()
+    good = [TopicPartition(topic, 0, 10)]
+    refused: list[tuple[Any, Any, type[Exception], str]] = [
+        ("abc", metadata, TypeError, "offsets are confluent_kafka.TopicPartition objects, not str"),
+        (None, metadata, TypeError, "offsets are confluent_kafka.TopicPartition objects, not NoneType"),
+        ([topic], metadata, TypeError, "offsets are confluent_kafka.TopicPartition objects, not str"),
+        ([], metadata, ValueError, "offsets are empty"),
+        ([TopicPartition(topic, 0)], metadata, ValueError, "isn't one: send the last read"),
+        ([*good, TopicPartition(topic, 1, -1)], metadata, ValueError, "the offset of .*1. is -1, which isn't one"),
+        ([TopicPartition(topic, offset=3)], metadata, ValueError, "offsets name a topic and a partition"),
+        (good, None, TypeError, "group_metadata is what consumer.consumer_group_metadata.. returns, not NoneType"),
+        (good, group, TypeError, "group_metadata is what consumer.consumer_group_metadata.. returns, not str"),
+    ]
+    with pool.transaction() as tx:
+        for offsets, given, error, text in refused:
+            with pytest.raises(error, match=text):
+                tx.send_offsets(offsets, given)
+        tx.produce_async(topic, "after")
+
+    assert ["committed"] == backend.outcomes()
+    assert ["after"] == backend.values(topic)
     assert backend.group_offset(group, topic) is None
 
 

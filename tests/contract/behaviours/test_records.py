@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,43 @@ def test_headers(backend: Backend) -> None:
     assert (("a", b"1"), ("b", b"\xff"), ("a", None), ("c", b"")) == found[0]
     assert (("x", "ä".encode()), ("y", None)) == found[1]
     assert () == found[2]
+
+
+def test_what_c_would_cut(backend: Backend) -> None:
+    """Values, keys and header values are read whole, also behind a NUL character."""
+    pool, topic = backend.pool(), backend.topic()
+    with pool.transaction() as tx:
+        tx.produce_async(topic, "v\0alue", "k\0ey", headers={"text": "a\0b", "bytes": b"a\0b"})
+
+    [found] = backend.visible(topic)
+    assert (b"v\0alue", b"k\0ey") == (found.value, found.key)
+    assert (("text", b"a\0b"), ("bytes", b"a\0b")) == found.headers
+
+
+def test_what_cannot_be_sent(backend: Backend) -> None:
+    """What has no form on the wire is a ValueError that names the field; nothing is sent, the transaction lives on."""
+    pool, topic = backend.pool(), backend.topic()
+    refused: list[dict[str, Any]] = [
+        {"topic": "no\0where"},
+        {"topic": "\udce9"},
+        {"value": "\udce9"},
+        {"key": "\udce9"},
+        {"headers": {"\udce9": "v"}},
+        {"headers": {"a\0b": "v"}},
+        {"headers": [("a", "\udce9")]},
+        {"partition": 2**31},
+        {"timestamp_ms": 0},
+        {"timestamp_ms": 2**63},
+    ]
+    with pool.transaction() as tx:
+        for given in refused:
+            [field] = given
+            for produce in (tx.produce_async, tx.produce_sync):
+                with pytest.raises(ValueError, match=field.removesuffix("s")):
+                    produce(**{"topic": topic, **given})
+        tx.produce_async(topic, "after")
+
+    assert ["after"] == backend.values(topic)
 
 
 def test_order(backend: Backend) -> None:

@@ -1,0 +1,154 @@
+"""A transactional.id that the broker has forgotten, since it was idle for too long."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.kafka.conftest import CONFIG
+from tests.kafka.pools import Recorder, pool, unique, until
+from tests.kafka.readers import committed, values
+from wd_di import DeliveryError, ProducerCreated, ProducerPool, ProducerRetired, Retry, Transaction
+from wd_di.errors import MissingExtraError, TransactionAbortedError
+from wd_di.testing import KafkaUnavailableError, LocalKafka
+from wd_di.testing.plugin import _unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+EXPIRATION_MS = 2_000
+SIZE = 3
+
+
+@pytest.fixture(scope="module")
+def forgetful() -> Iterator[LocalKafka]:
+    """A broker that forgets ids soon."""
+    expiry = {
+        "transactional.id.expiration.ms": EXPIRATION_MS,
+        "transaction.remove.expired.transaction.cleanup.interval.ms": 200,
+    }
+    try:
+        kafka = LocalKafka(config={**CONFIG, **expiry}).start()
+    except (MissingExtraError, KafkaUnavailableError) as error:
+        _unavailable(str(error))
+    with kafka:
+        yield kafka
+
+
+@pytest.fixture
+def forgotten(forgetful: LocalKafka) -> Iterator[Callable[[ProducerPool], None]]:
+    """Waits until the broker has forgotten all ids of a pool: it writes so into its own log of them."""
+    reader = {"bootstrap.servers": forgetful.bootstrap_servers, "group.id": unique("reader"), "log_level": 0}
+    with closing(Consumer({**reader, "enable.auto.commit": False, "auto.offset.reset": "earliest"})) as consumer:
+        known: dict[bytes, bool] = {}
+
+        def wait(orders: ProducerPool) -> None:
+            if not known:
+                partitions = consumer.list_topics("__transaction_state", timeout=10).topics["__transaction_state"]
+                consumer.assign([TopicPartition("__transaction_state", number, 0) for number in partitions.partitions])
+            ids = {str(slot.transactional_id).encode() for slot in orders._keeper.plan.slots}
+
+            def read() -> bool:
+                for message in consumer.consume(1_000, 0.1):
+                    if message.error() is None:
+                        known[(message.key() or b"")[4:]] = message.value() is not None
+                return all(known.get(each) is False for each in ids)
+
+            until(read)
+
+        yield wait
+
+
+@pytest.fixture
+def topic(forgetful: LocalKafka) -> str:
+    """A new topic with one partition."""
+    return forgetful.create_topic(unique("t"))
+
+
+@pytest.fixture
+def group() -> str:
+    """A new consumer group."""
+    return unique("group")
+
+
+def offsets_first(group: str, topic: str, servers: str) -> Callable[[Transaction], None]:
+    """A transaction that begins with a group's offsets."""
+    with closing(Consumer({"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False})) as consumer:
+        metadata = consumer.consumer_group_metadata()
+
+    def work(tx: Transaction) -> None:
+        tx.send_offsets([TopicPartition(topic, 0, 1)], metadata)
+        tx.produce_async(topic, "late")
+
+    return work
+
+
+def used(forgetful: LocalKafka, topic: str, recorder: Recorder, **options: int) -> ProducerPool:
+    """Return a pool all of whose producers have committed once."""
+    orders = pool(forgetful.bootstrap_servers, size=SIZE, observer=recorder, **options)
+    orders.open()
+    for number in range(SIZE):
+        with orders.transaction() as tx:
+            tx.produce_async(topic, f"early {number}")
+    return orders
+
+
+def failures(orders: ProducerPool, work: Callable[[Transaction], object]) -> list[Exception]:
+    """What went wrong with twice as many transactions as there are producers."""
+    met: list[Exception] = []
+    for _ in range(2 * SIZE):
+        try:
+            with orders.transaction() as tx:
+                work(tx)
+        except (TransactionAbortedError, DeliveryError) as error:
+            met.append(error)
+    return met
+
+
+@pytest.mark.parametrize("first", ["offsets", "record"])
+def test_one_failure_at_most(
+    forgetful: LocalKafka, forgotten: Callable[[ProducerPool], None], topic: str, group: str, first: str
+) -> None:
+    """All ids were forgotten: the first transaction learns it, says what to set, and takes the others' place."""
+    recorder = Recorder()
+    servers = forgetful.bootstrap_servers
+    work = offsets_first(group, topic, servers) if first == "offsets" else lambda tx: tx.produce_async(topic, "late")
+    with used(forgetful, topic, recorder) as orders:
+        forgotten(orders)
+        [failure] = failures(orders, work)
+
+        assert "INVALID_PRODUCER_ID_MAPPING" in str(failure)
+        assert "set transactional_id_expiry_ms" in str(failure)
+        assert {"transactional.id expired"} == {event.reason for event in recorder.of(ProducerRetired)}
+        assert SIZE == len(recorder.of(ProducerRetired))
+    assert (2 * SIZE - 1) * ["late"] == [value for value in values(servers, topic) if value == "late"]
+
+
+@pytest.mark.parametrize("first", ["offsets", "record"])
+def test_a_retry_gets_through(
+    forgetful: LocalKafka, forgotten: Callable[[ProducerPool], None], topic: str, group: str, first: str
+) -> None:
+    """Two attempts are enough, however many producers were forgotten."""
+    servers = forgetful.bootstrap_servers
+    work = offsets_first(group, topic, servers) if first == "offsets" else lambda tx: tx.produce_async(topic, "late")
+    with used(forgetful, topic, Recorder()) as orders:
+        forgotten(orders)
+        orders.run(work, retry=Retry(attempts=2, backoff_ms=1))
+
+    assert 1 == values(servers, topic).count("late")
+    if first == "offsets":
+        assert 1 == committed(servers, group, topic)
+
+
+def test_none_where_the_pool_knows(forgetful: LocalKafka, topic: str, group: str) -> None:
+    """Told how long the broker remembers, the pool makes its idle producers anew in time, and nobody sees a failure."""
+    recorder = Recorder()
+    servers = forgetful.bootstrap_servers
+    with used(forgetful, topic, recorder, transactional_id_expiry_ms=EXPIRATION_MS) as orders:
+        until(lambda: len(recorder.of(ProducerCreated)) == 2 * SIZE)
+
+        assert {"transactional_id_expiry_ms"} == {event.reason for event in recorder.of(ProducerRetired)}
+        assert [] == failures(orders, offsets_first(group, topic, servers))
