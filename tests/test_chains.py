@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import OFFSETS, Script, fault, make_pool, outcome
+from scripted import OFFSETS, Script, fault, in_thread, make_pool, outcome
 
 import wd_di
-from wd_di._client import Kind
+from wd_di._client import KafkaClient, Kind
+from wd_di._delivery import Outbox
+from wd_di._threads import Workers
 from wd_di.errors import DeliveryError, WdDiError
+from wd_di.events import Observer
 from wd_di.pool import ProducerPool
-from wd_di.testing import FakePool
+from wd_di.testing import FakePool, MockKafka
 
 SOURCES = sorted(Path(wd_di.__file__).parent.rglob("*.py"))
 
@@ -160,3 +164,20 @@ def _values(raised: Any) -> set[str]:
 def _raise(error: BaseException | None) -> None:
     assert error is not None
     raise error
+
+
+def test_a_call_without_a_result_in_another_thread():
+    """Outside of the main thread it is no Ctrl-C, and comes as it is."""
+
+    def fail(_: object) -> None:
+        raise SystemError("returned NULL without setting an exception")
+
+    with MockKafka() as kafka, closing(KafkaClient({"bootstrap.servers": kafka.bootstrap_servers}, None)) as client:
+        client.outbox = Outbox(
+            "orders", 0, observer=Observer(), callbacks=Workers("w", 1), translate=client.verdict, hurry=lambda: None
+        )
+        for call in (client._call, client._serve):
+            error = in_thread(lambda call=call: call(fail))
+
+            assert isinstance(error, SystemError)
+            assert [error] == chain(error)

@@ -34,6 +34,7 @@ from wd_di.errors import (
 from wd_di.events import EVENTS, Observer
 from wd_di.pool import ProducerPool
 from wd_di.settings import PoolSettings
+from wd_di.testing import MockKafka
 
 T = TypeVar("T")
 
@@ -801,6 +802,15 @@ def test_a_pool_shows_itself_without_its_settings(make: Make) -> None:
 
     assert "<ProducerPool 'orders' closed: 2 slots, 0 idle, 0 in use, 0 waiting>" == repr(pool)
     assert "producer of pool 'orders'" == repr(pool.producer())
+
+
+def test_a_slow_cluster_is_heard(mock_kafka: MockKafka) -> None:
+    """A plain pool opens though an answer takes longer than the first question waits."""
+    mock_kafka.set_rtt(250)
+    slow = settings(size=1, deliver=True, kafka={"bootstrap.servers": mock_kafka.bootstrap_servers})
+
+    with ProducerPool(slow) as pool:
+        assert 1 == pool.stats().idle
 
 
 # -- reloading -------------------------------------------------------------------------------------

@@ -334,6 +334,19 @@ def test_other_exception_while_committing(pool, script):
     assert 1 == retired(pool)
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
+def test_interrupted_abort(pool, script, kind):
+    """What a signal handler raises out of the abort comes out, from the block's own exception; the producer is lost."""
+    script.on("abort", kind())
+    with pytest.raises(kind) as caught, pool.transaction() as tx:
+        tx.produce_async("orders", "one")
+        raise ZeroDivisionError
+
+    assert isinstance(caught.value.__context__, ZeroDivisionError)
+    assert [] == committed(pool)
+    assert 1 == retired(pool)
+
+
 def test_interrupt_in_begin(pool, script):
     """Ctrl-C in begin costs the producer, since nobody knows whether it has begun."""
     script.on("begin", KeyboardInterrupt())

@@ -309,7 +309,8 @@ class KafkaClient:
         try:
             call(handle)
         except SystemError as error:
-            raise _interrupt(error) from error
+            _raise_interrupt(error)
+            raise
         except (KafkaException, RuntimeError, TypeError) as error:
             raise self._translated(error) from error
         finally:
@@ -326,7 +327,8 @@ class KafkaClient:
         try:
             call()
         except SystemError as error:
-            raise _interrupt(error) from error
+            _raise_interrupt(error)
+            raise
         except (KafkaException, RuntimeError) as error:
             self._translated(error)
         finally:
@@ -504,12 +506,13 @@ def check(pool: str, config: Mapping[str, object]) -> None:
         ) from None
 
 
-def _interrupt(error: SystemError) -> BaseException:
-    """What a call without a result and without an exception means: Ctrl-C inside of a callback.
+def _raise_interrupt(error: SystemError) -> None:
+    """Raise what a call without a result and without an exception means on the main thread: Ctrl-C in a callback.
 
     confluent-kafka keeps a callback's exception only if it has a value, and KeyboardInterrupt has none on Python 3.11.
     """
-    return KeyboardInterrupt() if threading.current_thread() is threading.main_thread() else error
+    if threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt from error
 
 
 def _is_fatal(error: BaseException) -> bool:

@@ -475,7 +475,8 @@ def claim(plan: Plan, owner: object) -> None:
             if held is not None and held is not owner:
                 raise SettingsError(
                     f"{plan.name}: transactional.id {transactional_id!r} on {server} is in use by pool {name!r} of "
-                    "this process: they would fence each other. Give each pool its own, for example with {pool}"
+                    "this process: they would fence each other. Close that one first, as before a notebook cell "
+                    "runs again, or give each pool its own, for example with {pool}"
                 )
         _claims = _claims | dict.fromkeys(_keys(plan), (weakref.ref(owner), plan.name))
 

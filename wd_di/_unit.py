@@ -25,6 +25,7 @@ from wd_di.errors import (
     TransactionError,
     TransactionTimedOutError,
     UnexpectedAbortError,
+    WdDiError,
 )
 from wd_di.events import (
     ErrorOccurred,
@@ -334,7 +335,7 @@ class Unit(Sender):
             self.abort_confirmed = True
         except BaseException as raised:
             self._abort_failed(raised, cause)
-            if not isinstance(raised, Exception):
+            if not isinstance(raised, WdDiError):  # a signal's, which may be the time limit of a task queue
                 raise
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None) -> None:

@@ -44,6 +44,8 @@ R = TypeVar("R")
 
 EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
+PROBE_PATIENCE = 0.2
+"""Seconds of the first probe; between two of them we look for what makes all others pointless."""
 FORCE_PATIENCE = 0.15
 """Seconds after the deadline of a close that ending what is taken by force may take."""
 
@@ -229,11 +231,13 @@ class ProducerPool:
     def _probe(self, deadline: Deadline) -> None:
         """A plain producer connects when it must; ask it now, so that a wrong address shows at the start."""
         hold = self._desk.borrow(int(deadline.left * 1000), ambient=False)
+        patience = PROBE_PATIENCE
         try:
             while True:
                 try:
-                    hold.sender.client.probe(deadline.slice(0.2))
+                    hold.sender.client.probe(deadline.slice(patience))
                 except Fault as fault:
+                    patience *= 2  # each probe asks anew: a cluster that answers more slowly would never be heard
                     hold.sender.client.poll(0)
                     if hold.sender.client.fault is not None or deadline.passed:
                         raise PoolOpenError(f"{self.name}: {hold.sender.client.last_error or fault}") from fault
