@@ -49,7 +49,7 @@ class Producer(Handle):
             key: The key, which decides the partition unless one is given.
             headers: Names and values; a name may come more than once in a sequence of pairs.
             partition: The partition; ``None`` lets the partitioner decide.
-            timestamp_ms: Milliseconds since the epoch; ``None`` is now.
+            timestamp_ms: Milliseconds since the epoch, from 1 on (librdkafka takes 0 for now); ``None`` is now.
             timeout_ms: Milliseconds for the whole; ``None`` is the pool's ``produce_timeout_ms``.
 
         Raises:
@@ -57,6 +57,7 @@ class Producer(Handle):
             DeliveryTimeoutError: No answer in time. The record may still be delivered.
             QueueFullError: The local queue stayed full; the record wasn't sent.
             AuthorizationError: No right to write to the topic.
+            TypeError, ValueError: An argument can't be sent; it is named, and nothing was enqueued.
         """
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
         return self._sync([record], timeout_ms)[0]
@@ -82,12 +83,13 @@ class Producer(Handle):
             key: The key, which decides the partition unless one is given.
             headers: Names and values; a name may come more than once in a sequence of pairs.
             partition: The partition; ``None`` lets the partitioner decide.
-            timestamp_ms: Milliseconds since the epoch; ``None`` is now.
+            timestamp_ms: Milliseconds since the epoch, from 1 on (librdkafka takes 0 for now); ``None`` is now.
             timeout_ms: Milliseconds to wait for room in a full queue; ``None`` is the pool's ``produce_timeout_ms``.
 
         Raises:
             QueueFullError: The local queue stayed full; the record wasn't sent.
             DeliveryError: The client refused the record at once (too large, unknown topic).
+            TypeError, ValueError: An argument can't be sent; it is named, and nothing was enqueued.
         """
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
         return self._async([record], self._deadline(timeout_ms))[0]
