@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import os
 import re
 import socket
@@ -362,6 +363,22 @@ def test_configure_changes_its_own_slot_only() -> None:
     assert "partitioner" not in str(pool.kafka.librdkafka())
 
 
+def test_callables_and_loggers_are_not_copied() -> None:
+    """What can't or mustn't be copied reaches every slot as the same object."""
+
+    class Token:
+        def __call__(self, _: object) -> tuple[str, float]:
+            return "", 0.0
+
+        def __copy__(self) -> Token:
+            raise AssertionError("was copied")
+
+    given = {"oauth_cb": Token(), "throttle_cb": print, "logger": logging.Logger("nobody's")}  # noqa: LOG001
+    plan = plan_of(settings(kafka=kafka(**given)))
+
+    assert all(slot.kafka[key] is value for slot in plan.slots for key, value in given.items())
+
+
 def test_configure_can_unset_a_key() -> None:
     """None takes a key back."""
 
@@ -393,6 +410,16 @@ def _setting(**changes: Any) -> Any:
         ({"kafka": {"transactional.id": ""}}, r"transactional\.id must be text that isn't empty, got str"),
         ({"kafka": {"transactional.id": "a", "transactional_id": "b"}}, r"transactional\.id is given twice"),
         ({"deliver": SECRET}, "must leave a bool in config.deliver, not str"),
+        ({"kafka": {"error_cb": print}}, r"error_cb can't be set .*error\.occurred"),
+        ({"kafka": {"on_delivery": SECRET}}, r"on_delivery can't be set .*Delivery\.add_done_callback"),
+        ({"kafka": {"sasl": {"password": SECRET}, "sasl.password": "b"}}, r"sasl\.password is given twice"),
+        ({"kafka": {"ssl": {"key": {"password": [SECRET]}}}}, r"ssl\.key\.password: .*, got list"),
+        ({"kafka": {"sasl": SECRET}}, r"sasl is no setting, only the beginning"),
+        (
+            {"kafka": {"plugin": functools.partial(print, SECRET)}},
+            r"plugin can't be a callable: .*oauth_cb and thr",
+        ),
+        ({"kafka": {"default.topic.config": {"sasl.password": SECRET}}}, r"sasl\.password can't stand in default"),
     ],
 )
 def test_what_configure_sets_is_checked(changes: dict[str, Any], text: str) -> None:
@@ -413,6 +440,7 @@ def test_nothing_secret_is_shown() -> None:
             "my.token": SECRET,
             "oauth_cb": functools.partial(print, SECRET),
             "ssl.key.pem": SecretStr(SECRET),
+            "ssl": {"key": {"password": SECRET}, "keystore": {"password": SecretStr(SECRET)}},
         }
         seen.append(repr(config))
 
@@ -421,6 +449,7 @@ def test_nothing_secret_is_shown() -> None:
     assert "kafka:9092" in seen[0]
     assert not any(SECRET in text for text in (*seen, repr(plan), repr(plan.slots[0])))
     assert SecretStr(SECRET) == plan.slots[0].kafka["sasl.password"] == plan.slots[0].kafka["my.token"]
+    assert SecretStr(SECRET) == plan.slots[0].kafka["ssl.key.password"] == plan.slots[0].kafka["ssl.keystore.password"]
 
 
 def test_a_config_with_anything_in_it_can_be_shown() -> None:
@@ -475,6 +504,15 @@ def test_transactions_demand(key: str, value: object) -> None:
         plan_of(transactional(kafka=kafka(**{key: value})))
 
     assert plan_of(settings(kafka=kafka(**{key: value})))
+
+
+@pytest.mark.parametrize(("key", "value"), [("acks", 1), ("request.required.acks", 0), ("delivery.timeout.ms", 15_001)])
+def test_topic_defaults_hold_too(key: str, value: object) -> None:
+    """What stands in default.topic.config is checked like what stands beside it, since it goes over that."""
+    with pytest.raises(SettingsError, match=rf"^orders\[0\]: \S+={value}"):
+        plan_of(transactional(kafka=kafka(**{"default.topic.config": {key: value}})))
+
+    assert plan_of(settings(kafka=kafka(**{"default.topic.config": {key: value}})))
 
 
 @pytest.mark.parametrize(

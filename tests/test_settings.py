@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import copy
+import enum
 import functools
+import json
+import logging
+import pickle
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +18,7 @@ from pydantic import SecretBytes, SecretStr, ValidationError
 from pydantic_settings import SettingsError as SourceError
 
 from wd_di.errors import SettingsError
-from wd_di.settings import KafkaSettings, PoolSettings, Settings, checked_kafka, dotted, is_secret
+from wd_di.settings import KafkaSettings, PoolSettings, Settings, checked_kafka, dotted, is_secret, shown
 
 SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
 SECRET_KEYS = [
@@ -39,6 +46,10 @@ class App(Settings):
     clicks: PoolSettings = PoolSettings(size=2)
 
 
+async def _token(_: object) -> None:
+    """Never be called."""
+
+
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
@@ -61,11 +72,34 @@ def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("ssl_ca_location", "ssl.ca.location"),
         ("ssl_certificate_verify_cb", "ssl.certificate.verify_cb"),
         ("oauth_cb", "oauth_cb"),
+        ("log.level", "log_level"),
+        ("ssl.key", "ssl_key"),
+        ("on.delivery", "on_delivery"),
+        ("error.cb", "error_cb"),
+        ("on_commit", "on_commit"),
     ],
 )
 def test_a_key_has_one_name_however_it_is_written(written: str, name: str) -> None:
     """Dotted, underscored and second names of a key lead to librdkafka's own."""
     assert name == dotted(written)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (("linger", "ms"), "linger.ms"),
+        (("sasl", "oauthbearer_client", "secret"), "sasl.oauthbearer.client.secret"),
+        (("ssl.key", "password"), "ssl.key.password"),
+        (("ssl", "certificate", "verify_cb"), "ssl.certificate.verify_cb"),
+        (("log", "level"), "log_level"),
+        (("max", "in", "flight"), "max.in.flight.requests.per.connection"),
+        (("max.in.flight", "requests", "per", "connection"), "max.in.flight.requests.per.connection"),
+        (("queue", "buffering", "max", "ms"), "linger.ms"),
+    ],
+)
+def test_keys_within_keys_have_one_name(path: tuple[str, ...], name: str) -> None:
+    """The keys of nested mappings lead to librdkafka's name, wherever they are split."""
+    assert name == dotted(*path)
 
 
 @pytest.mark.parametrize("field", KafkaSettings.model_fields)
@@ -176,6 +210,26 @@ def test_a_setting_given_twice_alike_is_fine() -> None:
     assert kafka.linger_ms == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "spellings"),
+    [
+        ({"sasl.password": SECRET, "sasl": {"password": "other"}}, ["'sasl.password'", "['sasl']['password']"]),
+        ({"log": {"queue": True}, "log.queue": False}, ["['log']['queue']", "'log.queue'"]),
+        (
+            {"ssl": {"key": {"password": SECRET}, "key_password": "b"}},
+            ["['ssl']['key']['password']", "['key_password']"],
+        ),
+    ],
+)
+def test_nested_and_flat_given_twice(given: dict[str, object], spellings: list[str]) -> None:
+    """A nested spelling is told as such."""
+    with pytest.raises(ValidationError, match="is given twice with different values") as caught:
+        KafkaSettings.of(given)
+
+    assert all(spelling in str(caught.value) for spelling in spellings)
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["transactional.id", "transactional_id"])
 def test_transactional_id_belongs_to_the_pool(key: str) -> None:
     """A transactional id among the shared keys is refused with the setting that takes it."""
@@ -196,12 +250,87 @@ def test_transactional_id_belongs_to_the_pool(key: str) -> None:
         ("debug", ["msg"], "debug takes a string, number, boolean or callable, not list"),
         ("plugin.library.paths", b"a", "not bytes"),
         ("plugin.password", SecretBytes(b"a"), "not SecretBytes"),
+        ("plugin.conf", KafkaSettings(), "not KafkaSettings"),
+        ("plugin.conf", object(), "not object"),
+        ("sasl", "x", r"sasl is no setting, only the beginning of some: sasl\.mechanism, .*sasl\.password"),
+        ("ssl", {"keystore": "x"}, r"ssl\.keystore is no setting, .*ssl\.keystore\.password"),
+        ("oauth_cb", "my.module.token", "oauth_cb takes a plain function, not str"),
+        ("oauth_cb", _token, "oauth_cb takes a plain function, not a coroutine function"),
+        ("throttle_cb", 3, "throttle_cb takes a plain function, not int"),
+        ("logger", "shop", "logger takes a logging.Logger, not str"),
+        ("logger", logging.Logger, "logger takes a logging.Logger, not the class Logger"),
+        ("default.topic.config", "acks=1", "default.topic.config takes a mapping, not str"),
+        ("default.topic.config", {"acks": 7}, r"default\.topic\.config: acks: .*'all', -1, 0 or 1, got int"),
+        ("default.topic.config", {"sasl.password": "x"}, r"sasl\.password can't stand in default\.topic\.config"),
+        ("default.topic.config", {"error_cb": print}, r"error_cb can't stand in default\.topic\.config"),
+        ("default.topic.config", {"transactional.id": "x"}, r"transactional\.id can't stand in default\.topic"),
     ],
 )
 def test_wrong_values_are_refused(key: str, value: object, text: str) -> None:
     """A value that librdkafka would refuse or misread is a validation error that says what is taken."""
     with pytest.raises(ValidationError, match=text):
         KafkaSettings.of({key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "way_out"),
+    [
+        ("error_cb", 'subscribe("error.occurred"'),
+        ("stats_cb", 'subscribe("statistics.emitted"'),
+        ("on_delivery", "Delivery.add_done_callback"),
+        ("dr_cb", 'subscribe("message.acknowledged"'),
+        ("dr_msg_cb", "Delivery.add_done_callback"),
+        ("log_cb", "logger"),
+        ("default_topic_conf", "beside the others"),
+        ("on_commit", "belongs to consumers"),
+        ("rebalance_cb", "belongs to consumers"),
+        ("delivery.report.only.error", "must be told of every record"),
+    ],
+)
+@pytest.mark.parametrize("value", [print, "x", True, 0.5])
+def test_what_the_pool_needs_for_itself_is_refused(key: str, way_out: str, value: object) -> None:
+    """A callback that nobody would call is refused by its name, in every spelling, with what to use in its place."""
+    first, _, rest = key.replace(".", "_").partition("_")
+    for given in ({key: value}, {key.replace("_", "."): value}, {first: {rest: value}}):
+        with pytest.raises(ValidationError, match=re.escape(way_out)) as caught:
+            KafkaSettings.of(given)
+
+        assert f"{key} can't be set for a pool's producers" in str(caught.value)
+
+
+def test_a_report_of_errors_only_may_be_off() -> None:
+    """The one value that changes nothing is allowed."""
+    assert {"delivery.report.only.error": False} == KafkaSettings.of({"delivery_report_only_error": False}).librdkafka()
+
+
+def test_what_is_like_text_is_passed_on() -> None:
+    """A path, a decimal number and a member of an enumeration stand for their text, which confluent-kafka sends."""
+    queue = enum.Enum("queue", {"LIFO": "lifo"})  # type: ignore[misc]  # mypy wants another name
+    given = {"plugin.path": Path("/a"), "plugin.share": Decimal("0.5"), "queuing.strategy": queue.LIFO}
+    expected = {"plugin.path": "/a", "plugin.share": "0.5", "queuing.strategy": "lifo"}
+
+    assert expected == {key: str(value) for key, value in KafkaSettings.of(given).librdkafka().items()}
+
+
+def test_a_callback_that_is_none_is_none() -> None:
+    """None is as if not given, for callbacks too."""
+    assert {} == KafkaSettings.of({"error_cb": None, "oauth_cb": None, "logger": None}).librdkafka()
+
+
+def test_topic_defaults_are_checked_and_kept() -> None:
+    """confluent-kafka's mapping of topic settings keeps its place, under librdkafka's names and with typed values."""
+    given = {"request.required.acks": "1", "message_timeout_ms": "5000", "queuing.strategy": "lifo"}
+    expected = {"default.topic.config": {"acks": 1, "message.timeout.ms": 5_000, "queuing.strategy": "lifo"}}
+
+    assert expected == KafkaSettings.of({"default.topic.config": given}).librdkafka()
+    assert expected == KafkaSettings.of({"default": {"topic": {"config": given}}}).librdkafka()
+    assert Producer(expected).flush(1) == 0
+
+
+def test_topic_defaults_that_contradict() -> None:
+    """A topic setting in both places with two values is refused: confluent-kafka would take the inner one."""
+    with pytest.raises(ValidationError, match=r"acks is given twice .*, in default\.topic\.config"):
+        KafkaSettings.of({"acks": "all", "default.topic.config": {"acks": 0}})
 
 
 def test_keys_are_strings() -> None:
@@ -224,6 +353,91 @@ def test_secrets_are_wrapped_and_never_shown(key: str) -> None:
     assert SecretStr(SECRET) == value
     assert is_secret(key)
     assert not any(SECRET in text for text in (repr(kafka), str(kafka), repr(pool), str(pool), pool.model_dump_json()))
+
+
+@pytest.mark.parametrize(
+    ("nested", "name"),
+    [
+        ({"sasl": {"password": SECRET}}, "sasl.password"),
+        ({"ssl": {"key": {"password": SECRET}}}, "ssl.key.password"),
+        ({"ssl.key": {"password": SECRET}}, "ssl.key.password"),
+        ({"ssl": {"key_password": SECRET}}, "ssl.key.password"),
+        ({"ssl": {"key": {"pem": SECRET}}}, "ssl.key.pem"),
+        ({"ssl": {"key": SECRET}}, "ssl_key"),
+        ({"sasl": {"oauthbearer": {"config": SECRET}}}, "sasl.oauthbearer.config"),
+        ({"sasl_oauthbearer": {"client": {"secret": SECRET}}}, "sasl.oauthbearer.client.secret"),
+        ({"plugin": {"auth": {"token": {"value": SECRET}}}}, "plugin.auth.token.value"),
+        ({"Sasl": {"Password": SECRET}}, "Sasl.Password"),
+        ({"sasl.oauthbearer.config": {"scope": {"x": SECRET}}}, "sasl.oauthbearer.config.scope.x"),
+    ],
+)
+def test_nested_secrets_are_the_same_secrets(nested: dict[str, Any], name: str) -> None:
+    """A mapping within the settings is taken apart, and what is secret under its whole name is never shown."""
+    kafka = KafkaSettings.of(nested)
+    pool = PoolSettings.model_validate({"kafka": nested})
+    texts = [f(each) for each in (kafka, pool) for f in (repr, str, lambda each: repr(each.model_dump()))]
+
+    assert {name: SecretStr(SECRET)} == kafka.librdkafka() == pool.kafka.librdkafka()
+    assert not any(
+        SECRET in text for text in (*texts, pool.model_dump_json(), repr(nested and shown(kafka.librdkafka())))
+    )
+
+
+def test_what_is_not_checked_yet_is_not_shown_either() -> None:
+    """Also before the validation, as in configure, a nested secret and an odd object are hidden."""
+    text = repr(
+        shown({"ssl": {"key": {"password": SECRET}}, "sasl": {"password": [SECRET]}, "x": [SECRET], "y": "seen"})
+    )
+
+    assert SECRET not in text
+    assert "seen" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "key"),
+    [
+        ("ORDERS__SASL", "sasl"),
+        ("ORDERS__SASL__PASSWORD", "sasl"),
+        ("ORDERS__SSL.KEY.PASSWORD", "ssl.key.password"),
+        ("ORDERS__BOOTSTRAP_SERVERS", "bootstrap_servers"),
+    ],
+)
+def test_kafkas_settings_in_the_wrong_place(variable: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of Kafka's settings among the pool's is refused with its name and the place, and isn't shown."""
+    monkeypatch.setenv(variable, SECRET)
+
+    with pytest.raises(ValidationError, match=f"{key} is Kafka's own: it belongs into the field kafka") as caught:
+        App()  # type: ignore[call-arg]
+
+    assert SECRET not in str(caught.value)
+
+
+def test_a_dump_can_be_read_back() -> None:
+    """Copies, pickles and dumps of settings are equal to them, secrets included."""
+    kafka = {"sasl.password": SECRET, "my.token": SECRET, "linger.ms": 5, "default.topic.config": {"acks": "all"}}
+    pool = PoolSettings(size=3, kafka=KafkaSettings.of(kafka))
+
+    for again in (
+        pickle.loads(pickle.dumps(pool)),  # noqa: S301  (our own)
+        copy.copy(pool),
+        copy.deepcopy(pool),
+        PoolSettings.model_validate(pool.model_dump()),
+        PoolSettings(**pool.model_dump()),
+        PoolSettings.model_validate(pool.model_dump(exclude_unset=True)),
+    ):
+        assert pool == again
+        assert pool.kafka.librdkafka() == again.kafka.librdkafka()
+
+
+@pytest.mark.parametrize("key", ["sasl.password", "my.token"])
+def test_json_has_lost_its_secrets(key: str) -> None:
+    """JSON holds asterisks in place of a secret, and settings read from it say so at once."""
+    pool = PoolSettings(kafka=KafkaSettings.of({key: SECRET, "linger.ms": 5}))
+    with pytest.raises(ValidationError, match=f"{re.escape(key)} is nothing but asterisks"):
+        PoolSettings.model_validate_json(pool.model_dump_json())
+
+    harmless = PoolSettings(kafka=KafkaSettings(linger_ms=5))
+    assert harmless == PoolSettings.model_validate_json(harmless.model_dump_json())
 
 
 @pytest.mark.parametrize(
@@ -400,6 +614,25 @@ def test_json_in_one_variable_and_a_nested_one(monkeypatch: pytest.MonkeyPatch) 
 
     kafka = {"bootstrap.servers": "x:1", "socket.nagle.disable": False, "linger.ms": 7}
     assert PoolSettings(size=3, kafka=KafkaSettings.of(kafka)) == orders
+
+
+@pytest.mark.parametrize("place", ["variable", "dotenv", "folder", "json"])
+def test_a_nested_password_from_anywhere(place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One underscore too many in a name is forgiven: the password is the password, and isn't shown."""
+    name = "ORDERS__KAFKA__SASL__PASSWORD"
+    if place == "variable":
+        monkeypatch.setenv(name, SECRET)
+    elif place == "dotenv":
+        (tmp_path / "app.env").write_text(f"{name}={SECRET}\n")
+    elif place == "folder":
+        (tmp_path / name.lower()).write_text(SECRET)
+    else:
+        monkeypatch.setenv("ORDERS", json.dumps({"kafka": {"sasl": {"password": SECRET}}}))
+
+    app = App(_env_file=tmp_path / "app.env", _secrets_dir=tmp_path)  # type: ignore[call-arg]
+
+    assert SecretStr(SECRET) == app.orders.kafka.sasl_password
+    assert not any(SECRET in text for text in (repr(app), repr(app.model_dump()), app.model_dump_json()))
 
 
 def test_dotenv_shared_with_other_programs(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 import re
@@ -17,8 +16,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
+from wd_di._names import CALLED, TOPIC_DEFAULTS, dotted
 from wd_di.errors import SettingsError
-from wd_di.settings import PoolSettings, SettingsWarning, checked_kafka, dotted, shown
+from wd_di.settings import PoolSettings, SettingsWarning, checked_kafka, shown
 
 # librdkafka's 60,000 would block read_committed readers for a minute after a crash.
 _TRANSACTION_TIMEOUT_MS = 15_000
@@ -91,6 +91,11 @@ class SlotPlan:
 
     def __repr__(self) -> str:
         return f"SlotPlan(index={self.index}, kafka={shown(self.kafka)!r}, deliver={self.deliver!r})"
+
+    @property
+    def effective(self) -> dict[str, object]:
+        """What holds in the end: ``default.topic.config`` goes over all else."""
+        return {**self.kafka, **cast("dict[str, object]", self.kafka.get(TOPIC_DEFAULTS, {}))}
 
     @property
     def remote(self) -> bool:
@@ -271,12 +276,15 @@ def _slot(
 ) -> SlotPlan:
     who = f"{name}[{index}]"
     # Copied one level down too: default.topic.config is a dict.
-    base = {key: copy.copy(value) for key, value in settings.kafka.librdkafka().items()}
+    base = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in settings.kafka.librdkafka().items()
+    }
     config = ProducerConfig(base, deliver=settings.deliver)
     if configure is not None:
         configure(config, index)
     given, configured_id = _split(config, who)
     kafka = checked_kafka(who, given).librdkafka()
+    _check_callables(kafka, who)
     transactional_id = _one_id(template.render(index), configured_id, who)
     if transactional_id is not None:
         kafka = {"transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS} | kafka | {"transactional.id": transactional_id}
@@ -303,6 +311,12 @@ def _unsendable(value: object) -> str | None:
     except UnicodeEncodeError:
         return "isn't valid Unicode: it has half of a surrogate pair, as a variable whose bytes are no UTF-8"
     return None
+
+
+def _check_callables(kafka: Mapping[str, object], who: str) -> None:
+    for key, value in kafka.items():
+        if callable(value) and key not in CALLED:
+            raise SettingsError(f"{who}: {key} can't be a callable: confluent-kafka calls {' and '.join(CALLED)} only")
 
 
 def _split(config: ProducerConfig, who: str) -> tuple[dict[str, object], object]:
@@ -376,8 +390,8 @@ def _chosen(settings: PoolSettings) -> set[str]:
 
     Not all that was set: with ``nested_model_default_partial_update`` pydantic-settings sets every field.
     """
-    fields = PoolSettings.model_fields
-    return {key for key in settings.model_fields_set if getattr(settings, key) != fields[key].default}
+    fields = PoolSettings.model_fields  # not those that a subclass adds
+    return {key for key in settings.model_fields_set & fields.keys() if getattr(settings, key) != fields[key].default}
 
 
 def _check(plan: Plan) -> None:
@@ -422,8 +436,8 @@ def _check_reachable(slot: SlotPlan, who: str) -> None:
 
 
 def _check_linger(slot: SlotPlan, default_ms: int, who: str) -> None:
-    linger: Any = slot.kafka.get("linger.ms", 0)
-    timeout: Any = slot.kafka.get("message.timeout.ms", default_ms)
+    linger: Any = slot.effective.get("linger.ms", 0)
+    timeout: Any = slot.effective.get("message.timeout.ms", default_ms)
     if timeout and linger >= timeout:
         raise SettingsError(
             f"{who}: linger.ms={linger:g} doesn't end before message.timeout.ms={timeout}: every message would expire"
@@ -432,15 +446,15 @@ def _check_linger(slot: SlotPlan, default_ms: int, who: str) -> None:
 
 def _check_demands(slot: SlotPlan, who: str) -> None:
     for key, holds, demand in _DEMANDS:
-        if key in slot.kafka and not holds(slot.kafka[key]):
+        if key in slot.effective and not holds(slot.effective[key]):
             raise SettingsError(
-                f"{who}: {key}={slot.kafka[key]} with a transactional id: it must be {demand}; leave it out"
+                f"{who}: {key}={slot.effective[key]} with a transactional id: it must be {demand}; leave it out"
             )
 
 
 def _check_timeouts(slot: SlotPlan, transaction_timeout_ms: int, who: str) -> None:
     for key in ("message.timeout.ms", "socket.timeout.ms"):
-        value = cast("int", slot.kafka.get(key, transaction_timeout_ms))
+        value = cast("int", slot.effective.get(key, transaction_timeout_ms))
         # message.timeout.ms=0 is without end; librdkafka lets it pass.
         if not 0 < value <= transaction_timeout_ms:
             raise SettingsError(

@@ -5,8 +5,12 @@ Clashes between settings are found in ``_plan``: they need the pool's name and w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from enum import Enum
+from functools import wraps
+from inspect import iscoroutinefunction
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
@@ -14,8 +18,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    Secret,
-    SecretBytes,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -29,6 +31,17 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from wd_di._names import (
+    CALLED,
+    INSTEAD,
+    TOPIC_DEFAULTS,
+    TOPIC_SETTINGS,
+    dotted,
+    in_one_form,
+    looks_secret,
+    under_names,
+)
+from wd_di._sources import InOneForm
 from wd_di.errors import SettingsError
 
 _MAX_INT = 2_147_483_647
@@ -38,53 +51,9 @@ class SettingsWarning(UserWarning):
     """Settings that work on one machine and surprise on the second."""
 
 
-# -- how librdkafka spells its keys --------------------------------------------------------------
+# -- what may be shown, and what is passed on ------------------------------------------------------
 
-# These keep their underscores, as every callback does; all other keys are dotted (librdkafka 2.16, CONFIGURATION.md).
-_UNDERSCORED = frozenset(
-    {
-        "default_topic_conf",
-        "enabled_events",
-        "log_level",
-        "msg_order_cmp",
-        "on_delivery",
-        "ssl_ca",
-        "ssl_certificate",
-        "ssl_engine_callback_data",
-        "ssl_key",
-    }
-)
-
-# librdkafka's second names for one setting: unnoticed, the one that is set last would win.
-_SECOND_NAMES = {
-    "compression.codec": "compression.type",
-    "delivery.timeout.ms": "message.timeout.ms",
-    "max.in.flight": "max.in.flight.requests.per.connection",
-    "message.send.max.retries": "retries",
-    "metadata.broker.list": "bootstrap.servers",
-    "queue.buffering.max.ms": "linger.ms",
-    "request.required.acks": "acks",
-    "sasl.mechanisms": "sasl.mechanism",
-    "sasl.oauthbearer.client.credentials.client.id": "sasl.oauthbearer.client.id",
-    "sasl.oauthbearer.client.credentials.client.secret": "sasl.oauthbearer.client.secret",
-    "ssl_certificate_verify_cb": "ssl.certificate.verify_cb",
-}
-
-_LOOKS_SECRET = re.compile(
-    r"passw(or)?d|passphrase|secret|private|token|credential|jaas|^ssl_key$|(^|\.)key\.pem$|keystore\.key$|api\.?key",
-    re.IGNORECASE,
-)
-
-
-def dotted(key: str) -> str:
-    """Return librdkafka's name for a key, whichever way it is written.
-
-    Args:
-        key: ``"linger.ms"``, ``"linger_ms"`` or a second name such as ``"queue.buffering.max.ms"``.
-    """
-    kept = "." in key or key in _UNDERSCORED or key.endswith("_cb")
-    name = key if kept else key.replace("_", ".")
-    return _SECOND_NAMES.get(name, name)
+_MASK = str(SecretStr("?"))
 
 
 def is_secret(key: str) -> bool:
@@ -93,48 +62,73 @@ def is_secret(key: str) -> bool:
     field = KafkaSettings.model_fields.get(name.replace(".", "_"))
     if field is not None:
         return SecretStr in get_args(field.annotation)
-    return _LOOKS_SECRET.search(name) is not None
+    return looks_secret(name) or ("." in name and is_secret(name.rpartition(".")[0]))  # what is within a secret
 
 
 def shown(values: Mapping[str, object]) -> dict[str, object]:
     """Return what may be printed of these keys: no secrets, and callables by name (a partial shows its arguments)."""
-    return {key: _shown(key, value) for key, value in values.items()}
+    return {key: _shown(str(key), value) for key, value in values.items()}
 
 
 def _shown(key: str, value: object) -> object:
+    if isinstance(value, Mapping):
+        return {inner: _shown(f"{key}.{inner}", each) for inner, each in value.items()}
     if callable(value):
         return f"<{getattr(value, '__qualname__', type(value).__name__)}>"
-    return SecretStr("hidden") if is_secret(key) else value
+    if is_secret(key):
+        return SecretStr("hidden")
+    return value if value is None or isinstance(value, _TEXT_LIKE) else f"<{type(value).__name__}>"
 
 
-def _plain(value: object) -> object:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
+# confluent-kafka sends str() of whatever it is given: of these it is what was meant.
+_TEXT_LIKE = (str, int, float, Decimal, PurePath, SecretStr)
 
 
-def _under_dotted_names(given: Mapping[Any, Any]) -> dict[str, Any]:
-    """Bring all keys to librdkafka's names, so that a setting which is given twice shows."""
-    values: dict[str, Any] = {}
-    spelled: dict[str, str] = {}
-    for key, value in given.items():
-        if not isinstance(key, str):
-            raise ValueError(f"keys are strings, not {type(key).__name__}")  # noqa: TRY004  (pydantic passes ValueError on)
-        if value is None:
-            continue
-        name = dotted(key)
-        if str(_plain(values.get(name, value))) != str(_plain(value)):
-            raise ValueError(f"{name} is given twice with different values, as {spelled[name]!r} and {key!r}")
-        values[name], spelled[name] = value, key
-    return values
+def _passed_through(name: str, value: object, beside: Mapping[str, object], fields: Iterable[str]) -> object:
+    """Check a value without a typed field: librdkafka takes text, confluent-kafka also callables and a logger."""
+    if name in INSTEAD and (name, value) != ("delivery.report.only.error", False):
+        raise ValueError(f"{name} can't be set for a pool's producers: {INSTEAD[name]}")
+    if name == TOPIC_DEFAULTS:
+        return _topic_defaults(value, beside)
+    longer = [each for each in fields if each.startswith(f"{name}.")]
+    if longer:
+        raise ValueError(f"{name} is no setting, only the beginning of some: {', '.join(longer)}")
+    kind = "a coroutine function" if iscoroutinefunction(value) else _kind(value)
+    if name == "logger" and (isinstance(value, type) or not callable(getattr(value, "log", None))):
+        raise ValueError(f"logger takes a logging.Logger, not {kind}")
+    if name in CALLED and (not callable(value) or iscoroutinefunction(value)):
+        raise ValueError(f"{name} takes a plain function, not {kind}")
+    if name == "logger" or callable(value):
+        return value
+    value = value.value if isinstance(value, Enum) else value
+    if not isinstance(value, _TEXT_LIKE):
+        # Of others str() is no value: "b'...'", "['...']", "<object at 0x...>" or asterisks.
+        raise ValueError(f"{name} takes a string, number, boolean or callable, not {kind}")  # noqa: TRY004  (as below)
+    return _unmasked(name, value if isinstance(value, SecretStr) or not is_secret(name) else SecretStr(str(value)))
 
 
-def _passed_through(name: str, value: object) -> object:
-    """Check a value without a typed field: librdkafka takes text, confluent-kafka also callables and a few objects."""
-    if isinstance(value, bytes | bytearray | list | tuple | set | frozenset | Secret | SecretBytes):
-        # confluent-kafka would send str(value): "b'...'", "['...']" or asterisks.
-        raise ValueError(f"{name} takes a string, number, boolean or callable, not {type(value).__name__}")  # noqa: TRY004  (pydantic passes ValueError on)
-    if is_secret(name) and not callable(value) and not isinstance(value, SecretStr):
-        return SecretStr(str(value))
+def _topic_defaults(value: object, beside: Mapping[str, object]) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{TOPIC_DEFAULTS} takes a mapping, not {_kind(value)}")  # noqa: TRY004  (pydantic passes ValueError on)
+    values = under_names(value)
+    others = sorted(values.keys() - TOPIC_SETTINGS)
+    if others:
+        raise ValueError(f"{', '.join(others)} can't stand in {TOPIC_DEFAULTS}: set it beside that")
+    twice = [name for name in values if name in beside and str(values[name]) != str(beside[name])]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is given twice with different values, in {TOPIC_DEFAULTS} and beside it")
+    return checked_kafka(TOPIC_DEFAULTS, values).librdkafka()
+
+
+def _unmasked(name: str, value: object) -> object:
+    """Refuse a secret that was read back from a dump, before Kafka does: pydantic writes asterisks in its place."""
+    if isinstance(value, SecretStr) and value.get_secret_value() == _MASK:
+        raise ValueError(f"{name} is nothing but asterisks, as a dump in JSON shows a secret: its value is lost")
     return value
+
+
+def _kind(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
 # -- the values ----------------------------------------------------------------------------------
@@ -285,14 +279,28 @@ class KafkaSettings(_Frozen):
     def _one_name_each(cls, data: object) -> object:
         if not isinstance(data, Mapping):
             return data
-        values = _under_dotted_names(data)
+        values = under_names(data)
         if "transactional.id" in values:
             raise ValueError(
                 "transactional.id can't be shared by the producers of a pool: set PoolSettings.transactional_id, "
                 "for example 'shop-orders-{instance}-{index}'"
             )
-        fields = {dotted(name): name for name in cls.model_fields}
-        return {fields.get(n, n): v if n in fields else _passed_through(n, v) for n, v in values.items()}
+        fields = cls._fields()
+        others = {name: _passed_through(name, values[name], values, fields) for name in values.keys() - fields.keys()}
+        return {fields.get(name, name): others.get(name, value) for name, value in values.items()}
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_mask(cls, value: object, info: ValidationInfo) -> object:
+        return _unmasked(dotted(str(info.field_name)), value)
+
+    @classmethod
+    def _fields(cls) -> dict[str, str]:
+        return {dotted(name): name for name in cls.model_fields}
+
+    @classmethod
+    def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
+        return in_one_form(given, cls._fields())
 
 
 Ms = Annotated[int, Field(ge=0, le=_MAX_INT)]
@@ -357,15 +365,28 @@ class PoolSettings(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _timeout_is_timeout_ms(cls, data: object) -> object:
-        if not isinstance(data, Mapping) or "timeout" not in data:
+        if not isinstance(data, Mapping):
             return data
-        values = dict(data)
-        timeout = values.pop("timeout")
-        if str(values.setdefault("timeout_ms", timeout)) != str(timeout):
+        values = cls._in_one_form(dict(data))
+        if "timeout" in values:
             raise ValueError(
                 "timeout and timeout_ms are one setting (in milliseconds), given twice with different values"
             )
+        kafkas = [key for key in values if key not in cls.model_fields and _is_kafkas(key)]
+        if kafkas and cls.model_config.get("extra") == "forbid":
+            raise ValueError(f"{', '.join(kafkas)} is Kafka's own: it belongs into the field kafka")
         return values
+
+    @classmethod
+    def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
+        if "timeout" not in given or str(given.get("timeout_ms", given["timeout"])) != str(given["timeout"]):
+            return given
+        return {"timeout_ms": given["timeout"]} | {key: each for key, each in given.items() if key != "timeout"}
+
+
+def _is_kafkas(key: object) -> bool:
+    names = {dotted(name) for name in KafkaSettings.model_fields}
+    return isinstance(key, str) and any(f"{name}.".startswith(f"{dotted(key)}.") for name in names)
 
 
 class Settings(BaseSettings):
@@ -374,6 +395,9 @@ class Settings(BaseSettings):
     ``ORDERS__KAFKA__SASL_PASSWORD`` and a file ``orders__kafka__sasl_password`` in ``secrets_dir`` both fill
     ``orders.kafka.sasl_password``. Inputs are hidden in validation errors, since they hold passwords (but for
     ``ValidationError.errors()``, which isn't meant to be printed); a plain ``BaseSettings`` around pools prints them.
+
+    The names of pools' and Kafka's settings are brought to one form in each source, also in those that a subclass adds
+    by ``settings_customise_sources``. So the stronger source wins, whichever way each of them spells a setting.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
@@ -396,8 +420,20 @@ class Settings(BaseSettings):
         """Read the secrets folder with nested names too: pydantic-settings' own source fills top-level fields only."""
         return (init_settings, env_settings, dotenv_settings, NestedSecretsSettingsSource(file_secret_settings))
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have the sources of the class in one form, whoever chose them."""
+        super().__init_subclass__(**options)
+        chosen = cls.settings_customise_sources.__func__  # type: ignore[attr-defined]  # mypy: a bound method has one
 
-# -- for _plan, which doesn't know pydantic --------------------------------------------------------
+        @wraps(chosen)
+        def sources(cls: type[Settings], settings_cls: type[BaseSettings], *own: Any, **named: Any) -> tuple[Any, ...]:
+            given = chosen(cls, settings_cls, *own, **named)
+            return tuple(each if type(each) is InOneForm else InOneForm(each, settings_cls) for each in given)
+
+        cls.settings_customise_sources = classmethod(sources)  # type: ignore[assignment,method-assign]
+
+
+# -- for _plan and the pool, which don't know pydantic ---------------------------------------------
 
 
 def checked_kafka(who: str, given: Mapping[str, object]) -> KafkaSettings:
@@ -413,13 +449,79 @@ def checked_kafka(who: str, given: Mapping[str, object]) -> KafkaSettings:
     try:
         return KafkaSettings.of(given)
     except ValidationError as error:
-        problems = "; ".join(_problem(each) for each in error.errors(include_url=False))
+        problems = _problems(error)
     # Outside the handler: the original holds the values.
     raise SettingsError(f"{who}: {problems}")
+
+
+def checked_pool(name: object, given: object) -> PoolSettings:
+    """Validate what a pool was given as its settings, again where they may have been changed since.
+
+    Args:
+        name: The pool's name.
+        given: A ``PoolSettings``, which ``model_copy`` doesn't validate, or a mapping of its fields, as
+            ``providers.Configuration`` gives it; ``None`` in a mapping is as if not given.
+
+    Raises:
+        SettingsError: Names the pool, and each field that is wrong, or else what was given. No value is shown.
+    """
+    if not isinstance(name, str) or not name:
+        raise SettingsError(f"the name of a pool is text that isn't empty, got {_kind(name)}")
+    if isinstance(given, PoolSettings):
+        values = {key: getattr(given, key) for key in PoolSettings.model_fields if key in given.model_fields_set}
+    elif isinstance(given, Mapping):
+        values = {key: value for key, value in given.items() if value is not None}
+    else:
+        raise SettingsError(f"{name}: {_no_settings(given)}")
+    try:
+        checked = PoolSettings.model_validate(values)
+    except ValidationError as error:
+        problems = _problems(error)
+    else:
+        return _unless_changed(given, checked) if isinstance(given, PoolSettings) else checked
+    raise SettingsError(f"{name}: {problems}")
+
+
+def _unless_changed(given: PoolSettings, checked: PoolSettings) -> PoolSettings:
+    """Return what was given, of whatever subclass, with the values that the validation made others of."""
+    made = {key: getattr(checked, key) for key in checked.model_fields_set}
+    others = {key: each for key, each in made.items() if not _same(each, getattr(given, key))}
+    return given.model_copy(update=others) if others else given
+
+
+def _same(one: object, other: object) -> bool:
+    return type(one) is type(other) and one == other
+
+
+def _no_settings(given: object) -> str:
+    text = f"the settings of a pool are a PoolSettings or a mapping of its fields, not {_kind(given)}"
+    if given is None:
+        return f"{text}: pass one, in a container for example PoolResource(settings.provided.orders)"
+    if isinstance(given, KafkaSettings):
+        return f"{text}: pass PoolSettings(kafka=...)"
+    if isinstance(given, type):
+        return f"{text}: pass an instance"
+    pools = _pools_in(given)
+    if pools:
+        return f"{text}: pass one of its pools ({', '.join(pools)}), in a container settings.provided.{pools[0]}"
+    if callable(given):
+        return f"{text}: pass what it returns"
+    return text
+
+
+def _pools_in(given: object) -> list[str]:
+    fields = type(given).model_fields if isinstance(given, BaseModel) else {}
+    return [name for name in fields if isinstance(getattr(given, name, None), PoolSettings)]
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(_problem(each) for each in error.errors(include_url=False))
 
 
 def _problem(error: Mapping[str, Any]) -> str:
     text = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return text
-    return f"{dotted(str(error['loc'][0]))}: {text}, got {type(error['input']).__name__}"
+    first, *others = map(str, error["loc"])
+    where = [first, *map(dotted, others)] if first in PoolSettings.model_fields else [dotted(first)]
+    return f"{'.'.join(where)}: {text}, got {type(error['input']).__name__}"
