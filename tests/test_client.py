@@ -21,6 +21,7 @@ from wd_di._delivery import Delivery, Ledger, Outbox
 from wd_di._threads import Deadline, Workers
 from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError
 from wd_di.events import Observer
+from wd_di.settings import SettingsWarning
 from wd_di.testing import ApiKey, MockKafka, raise_fatal_error
 
 SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
@@ -426,6 +427,17 @@ def test_check(wrong, text, caplog):
 def test_check_of_good_settings():
     """Good settings pass, callables and a transactional id included."""
     check("orders", {"bootstrap.servers": "nowhere:1", "transactional.id": "t", "oauth_cb": print, "linger.ms": 5})
+
+
+def test_check_tells_of_consumer_settings(caplog):
+    """A setting that only consumers have is one warning that names it: librdkafka would ignore it."""
+    config = {"bootstrap.servers": "nowhere:1", "group.id": "g", "auto.offset.reset": "earliest", "debug": "all"}
+    with caplog.at_level(logging.DEBUG), pytest.warns(SettingsWarning, match="orders: a producer ignores") as caught:
+        check("orders", config)
+
+    [warning] = caught
+    assert all(name in str(warning.message) for name in ("group.id", "auto.offset.reset", "leave it out"))
+    assert [] == caplog.messages
 
 
 def test_check_hides_secrets():

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterable
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._threads import Deadline
 from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError, WdDiError
+from wd_di.settings import SettingsWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,14 +167,22 @@ class KafkaClient:
         self._secrets = _secrets(config)
         self._troubles: deque[KafkaError] = deque()
         self._statistics: deque[str] = deque(maxlen=1)
-        self._on_trouble, self._on_statistics = trouble, statistics
+        self._throttles: deque[Any] = deque()
+        self._on_trouble, self._on_statistics, self._on_throttle = trouble, statistics, config.get("throttle_cb")
+        self._tokens: TokenSource | None = None
         self._forked = False
         self._handle: Producer | None = None
         self._handle = self._connect(config)
         _live.add(self)
 
     def _connect(self, config: Mapping[str, object]) -> Producer:
-        given = {"logger": log, **config, "error_cb": self._troubles.append}
+        given = {**config, "logger": SafeLogger(config.get("logger", log)), "error_cb": self._troubles.append}
+        if self._on_throttle is not None:
+            given["throttle_cb"] = self._throttles.append
+        if "oauth_cb" in config:
+            given["oauth_cb"] = self._tokens = TokenSource(config)
+            if self._tokens.failure is not None:
+                raise Fault(Kind.DENIED, self._scrub(self._tokens.failure))
         if self._on_statistics is None:
             # They pile up unpolled and are counted by len(); so off unless somebody listens.
             given["statistics.interval.ms"] = 0
@@ -340,14 +351,22 @@ class KafkaClient:
             self._trouble(self._troubles.popleft())
         while self._statistics and self._on_statistics is not None:
             self._on_statistics(self._statistics.popleft())
+        while self._throttles and callable(self._on_throttle):
+            guarded("throttle_cb", self._on_throttle, self._throttles.popleft())
 
     def _trouble(self, error: KafkaError) -> None:
-        fault = self._fault_of(error)
+        fault = self._no_new_token(error) or self._fault_of(error)
         self.last_error = str(fault)
         if fault.kind is Kind.DENIED and self.fault is None:
             self.fault = fault  # librdkafka itself would go on trying for ever
         if self._on_trouble is not None:
             self._on_trouble(fault)
+
+    def _no_new_token(self, error: KafkaError) -> Fault | None:
+        """What ``oauth_cb`` failed with, if this is about it: the token at hand serves on, and it is asked again."""
+        if self._tokens is None or self._tokens.failure is None or "OAuth callback raised exception" not in error.str():
+            return None
+        return Fault(Kind.RETRIABLE, self._scrub(self._tokens.failure))
 
     def _translated(self, error: BaseException, *, settings: bool = False, of_record: bool = False) -> Fault:
         fault = self._fault_of(error.args[0] if error.args else error, settings=settings)
@@ -497,13 +516,17 @@ def check(pool: str, config: Mapping[str, object]) -> None:
         SettingsError: A property is unknown, has a bad value, or contradicts another.
     """
     alone = {key: value for key, value in config.items() if key not in _CHECK_DROPS and not callable(value)}
+    said = ConsumerSettings()
     try:
-        Producer(reveal({**alone, "log_level": 0, "logger": _silent})).poll(0)  # as in _connect
+        Producer(reveal({**alone, "log_level": 4, "logger": said})).poll(0)  # as in _connect
     except (KafkaException, TypeError, ValueError) as error:
         reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         raise SettingsError(
             f"{pool}: librdkafka refuses the kafka settings: {_scrubbed(reason, _secrets(config))}"
         ) from None
+    if said.names:
+        text = f"{pool}: a producer ignores {', '.join(said.names)}, which belongs to consumers: leave it out"
+        warnings.warn(text, SettingsWarning, stacklevel=4)  # check, _checked_plan, __init__, who made the pool
 
 
 def _raise_interrupt(error: SystemError) -> None:
@@ -538,8 +561,6 @@ def _secrets(config: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(sorted((secret for secret in hidden if secret), key=len, reverse=True))  # one may begin another
 
 
-_silent = logging.getLogger("wd_di.check")
-_silent.disabled = True
 _live: weakref.WeakSet[KafkaClient] = weakref.WeakSet()
 
 

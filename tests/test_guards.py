@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+from confluent_kafka import ThrottleEvent
+from pydantic import SecretStr
+
+from wd_di import PoolOpenError, PoolSettings, ProducerPool, _client, _guards
+from wd_di._client import Fault, KafkaClient, Kind
+from wd_di._delivery import Outbox
+from wd_di._errorlog import ErrorLog
+from wd_di._guards import TokenSource
+from wd_di._threads import Workers
+from wd_di.events import Observer
+from wd_di.testing import MockKafka
+
+SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
+OAUTH = {
+    "bootstrap.servers": "127.0.0.1:1",
+    "log_level": 0,
+    "security.protocol": "sasl_plaintext",
+    "sasl.mechanism": "OAUTHBEARER",
+}
+PATIENCE = 10.0
+
+
+@pytest.fixture(autouse=True)
+def _told_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is left out because an earlier test has logged the same."""
+    monkeypatch.setattr(_guards, "log_error", ErrorLog().write)
+
+
+def connect(config: dict[str, Any], **options: Any) -> KafkaClient:
+    """A client that nobody else knows."""
+    client = KafkaClient(config, None, **options)
+    client.outbox = Outbox(
+        "orders", 0, observer=Observer(), callbacks=Workers("w", 1), translate=client.verdict, hurry=lambda: None
+    )
+    return client
+
+
+def fresh(_: object) -> tuple[str, float]:
+    """A token for a while."""
+    return "token", time.time() + 300
+
+
+# -- oauth_cb ----------------------------------------------------------------------------------------
+
+
+def _raises(_: object) -> tuple[str, float]:
+    raise ConnectionError("no way to the token service")
+
+
+def _exits(_: object) -> tuple[str, float]:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("oauth_cb", "text"),
+    [
+        (_raises, "oauth_cb failed: ConnectionError: no way to the token service"),
+        (_exits, "oauth_cb failed: SystemExit: 3"),
+        (lambda: None, "oauth_cb failed: TypeError: .*takes 0 positional arguments"),
+        (lambda _: "token", r"oauth_cb failed: TypeError: oauth_cb returns \(token, expiry\) or .*, not str"),
+        (lambda _: None, "not NoneType"),
+        (lambda _: ("token",), "not tuple"),
+        (lambda _: (b"token", 9e9), "among these is a bytes"),
+        (lambda _: ("token", "9e9"), "among these is a str"),
+        (lambda _: ("token", 9e9, None), "among these is a NoneType"),
+        (lambda _: ("token", 9e9, "me", {"a": 1}), "are text"),
+        (lambda _: ("to\0ken", 9e9), "are text"),
+        (lambda _: ("to\udce9ken", 9e9), "are text"),
+        (lambda _: ("token", 300), r"expiry must lie in the future, in seconds since 1970: time\.time\(\) \+ 300"),
+    ],
+)
+def test_without_a_token_there_is_no_client(oauth_cb: Any, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What oauth_cb raises, or returns in its place, is told at once and logged; confluent-kafka drops it."""
+    started = time.monotonic()
+    with pytest.raises(Fault, match=text) as caught:
+        connect({**OAUTH, "oauth_cb": oauth_cb})
+
+    assert caught.value.kind is Kind.DENIED
+    assert time.monotonic() - started < 5
+    assert ["oauth_cb failed"] == [message.split(":")[0] for message in caplog.messages]
+
+
+def test_a_failing_oauth_cb_hides_secrets() -> None:
+    """A secret among the settings isn't shown by the failure of the callback that was given it."""
+
+    def tell(config: object) -> Any:
+        raise ValueError(f"bad config {config}")
+
+    with pytest.raises(Fault, match=r"oauth_cb failed: ValueError: bad config \*\*\*"):
+        connect({**OAUTH, "oauth_cb": tell, "sasl.oauthbearer.config": SecretStr(SECRET)})
+
+
+def test_an_oauth_cb_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A callback that doesn't answer in time is told so."""
+    monkeypatch.setattr(_guards, "TOKEN_PATIENCE", 0.05)
+    answer = threading.Event()
+    with pytest.raises(Fault, match=r"oauth_cb hasn't answered within 0\.05 s"):
+        connect({**OAUTH, "oauth_cb": lambda _: fresh(answer.wait(PATIENCE))})
+    answer.set()
+
+
+@pytest.mark.parametrize("wrong", [{"sasl.mechanism": "PLAIN"}, {"security.protocol": "ssl"}, {"sasl.mechanism": None}])
+def test_an_oauth_cb_that_nobody_would_ask(wrong: dict[str, Any]) -> None:
+    """Without the mechanism that asks for tokens the error says what is missing."""
+    with pytest.raises(Fault, match=r"oauth_cb would never be asked: set sasl\.mechanism=OAUTHBEARER"):
+        connect({**OAUTH, "oauth_cb": fresh, **wrong})
+
+
+def test_the_first_token_is_asked_for_once() -> None:
+    """The token that was asked for in advance is what librdkafka gets; the callback sees the settings' text."""
+    asked: list[object] = []
+
+    def note(config: object) -> tuple[str, float]:
+        asked.append(config)
+        return fresh(config)
+
+    client = connect({**OAUTH, "oauth_cb": note, "sasl.oauthbearer.config": SecretStr("principal=me")})
+    client.close()
+
+    assert ["principal=me"] == asked
+
+
+def test_a_token_that_cannot_be_renewed_costs_no_client() -> None:
+    """While the token at hand is good, a failed renewal is an error that names oauth_cb, and the client lives on."""
+    asked, told = [0], []
+
+    def once(_: object) -> tuple[str, float]:
+        asked[0] += 1
+        if asked[0] > 1:
+            raise ConnectionError("token service is down")
+        return "token", time.time() + 2
+
+    client = connect({**OAUTH, "oauth_cb": once}, trouble=told.append)
+    until = time.monotonic() + PATIENCE
+    while not any("oauth_cb" in str(each) for each in told) and time.monotonic() < until:
+        client.poll(0.1)
+    client.close()
+
+    assert "oauth_cb failed: ConnectionError: token service is down" in map(str, told)
+    assert client.fault is None
+
+
+def test_a_pool_says_that_oauth_cb_failed() -> None:
+    """Opening a pool fails at once with what the callback raised."""
+    settings = PoolSettings.model_validate({"size": 1, "kafka": {**OAUTH, "oauth_cb": _raises}})
+    pool = ProducerPool(settings, name="orders")
+
+    with pytest.raises(PoolOpenError, match="oauth_cb failed: ConnectionError: no way to the token service"):
+        pool.open()
+
+
+def test_a_token_source_is_asked_again() -> None:
+    """A renewal that works again ends the failure."""
+    answers = [fresh(None), None, fresh(None)]
+    source = TokenSource({**OAUTH, "oauth_cb": lambda _: answers.pop(0)})
+    source(None)
+    with pytest.raises(TypeError):
+        source(None)
+    failed = source.failure
+    source(None)
+
+    assert (True, None) == (failed is not None, source.failure)
+
+
+# -- throttle_cb and logger --------------------------------------------------------------------------
+
+
+def _given(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[KafkaClient, dict[str, Any]]:
+    """Return a client and what it gave to confluent-kafka."""
+    given: dict[str, Any] = {}
+    real = _client.Producer
+
+    def note(settings: dict[str, Any]) -> Any:
+        given.update(settings)
+        return real(settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_client, "Producer", note)
+        return connect(config), given
+
+
+def test_throttle_cb_is_called_by_the_poller(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Throttling is told by the call that serves callbacks, and an exception of it is logged, never raised there."""
+    told: list[Any] = []
+
+    def note(event: Any) -> None:
+        told.append(event)
+        raise KeyError("mine")
+
+    with MockKafka() as kafka:
+        client, given = _given({"bootstrap.servers": kafka.bootstrap_servers, "throttle_cb": note}, monkeypatch)
+        event = ThrottleEvent("broker", 1, 0.5)
+        given["throttle_cb"](event)
+        before = list(told)
+        client.poll(0)
+        client.close()
+
+    assert ([], [event]) == (before, told)
+    assert any("throttle_cb failed" in message for message in caplog.messages)
+
+
+class _Lines:
+    """The least that confluent-kafka wants of a logger."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.lines: list[str] = []
+        self._error = error
+
+    def log(self, _: int, message: str, *args: object) -> None:
+        """Keep one line, or fail."""
+        self.lines.append(message % args)
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize("error", [None, ValueError("mine")])
+def test_a_logger_is_used_and_can_do_no_harm(error: Exception | None, caplog: pytest.LogCaptureFixture) -> None:
+    """The given logger gets librdkafka's lines; what that raises is logged and comes out of no call."""
+    lines = _Lines(error)
+    client = connect({"bootstrap.servers": "127.0.0.1:1", "logger": lines})
+    until = time.monotonic() + PATIENCE
+    while not lines.lines and time.monotonic() < until:
+        client.poll(0.1)
+    client.close()
+
+    assert any("Connection refused" in line for line in lines.lines)
+    assert (error is not None) == any("logger failed" in message for message in caplog.messages)
+
+
+def test_a_pool_takes_a_logger(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger among the settings survives the planning, also one that logging doesn't know."""
+    logger = logging.Logger("unregistered")  # noqa: LOG001  (that's the point)
+    kafka = {"bootstrap.servers": "127.0.0.1:1", "logger": logger}
+    with ProducerPool(PoolSettings.model_validate({"kafka": kafka, "open_policy": "background"})) as pool:
+        assert pool._keeper.plan.slots[0].kafka["logger"] is logger
