@@ -12,9 +12,10 @@ from wd_di.errors import AlreadyConfiguredError, NotConfiguredError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool
 from wd_di.providers import PoolResource
-from wd_di.settings import PoolSettings, Settings
+from wd_di.settings import PoolSettings, Settings, checked_pool
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Unpack
 
     from wd_di._checkout import Checkout
@@ -105,7 +106,7 @@ def setup(
     size: int | None = None,
     timeout_ms: int | None = None,
     configure: Configure | None = None,
-    settings: PoolSettings | None = None,
+    settings: PoolSettings | Mapping[str, object] | None = None,
 ) -> None:
     """Build the global pool: every clash of its settings shows now; its first use connects.
 
@@ -122,22 +123,23 @@ def setup(
 
     Raises:
         AlreadyConfiguredError: It is set up, and wasn't closed.
-        SettingsError: Settings clash; as after any other failure, nothing is set up then.
+        SettingsError: An argument is wrong, or settings clash; as after any other failure, nothing is set up then.
         PoolOpenError: With ``open_policy="fail"``: it can't connect.
     """
     _place.take()
     try:
         given = container.settings() if settings is None else settings
-        _place.pool = _build(_with(given, size=size, timeout_ms=timeout_ms), configure)
+        _place.pool = _build(_with(checked_pool(NAME, given), size=size, timeout_ms=timeout_ms), configure)
     except BaseException:
         _place.free(None)
         raise
 
 
 def _with(settings: PoolSettings, **given: int | None) -> PoolSettings:
-    explicit: dict[str, Any] = {name: getattr(settings, name) for name in settings.model_fields_set}
-    given = {name: value for name, value in given.items() if value is not None}
-    return PoolSettings(**{"open_policy": "background", **explicit, **given})
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if "open_policy" not in settings.model_fields_set:
+        changes["open_policy"] = "background"
+    return checked_pool(NAME, settings.model_copy(update=changes))
 
 
 def _build(settings: PoolSettings, configure: Configure | None) -> ProducerPool:
@@ -165,7 +167,7 @@ def transaction(**options: Unpack[TransactionOptions]) -> TransactionScope:
     return container.pool().transaction(**options)
 
 
-def reload(settings: PoolSettings | None = None, *, timeout_ms: int | None = None) -> None:
+def reload(settings: PoolSettings | Mapping[str, object] | None = None, *, timeout_ms: int | None = None) -> None:
     """Replace every producer, as ``ProducerPool.reload`` does; nothing if the pool isn't set up."""
     pool = _current()
     if pool is not None:

@@ -30,9 +30,10 @@ from wd_di.events import (
     ConnectionPoolShutdown,
     Observer,
 )
+from wd_di.settings import checked_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
 
     from wd_di._plan import Configure, Plan
@@ -80,26 +81,28 @@ class ProducerPool:
     """A pool of Kafka producers for threads; usable with or without a container.
 
     Args:
-        settings: Size, deadlines and Kafka's own settings.
+        settings: Size, deadlines and Kafka's own settings; a mapping of them is validated.
         name: Names the pool in errors, events and ``{pool}`` of the id template.
         configure: Called once for every zero-based index when the pool is built, and again by ``reload(settings)``,
             with ``(config, index)`` or ``(config)``; may change ``config.kafka`` and ``config.deliver``.
         observer: Who is told what happens.
 
     Raises:
-        SettingsError: Settings clash with one another, with another pool of this process, or with librdkafka.
+        SettingsError: Settings clash with one another, with another pool of this process, or with librdkafka; or an
+            argument is nothing of its kind.
     """
 
     def __init__(
         self,
-        settings: PoolSettings,
+        settings: PoolSettings | Mapping[str, object],
         *,
         name: str = "default",
         configure: Configure | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.name = name
-        self.observer: Observer = Observer() if observer is None else observer
+        settings = checked_pool(name, settings)
+        self.observer: Observer = checked_observer(name, observer)
         self._configure = configure
         self._settings = settings
         plan = self._checked_plan(settings)
@@ -275,7 +278,9 @@ class ProducerPool:
 
     # -- reloading -----------------------------------------------------------------------------------
 
-    def reload(self, settings: PoolSettings | None = None, *, timeout_ms: int | None = None) -> None:
+    def reload(
+        self, settings: PoolSettings | Mapping[str, object] | None = None, *, timeout_ms: int | None = None
+    ) -> None:
         """Replace every producer: idle ones one after another, held ones when they come back; checkouts go on.
 
         Args:
@@ -292,12 +297,13 @@ class ProducerPool:
         started = time.monotonic()
         keeper = self._keeper
         self._refuse_if_closed()
-        plan = None if settings is None else self._next_plan(settings)
+        given = None if settings is None else checked_pool(self.name, settings)
+        plan = None if given is None else self._next_plan(given)
         with self._phase:  # a close that comes meanwhile comes before or after all of this
             self._refuse_if_closed()  # again: configure may have taken its time, or closed the pool
-            if settings is not None and plan is not None:
+            if given is not None and plan is not None:
                 claim(plan, self)
-                self._settings = settings
+                self._settings = given
                 keeper.apply(plan)
                 keeper.core.limits = keeper.limits
             effects = keeper.core.reload()
@@ -467,6 +473,20 @@ def _own_ids(settings: PoolSettings) -> PoolSettings:
     if template is None or "{instance}" in template or "{pid}" in template:
         return settings
     return settings.model_copy(update={"transactional_id": template + "-{pid}"})
+
+
+def checked_observer(name: str, observer: Observer | None) -> Observer:
+    """Return the observer of a pool, a new one if it was given none.
+
+    Raises:
+        SettingsError: It is something else.
+    """
+    if observer is None:
+        return Observer()
+    if isinstance(observer, type) or not callable(getattr(observer, "emit", None)):
+        kind = f"the class {observer.__name__}" if isinstance(observer, type) else type(observer).__name__
+        raise SettingsError(f"{name}: observer must be an Observer, not {kind}")
+    return observer
 
 
 def _holders(holders: tuple[Holder, ...]) -> str:

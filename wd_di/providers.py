@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -9,11 +10,11 @@ from weakref import WeakSet
 
 from dependency_injector import containers, providers
 
-from wd_di.errors import PoolClosedError, ScopeError
+from wd_di.errors import PoolClosedError, ScopeError, SettingsError
 from wd_di.pool import ProducerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Self, Unpack
 
     from wd_di._async_producer import AsyncProducer
@@ -59,7 +60,8 @@ class PoolResource(providers.Resource[ProducerPool]):
     failure; the next call tries again. After ``shutdown``, calls raise ``PoolClosedError`` until ``init``.
 
     Args:
-        settings: The pool's ``PoolSettings``, or a provider of them such as ``settings.provided.orders``.
+        settings: The pool's ``PoolSettings`` or a mapping of its fields, or a provider of either, such as
+            ``settings.provided.orders`` or ``config.orders`` of a ``providers.Configuration``.
         name: The pool's name in events, errors and logs; without one, that of the container's attribute.
         configure: Called with ``(config, index)`` or ``(config)`` for every producer of the pool.
         observer: The ``Observer`` that gets the pool's events, or a provider of it.
@@ -75,7 +77,7 @@ class PoolResource(providers.Resource[ProducerPool]):
 
     def __init__(
         self,
-        settings: PoolSettings | providers.Provider[Any] | None = None,
+        settings: PoolSettings | Mapping[str, object] | providers.Provider[Any] | None = None,
         *,
         name: str | None = None,
         configure: Configure | None = None,
@@ -207,9 +209,20 @@ class PoolResource(providers.Resource[ProducerPool]):
         if self._failure is not None and self._failures != failures:
             raise self._failure  # one broken broker mustn't cost every waiting thread an open_timeout_ms in turn
 
+    def _check_settings(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Settings that were never given show here at the latest: the constructor can't demand them."""
+        if args or self.args or "settings" in {*kwargs, *self.kwargs}:
+            return
+        wanted = inspect.signature(self.provides).parameters.get("settings")
+        if wanted is not None and wanted.default is wanted.empty:
+            raise SettingsError(
+                f"{self.name}: the pool has no settings: pass them, PoolResource(settings.provided.{self.name})"
+            )
+
     def _try_open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
         self._opening, self._failure = True, None
         try:
+            self._check_settings(args, kwargs)
             pool: ProducerPool = super()._provide(args, kwargs)  # type: ignore[misc]  # overridable, not in the stubs
         except Exception as error:
             self._failures, self._failure = self._failures + 1, error

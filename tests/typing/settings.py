@@ -61,6 +61,10 @@ def kept(configure: Configure) -> ProducerPool:
 
 
 ProducerPool(pool, configure=both)
+ProducerPool({"size": 3, "kafka": {"linger.ms": 5}})
+ProducerPool(app)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+ProducerPool(PoolSettings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+ProducerPool()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 ProducerPool(pool, configure=one)
 ProducerPool(pool, configure=lambda config: config.kafka.clear())
 ProducerPool(pool, configure=lambda config, index: config.kafka.update({"client.id": str(index)}))

@@ -15,18 +15,17 @@ from wd_di._core import Retirement, State
 from wd_di._memory import MemoryBroker, MemoryClient, Record
 from wd_di._threads import Deadline
 from wd_di.errors import DeliveryError, PoolError
-from wd_di.events import Observer
-from wd_di.pool import CloseReport, ProducerPool
-from wd_di.settings import PoolSettings
+from wd_di.pool import CloseReport, ProducerPool, checked_observer
+from wd_di.settings import PoolSettings, checked_pool
 from wd_di.testing._sent import Sent, listed, missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from wd_di._checkout import Hold
     from wd_di._delivery import Delivery
     from wd_di._unit import Unit
-    from wd_di.events import Event
+    from wd_di.events import Event, Observer
 
 Call = Literal["create", "begin", "produce", "send_offsets", "commit", "abort"]
 
@@ -159,16 +158,16 @@ class FakePool(ProducerPool):
         self,
         name: str = "fake",
         *,
-        settings: PoolSettings | None = None,
+        settings: PoolSettings | Mapping[str, object] | None = None,
         transactional: bool = True,
         size: int = 2,
         observer: Observer | None = None,
     ) -> None:
+        settings = _settings(name, settings, size=size, transactional=transactional)
+        observer = checked_observer(name, observer)
         self._broker = FakeBroker()
         self.events: list[Event] = []
-        settings = _settings(settings, size=size, transactional=transactional)
         self._broker.max_bytes = settings.kafka.message_max_bytes or self._broker.max_bytes
-        observer = observer or Observer()
         self._listening = observer.subscribe("*", self._note)
         try:
             super().__init__(settings, name=name, observer=observer)
@@ -396,9 +395,11 @@ def faked(container: Any, pool: str, **options: Any) -> Iterator[FakePool]:
         fake.close(timeout_ms=0, force=True)
 
 
-def _settings(given: PoolSettings | None, *, size: int, transactional: bool) -> PoolSettings:
+def _settings(
+    name: str, given: PoolSettings | Mapping[str, object] | None, *, size: int, transactional: bool
+) -> PoolSettings:
     if given is not None:
-        return given.model_copy(update={"deliver": False})
+        return checked_pool(name, given).model_copy(update={"deliver": False})
     ids = {"transactional_id": "fake-{pool}-{index}-{pid}"} if transactional else {}
     return PoolSettings(size=size, deliver=False, timeout_ms=1_000, close_timeout_ms=1_000, warm=True, **ids)  # type: ignore[arg-type]
 

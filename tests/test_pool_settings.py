@@ -1,0 +1,314 @@
+"""What a pool takes as its settings, wherever it is given them, and what it says to all else."""
+
+from __future__ import annotations
+
+import warnings
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dependency_injector import containers, providers
+from pydantic import BaseModel
+
+import wd_di
+from wd_di import KafkaSettings, Observer, PoolResource, PoolSettings, ProducerPool, SettingsError
+from wd_di.settings import SettingsWarning
+from wd_di.testing import FakePool, faked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
+MEMORY = PoolSettings(deliver=False, size=2)
+
+
+class App(wd_di.Settings):
+    """An application's settings, with two pools."""
+
+    token: str = SECRET
+    orders: PoolSettings = MEMORY
+    clicks: PoolSettings = MEMORY
+
+
+class Lonely(BaseModel):
+    """A model without a pool."""
+
+    token: str = SECRET
+
+
+class Own(PoolSettings):
+    """Settings with a field of an application's own."""
+
+    region: str
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    wd_di.close(timeout_ms=0, force=True)
+
+
+def _by_resource(given: object) -> PoolSettings:
+    class Container(containers.DeclarativeContainer):
+        orders = PoolResource(given)  # type: ignore[arg-type]
+
+    return _settled(Container().orders())
+
+
+def _by_provider(given: object) -> PoolSettings:
+    class Container(containers.DeclarativeContainer):
+        orders = PoolResource(providers.Callable(lambda: given))
+
+    return _settled(Container().orders())
+
+
+def _by_pool(given: Any) -> PoolSettings:
+    return _settled(ProducerPool(given, name="orders"))
+
+
+def _by_reload(given: Any) -> PoolSettings:
+    pool = ProducerPool(MEMORY, name="orders")
+    try:
+        pool.reload(given)
+    finally:
+        settings = _settled(pool)
+    return settings
+
+
+def _by_fake(given: Any) -> PoolSettings:
+    return _settled(FakePool("orders", settings=given))
+
+
+def _by_faked(given: Any) -> PoolSettings:
+    class Container(containers.DeclarativeContainer):
+        orders = PoolResource(MEMORY)
+
+    with faked(Container(), "orders", settings=given) as fake:
+        return fake._settings
+
+
+def _by_setup(given: Any) -> PoolSettings:
+    wd_di.setup(settings=given)
+    return _settled(wd_di.default.container.pool())
+
+
+def _settled(pool: ProducerPool) -> PoolSettings:
+    pool.close()
+    return pool._settings
+
+
+WAYS: dict[str, Callable[[object], PoolSettings]] = {
+    "PoolResource": _by_resource,
+    "a provider": _by_provider,
+    "ProducerPool": _by_pool,
+    "reload": _by_reload,
+    "FakePool": _by_fake,
+    "faked": _by_faked,
+    "setup": _by_setup,
+}
+everywhere = pytest.mark.parametrize("build", WAYS.values(), ids=WAYS)
+
+
+# -- settings ----------------------------------------------------------------------------------------
+
+
+@everywhere
+@pytest.mark.parametrize("kind", [dict, MappingProxyType])
+def test_a_mapping_is_validated(build: Callable[[object], PoolSettings], kind: Any) -> None:
+    """A mapping gives the fields, as text too; None is as if not given."""
+    given = {"size": "2", "deliver": "false", "timeout": "70", "order": None, "kafka": {"sasl": {"password": SECRET}}}
+    settings = build(kind(given))
+
+    expected = (2, False, 70, {"sasl.password"})
+    assert expected == (settings.size, settings.deliver, settings.timeout_ms, set(settings.kafka.librdkafka()))
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (App(), r"not App: pass one of its pools \(orders, clicks\), in a container settings\.provided\.orders"),
+        (Lonely(), "not Lonely$"),
+        (KafkaSettings(linger_ms=5), r"not KafkaSettings: pass PoolSettings\(kafka=\.\.\.\)"),
+        (PoolSettings, "not the class PoolSettings: pass an instance"),
+        (App, "not the class App: pass an instance"),
+        (SECRET, "not str$"),
+        (5_000, "not int$"),
+        ([("size", 2)], "not list$"),
+        (object(), "not object$"),
+        ({"size": 0, "deliver": False}, "size: Input should be greater than or equal to 1, got int$"),
+        ({"size": SECRET}, "size: .*got str$"),
+        ({"siz": SECRET}, "siz: Extra inputs are not permitted, got str$"),
+        ({"kafka": {"linger.ms": SECRET}}, r"kafka\.linger\.ms: .*, got str$"),
+        ({"kafka": {"sasl.password": [SECRET]}}, r"kafka\.sasl\.password: .*, got list$"),
+        ({"kafka": {"error_cb": print}}, r"kafka: error_cb can't be set .*error\.occurred"),
+        ({"kafka": SECRET}, "kafka: .*, got str$"),
+        ({"sasl": {"password": SECRET}}, "sasl is Kafka's own: it belongs into the field kafka$"),
+        (MEMORY.model_copy(update={"size": 0}), "size: Input should be greater than or equal to 1, got int$"),
+        (MEMORY.model_copy(update={"size": None}), "size: .*, got NoneType$"),
+        (MEMORY.model_copy(update={"timeout_ms": -1}), "timeout_ms: .*, got int$"),
+        (MEMORY.model_copy(update={"kafka": None}), "kafka: .*, got NoneType$"),
+        (PoolSettings.model_construct(deliver=False, order=SECRET), "order: .*, got str$"),  # type: ignore[arg-type]
+    ],
+)
+def test_all_else_is_told_by_its_kind(build: Callable[[object], PoolSettings], given: object, text: str) -> None:
+    """The error names the pool, what it got and the way out, and shows no value, nor has a cause that does."""
+    name = "default" if build is _by_setup else "orders"
+    with pytest.raises(SettingsError, match=f"^{name}: .*{text}") as caught:
+        build(given)
+
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert not wd_di.is_active()
+
+
+@everywhere
+def test_what_model_copy_made_is_made_good(build: Callable[[object], PoolSettings]) -> None:
+    """A copy with text in place of a number, or a dict in place of settings, is validated; the rest stays as it is."""
+    given = Own(deliver=False, region="north").model_copy(update={"size": "2", "kafka": {"linger.ms": "5"}})
+    settings = build(given)
+
+    assert isinstance(settings, Own)
+    assert (2, 5, "north") == (settings.size, settings.kafka.linger_ms, settings.region)
+
+
+@everywhere
+def test_good_settings_are_kept(build: Callable[[object], PoolSettings]) -> None:
+    """Settings of a subclass reach the pool with all that they have."""
+    settings = build(Own(deliver=False, size=2, region="north"))
+
+    assert isinstance(settings, Own)
+    assert ("north", 2) == (settings.region, settings.size)
+
+
+# -- containers --------------------------------------------------------------------------------------
+
+
+class Configured(containers.DeclarativeContainer):
+    """Pools that are configured by dependency-injector's own means, and one that isn't."""
+
+    config = providers.Configuration()
+    orders = PoolResource(config.orders)
+    bare = PoolResource()
+    none = PoolResource(None)
+
+
+def test_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool can be configured by providers.Configuration, from text too."""
+    monkeypatch.setenv("ORDERS_SIZE", "3")
+    container = Configured()
+    container.config.from_dict({"orders": {"deliver": False, "kafka": {"linger.ms": "5"}}})
+    container.config.orders.size.from_env("ORDERS_SIZE")
+    container.config.orders.max_waiting.from_env("ORDERS_MAX_WAITING")
+
+    assert (3, 5, None) == (
+        (settings := _settled(container.orders())).size,
+        settings.kafka.linger_ms,
+        settings.max_waiting,
+    )
+
+
+def test_a_configuration_of_settings() -> None:
+    """A configuration that was made of the application's settings keeps its secrets."""
+    settings = App(orders=PoolSettings(deliver=False, kafka=KafkaSettings.of({"sasl.password": SECRET})))
+    container = Configured()
+    container.config.from_pydantic(settings)
+
+    assert settings.orders == _settled(container.orders())
+
+
+def test_a_configuration_without_the_pool() -> None:
+    """An option that nobody has set is None, which the error says."""
+    with pytest.raises(SettingsError, match=r"^orders: .*, not NoneType: pass one, .*settings\.provided\.orders"):
+        Configured().orders()
+
+
+@pytest.mark.parametrize("name", ["bare", "none"])
+def test_no_settings_at_all(name: str) -> None:
+    """A pool without settings says so by its name, and how to give them, each time it is asked for."""
+    pool = getattr(Configured(), name)
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=rf"^{name}: .*PoolResource\(settings\.provided\.{name}\)"):
+            pool()
+
+
+def test_settings_that_come_later() -> None:
+    """A pool that was declared without settings can be given them by dependency-injector's own means."""
+    container = Configured()
+    container.bare.set_args(MEMORY)
+    container.none.set_kwargs(settings=MEMORY)
+
+    assert (2, 2) == (_settled(container.bare()).size, _settled(container.none()).size)
+
+
+def test_a_pool_that_needs_no_settings() -> None:
+    """What provides the pool may do without settings, as a fake does."""
+    fake = PoolResource(name="orders", provides=FakePool)()
+
+    assert (2, "orders") == (fake.stats().size, fake.name)
+
+
+# -- other arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [lambda **given: ProducerPool(MEMORY, **given), FakePool])
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"name": 3}, "the name of a pool is text that isn't empty, got int"),
+        ({"name": None}, "the name of a pool is text that isn't empty, got NoneType"),
+        ({"name": ""}, "the name of a pool is text that isn't empty, got str"),
+        ({"name": MEMORY}, "the name of a pool is text that isn't empty, got PoolSettings"),
+        ({"observer": Observer}, "observer must be an Observer, not the class Observer"),
+        ({"observer": print}, "observer must be an Observer, not builtin_function_or_method"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(build: Callable[..., object], given: dict[str, object], text: str) -> None:
+    """A name that is no text and an observer that is none are told by their kind."""
+    with pytest.raises(SettingsError, match=text):
+        build(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"size": 0}, "size: .*greater than or equal to 1, got int"),
+        ({"size": True}, "size: a boolean isn't a value of this setting"),
+        ({"size": "many"}, "size: .*, got str"),
+        ({"timeout_ms": 1.5}, "timeout_ms: .*, got float"),
+        ({"timeout_ms": True}, "timeout_ms: a boolean isn't"),
+        ({"timeout_ms": -1}, "timeout_ms: .*, got int"),
+    ],
+)
+def test_arguments_of_setup(given: dict[str, Any], text: str) -> None:
+    """What ``setup`` is given beside the settings is told by the pool's name, and nothing is set up."""
+    with pytest.raises(SettingsError, match=f"^default: {text}"):
+        wd_di.setup(settings=MEMORY, **given)
+
+    assert not wd_di.is_active()
+
+
+def test_setup_takes_numbers_as_text() -> None:
+    """As settings do."""
+    wd_di.setup(settings=MEMORY, size="3", timeout_ms="70")  # type: ignore[arg-type]
+
+    assert 3 == getattr(wd_di.stats(), "size", None)
+
+
+def test_a_refused_pool_can_be_shown() -> None:
+    """A debugger may look at a pool whose settings were refused, and it is collected in silence."""
+    pool = ProducerPool.__new__(ProducerPool)
+    with pytest.raises(SettingsError):
+        pool.__init__(None, name="orders")  # type: ignore[arg-type,misc]
+
+    assert "<ProducerPool 'orders', not made>" == repr(pool)
+
+
+def test_the_warning_of_consumer_settings_is_at_the_right_line() -> None:
+    """A setting of consumers is told where the pool is made."""
+    kafka = {"bootstrap.servers": "127.0.0.1:1", "group.id": "g"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ProducerPool({"kafka": kafka}, name="orders").close()
+
+    assert [(SettingsWarning, __file__)] == [(each.category, each.filename) for each in caught]
