@@ -39,11 +39,11 @@ def metadata(wheel) -> Distribution:
 
 
 def test_the_wheel_holds_the_package_only(wheel):
-    """Nothing but wd_di/ and its metadata: no tests, no examples; and every module of the tree."""
+    """Nothing but wd_di/, the plugin beside it and metadata: no tests, no examples; and every module of the tree."""
     names = [PurePosixPath(name) for name in wheel.namelist()]
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wd_di").rglob("*.py")}
 
-    assert {"wd_di", "wd_di-0.1.0.dist-info"} == {name.parts[0] for name in names}
+    assert {"wd_di", "wd_di_pytest.py", "wd_di-0.1.0.dist-info"} == {name.parts[0] for name in names}
     assert modules | {"wd_di/py.typed"} == {str(name) for name in names if name.parts[0] == "wd_di"}
 
 
@@ -53,7 +53,7 @@ def test_the_source_distribution_can_be_tested(built):
     with tarfile.open(path) as archive:
         top = {PurePosixPath(name).parts[1] for name in archive.getnames()}
 
-    assert {"wd_di", "tests", "examples", "README.md", "LICENSE", "pyproject.toml"} <= top
+    assert {"wd_di", "wd_di_pytest.py", "tests", "examples", "README.md", "LICENSE", "pyproject.toml"} <= top
 
 
 def test_metadata(metadata):
@@ -83,11 +83,32 @@ def test_classifiers_name_the_pythons_that_are_tested(metadata):
 
 
 def test_entry_points(metadata):
-    """Pytest finds the plugin, which is there; nothing else is registered."""
+    """Pytest finds the plugin, which isn't in the package that it would import; nothing else is registered."""
     [plugin] = metadata.entry_points
 
-    assert ("pytest11", "wd_di", "wd_di.testing.plugin") == (plugin.group, plugin.name, plugin.value)
+    assert ("pytest11", "wd_di", "wd_di_pytest") == (plugin.group, plugin.name, plugin.value)
     assert callable(plugin.load().pytest_configure)
+
+
+def test_the_wheel_brings_its_fixtures(built, tmp_path):
+    """A project's test gets them from the wheel alone, and a test without them doesn't load the package."""
+    [path] = built.glob("*.whl")
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n"
+        f"def test_a(): assert sys.modules['wd_di_pytest'].__file__.startswith({str(path)!r})\n"
+        "def test_b(): assert 'wd_di' not in sys.modules\n"
+        "def test_c(fake_pool): assert fake_pool and sys.modules['wd_di'].__file__.startswith"
+        f"({str(path)!r})\n"
+    )
+
+    said = _run(
+        *("-m", "pytest", "-p", "no:cacheprovider", "-p", "wd_di_pytest"),
+        cwd=tmp_path,
+        PYTHONPATH=str(path),
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+    )
+
+    assert "3 passed" in said
 
 
 def test_no_use_imports_test_tools(built, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.pages import ROOT, blocks, shows, write_files
-from wd_di.testing.plugin import _unavailable
+from wd_di_pytest import _unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path

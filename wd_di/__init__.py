@@ -1,77 +1,121 @@
 """A pool of Kafka producers as a provider for dependency-injector containers, over confluent-kafka."""
 
-from wd_di._async_producer import AsyncProducer
-from wd_di._async_transaction import AsyncTransaction
-from wd_di._checkout import Checkout
-from wd_di._core import Holder, PoolStats, Totals
-from wd_di._delivery import Delivery, DeliveryReport, Message
-from wd_di._logging import LoggingObserver
-from wd_di._plan import Configure, ProducerConfig
-from wd_di._producer import Producer
-from wd_di._retry import Retry
-from wd_di._scope import Propagation, TransactionOptions, TransactionScope
-from wd_di._transaction import Transaction
-from wd_di.default import close, is_active, observer, producer, reload, setup, stats, transaction
-from wd_di.errors import (
-    AbortTransaction,
-    AlreadyConfiguredError,
-    AuthorizationError,
-    CheckoutReturnedError,
-    CommitOutcomeUnknownError,
-    DeliveryError,
-    DeliveryTimeoutError,
-    FencedError,
-    ForkedPoolError,
-    MissingExtraError,
-    NotConfiguredError,
-    NotTransactionalError,
-    PoolClosedError,
-    PoolError,
-    PoolExhaustedError,
-    PoolOpenError,
-    PoolTimeoutError,
-    PoolUnhealthyError,
-    ProduceError,
-    PropagationError,
-    QueueFullError,
-    RebalancedError,
-    ScopeError,
-    SettingsError,
-    TransactionAbortedError,
-    TransactionClosedError,
-    TransactionError,
-    TransactionTimedOutError,
-    UnexpectedAbortError,
-    WdDiError,
-)
-from wd_di.events import (
-    CheckoutTimedOut,
-    ConnectionPoolCreated,
-    ConnectionPoolReload,
-    ConnectionPoolReloaded,
-    ConnectionPoolSetup,
-    ConnectionPoolShutdown,
-    ErrorOccurred,
-    Event,
-    MessageAcknowledged,
-    MessageFailed,
-    MessagePurged,
-    Observer,
-    ProducerClosed,
-    ProducerCreated,
-    ProducerRetired,
-    StatisticsEmitted,
-    Subscription,
-    TransactionAborted,
-    TransactionCommitted,
-    TransactionFinished,
-    TransactionStarted,
-)
-from wd_di.lifecycle import close_pools, lifespan, open_pools, running
-from wd_di.pool import CloseReport, ProducerPool
-from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
-from wd_di.settings import KafkaSettings, PoolSettings, Settings, SettingsWarning
-from wd_di.wiring import inject, injected
+import atexit
+import sys
+from typing import TYPE_CHECKING
+
+from wd_di._lazy import lazily
+
+if TYPE_CHECKING:
+    from wd_di._async_producer import AsyncProducer
+    from wd_di._async_transaction import AsyncTransaction
+    from wd_di._checkout import Checkout
+    from wd_di._core import Holder, PoolStats, Totals
+    from wd_di._delivery import Delivery, DeliveryReport, Message
+    from wd_di._logging import LoggingObserver
+    from wd_di._plan import Configure, ProducerConfig
+    from wd_di._producer import Producer
+    from wd_di._retry import Retry
+    from wd_di._scope import Propagation, TransactionOptions, TransactionScope
+    from wd_di._transaction import Transaction
+    from wd_di.default import close, is_active, observer, producer, reload, setup, stats, transaction
+    from wd_di.errors import (
+        AbortTransaction,
+        AlreadyConfiguredError,
+        AuthorizationError,
+        CheckoutReturnedError,
+        CommitOutcomeUnknownError,
+        DeliveryError,
+        DeliveryTimeoutError,
+        FencedError,
+        ForkedPoolError,
+        MissingExtraError,
+        NotConfiguredError,
+        NotTransactionalError,
+        PoolClosedError,
+        PoolError,
+        PoolExhaustedError,
+        PoolOpenError,
+        PoolTimeoutError,
+        PoolUnhealthyError,
+        ProduceError,
+        PropagationError,
+        QueueFullError,
+        RebalancedError,
+        ScopeError,
+        SettingsError,
+        TransactionAbortedError,
+        TransactionClosedError,
+        TransactionError,
+        TransactionTimedOutError,
+        UnexpectedAbortError,
+        WdDiError,
+    )
+    from wd_di.events import (
+        CheckoutTimedOut,
+        ConnectionPoolCreated,
+        ConnectionPoolReload,
+        ConnectionPoolReloaded,
+        ConnectionPoolSetup,
+        ConnectionPoolShutdown,
+        ErrorOccurred,
+        Event,
+        MessageAcknowledged,
+        MessageFailed,
+        MessagePurged,
+        Observer,
+        ProducerClosed,
+        ProducerCreated,
+        ProducerRetired,
+        StatisticsEmitted,
+        Subscription,
+        TransactionAborted,
+        TransactionCommitted,
+        TransactionFinished,
+        TransactionStarted,
+    )
+    from wd_di.lifecycle import close_pools, lifespan, open_pools, running
+    from wd_di.pool import CloseReport, ProducerPool
+    from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
+    from wd_di.settings import KafkaSettings, PoolSettings, Settings, SettingsWarning
+    from wd_di.wiring import inject, injected
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "_async_producer": "AsyncProducer",
+            "_async_transaction": "AsyncTransaction",
+            "_checkout": "Checkout",
+            "_core": "Holder PoolStats Totals",
+            "_delivery": "Delivery DeliveryReport Message",
+            "_logging": "LoggingObserver",
+            "_plan": "Configure ProducerConfig",
+            "_producer": "Producer",
+            "_retry": "Retry",
+            "_scope": "Propagation TransactionOptions TransactionScope",
+            "_transaction": "Transaction",
+            "default": "close is_active observer producer reload setup stats transaction",
+            "errors": (
+                "AbortTransaction AlreadyConfiguredError AuthorizationError CheckoutReturnedError "
+                "CommitOutcomeUnknownError DeliveryError DeliveryTimeoutError FencedError ForkedPoolError "
+                "MissingExtraError NotConfiguredError NotTransactionalError PoolClosedError PoolError "
+                "PoolExhaustedError PoolOpenError PoolTimeoutError PoolUnhealthyError ProduceError PropagationError "
+                "QueueFullError RebalancedError ScopeError SettingsError TransactionAbortedError "
+                "TransactionClosedError TransactionError TransactionTimedOutError UnexpectedAbortError WdDiError"
+            ),
+            "events": (
+                "CheckoutTimedOut ConnectionPoolCreated ConnectionPoolReload ConnectionPoolReloaded "
+                "ConnectionPoolSetup ConnectionPoolShutdown ErrorOccurred Event MessageAcknowledged MessageFailed "
+                "MessagePurged Observer ProducerClosed ProducerCreated ProducerRetired StatisticsEmitted Subscription "
+                "TransactionAborted TransactionCommitted TransactionFinished TransactionStarted"
+            ),
+            "lifecycle": "close_pools lifespan open_pools running",
+            "pool": "CloseReport ProducerPool",
+            "providers": "AsyncScopeProvider PoolResource ScopeProvider",
+            "settings": "KafkaSettings PoolSettings Settings SettingsWarning",
+            "wiring": "inject injected",
+        },
+    )
 
 __all__ = [
     "AbortTransaction",
@@ -167,3 +211,13 @@ __all__ = [
     "stats",
     "transaction",
 ]
+
+
+def _at_exit() -> None:
+    pool = sys.modules.get(f"{__name__}.pool")
+    if pool is not None:
+        pool._close_all()  # noqa: SLF001  (as much its own)
+
+
+# Here and not with the first pool: what a program registers after its import comes before this, and may still produce.
+atexit.register(_at_exit)

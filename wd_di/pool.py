@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -497,7 +496,10 @@ _pools: weakref.WeakSet[ProducerPool] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """At interpreter exit: no thread can be started any more, so in sequence, under one deadline; pin what is left."""
+    """At interpreter exit: no thread can be started any more, so in sequence, under one deadline; pin what is left.
+
+    Called by the package, which registers it earlier than this module could.
+    """
     deadline = Deadline(EXIT_TIMEOUT)
     for pool in tuple(_pools):
         if not pool._keeper.core.closing:  # noqa: SLF001  (its own module)
@@ -512,5 +514,4 @@ def _after_fork_in_child() -> None:
         pool._after_fork()  # noqa: SLF001  (its own module)
 
 
-atexit.register(_close_all)
 os.register_at_fork(after_in_child=_after_fork_in_child)

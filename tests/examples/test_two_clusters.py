@@ -18,7 +18,7 @@ from wd_di import KafkaSettings, MessageAcknowledged, PoolSettings, ProducerPool
 from wd_di.errors import MissingExtraError
 from wd_di.testing import KafkaUnavailableError, LocalKafka, MockKafka
 from wd_di.testing._cluster import admin_client
-from wd_di.testing.plugin import _unavailable
+from wd_di_pytest import _unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

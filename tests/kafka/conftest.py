@@ -9,7 +9,7 @@ import pytest
 from tests.kafka.pools import unique
 from wd_di.errors import MissingExtraError
 from wd_di.testing import Cluster, KafkaUnavailableError, LocalKafka
-from wd_di.testing.plugin import _unavailable
+from wd_di_pytest import _unavailable
 
 CONFIG = {
     # The coordinator's search for overlong transactions; by default it runs every 10 s.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,11 @@ pytest_plugins = ["pytester"]
 
 NEEDS_KAFKA = "def test_it(local_kafka): pass"
 NOBODY = "127.0.0.1:1"
+MODULES = """
+def test_modules():
+    import sys
+    print("loaded:", *sorted(each for each in sys.modules if "." not in each))
+"""
 
 
 @pytest.fixture
@@ -76,19 +82,32 @@ def test_broker_log_in_the_report(pytester):
     result.stdout.fnmatch_lines(["*broker log of local_kafka*"])
 
 
-def test_nothing_is_imported_before_its_use():
-    """Loading the plugin adds nothing to what wd_di itself imports: no test cluster, no Java, no admin client."""
-    script = """if True:
-        import sys, pytest, wd_di
-        before = set(sys.modules)
-        import wd_di.testing.plugin
-        print(*sorted(set(sys.modules) - before))
-    """
+def test_a_run_without_fixtures_costs_nothing(tmp_path):
+    """A project that has wd_di installed and doesn't use it here imports the plugin, and nothing that it stands on."""
+    (tmp_path / "test_modules.py").write_text(MODULES)
 
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = _pytest("-rP", tmp_path)
 
-    assert ["wd_di.testing", "wd_di.testing.plugin"] == done.stdout.split()
+    loaded = set(done.split("loaded: ")[1].split("\n")[0].split())
+    assert "wd_di_pytest" in loaded
+    assert not {"wd_di", "confluent_kafka", "dependency_injector", "pydantic", "fastapi"} & loaded
+
+
+@pytest.mark.parametrize("how", [["-p", "wd_di"], ["-p", "wd_di_pytest"]])
+def test_without_autoload(tmp_path, how):
+    """Where plugins aren't found by themselves, either name brings the fixtures."""
+    (tmp_path / "test_it.py").write_text("def test_it(fake_pool): pass")
+
+    assert "1 passed" in _pytest(*how, tmp_path, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+
+
+def _pytest(*args: object, **environment: str) -> str:
+    """Return what pytest says, in a process and a folder of its own."""
+    given = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")} | environment
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, args)]
+    done = subprocess.run(command, cwd=args[-1], env=given, capture_output=True, text=True, timeout=50, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_given_cluster():

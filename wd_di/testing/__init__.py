@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from wd_di._lazy import lazily
 
 if TYPE_CHECKING:
     from wd_di.testing._cluster import Cluster, GivenKafka
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from wd_di.testing._local import LocalKafka
     from wd_di.testing._mock import ApiKey, MockKafka, raise_fatal_error
     from wd_di.testing._sent import ANY, Sent
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "_cluster": "Cluster GivenKafka",
+            "_errors": "ClusterError KafkaUnavailableError",
+            "_fake": "FakePool faked",
+            "_jars": "kafka_jars",
+            "_local": "LocalKafka",
+            "_mock": "ApiKey MockKafka raise_fatal_error",
+            "_sent": "ANY Sent",
+        },
+    )
 
 __all__ = [
     "ANY",
@@ -29,25 +43,3 @@ __all__ = [
     "kafka_jars",
     "raise_fatal_error",
 ]
-
-_HOMES = {
-    "ANY": "_sent",
-    "ApiKey": "_mock",
-    "Cluster": "_cluster",
-    "ClusterError": "_errors",
-    "FakePool": "_fake",
-    "GivenKafka": "_cluster",
-    "KafkaUnavailableError": "_errors",
-    "LocalKafka": "_local",
-    "MockKafka": "_mock",
-    "Sent": "_sent",
-    "faked": "_fake",
-    "kafka_jars": "_jars",
-    "raise_fatal_error": "_mock",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,6 +1,7 @@
 """What pytest gets from wd_di: ``fake_pool``, ``local_kafka`` and ``mock_kafka``, and broker logs in failure reports.
 
-Loaded in every test run that has wd_di installed, so it imports nothing but pytest until a fixture is used.
+Loaded in every test run of every project that has wd_di installed. So it lies beside the package, whose import it would
+cost, and imports nothing but pytest until a fixture is used.
 """
 
 from __future__ import annotations

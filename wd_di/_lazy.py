@@ -1,0 +1,36 @@
+"""How a package shows names that it hasn't loaded: each is looked up where it lives when it is touched (PEP 562)."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the package's ``__getattr__`` and ``__dir__``. Hide them from type checkers: for those, any name would do.
+
+    Args:
+        package: Its ``__name__``.
+        homes: Its modules, which can be touched too, each with the names that live there.
+    """
+    places = {name: home for home, names in homes.items() for name in names.split()}
+    public = [*places, *(home for home in homes if not home.startswith("_"))]
+
+    def get(name: str) -> Any:
+        # Kept nowhere: what a test puts into the home for a while would stay here for ever.
+        if name in places:
+            return getattr(import_module(f"{package}.{places[name]}"), name)
+        if name in homes:
+            return import_module(f"{package}.{name}")
+        from difflib import get_close_matches  # noqa: PLC0415  (it costs as much as all the rest)
+
+        near = get_close_matches(name, public, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        # With the name alone: given an object too, Python would add a guess of its own.
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}", name=name)
+
+    return get, lambda: sorted({*vars(sys.modules[package]), *public})
