@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._threads import Deadline
@@ -171,11 +172,11 @@ class KafkaClient:
         self._on_trouble, self._on_statistics, self._on_throttle = trouble, statistics, config.get("throttle_cb")
         self._tokens: TokenSource | None = None
         self._forked = False
-        self._handle: Producer | None = None
+        self._handle: cimpl.Producer | None = None
         self._handle = self._connect(config)
         _live.add(self)
 
-    def _connect(self, config: Mapping[str, object]) -> Producer:
+    def _connect(self, config: Mapping[str, object]) -> cimpl.Producer:
         given = {**config, "logger": SafeLogger(config.get("logger", log)), "error_cb": self._troubles.append}
         if self._on_throttle is not None:
             given["throttle_cb"] = self._throttles.append
@@ -189,9 +190,14 @@ class KafkaClient:
         else:
             given = {"statistics.interval.ms": 5000, **given, "stats_cb": self._statistics.append}
         try:
-            return Producer(reveal(given))  # never in a variable: error trackers show those
+            # Looked up now: instrumentation replaces the class, maybe after our import. And the settings are never in a
+            # variable: error trackers show those.
+            handle = confluent_kafka.Producer(reveal(given))
         except (KafkaException, TypeError, ValueError) as error:
             raise self._translated(error, settings=True) from None  # the original may show a secret
+        if type(handle) is not cimpl.Producer:
+            _refuse_hollow(handle)
+        return handle
 
     # -- transactions ----------------------------------------------------------------------------
 
@@ -253,8 +259,8 @@ class KafkaClient:
         handle = self._handle
         if handle is None:
             raise self._closed()
-        if record.get("headers"):
-            record["headers"] = _encoded(record["headers"])
+        if record.get("headers") is not None:
+            record["headers"] = _encoded(record["headers"])  # a list of its own: instrumentation adds to it at every try
         try:
             handle.produce(topic, on_delivery=delivery._arrive, **record)  # noqa: SLF001  (its callback)
         except BufferError as error:
@@ -312,7 +318,7 @@ class KafkaClient:
 
     # -- translation -------------------------------------------------------------------------------
 
-    def _call(self, call: Callable[[Producer], object]) -> None:
+    def _call(self, call: Callable[[cimpl.Producer], object]) -> None:
         """A call whose error concerns the caller. Its callbacks are settled either way."""
         handle = self._handle
         if handle is None:
@@ -327,7 +333,7 @@ class KafkaClient:
         finally:
             self._settle()
 
-    def _serve(self, call: Callable[[Producer], object]) -> None:
+    def _serve(self, call: Callable[[cimpl.Producer], object]) -> None:
         handle = self._handle
         if handle is None:
             raise self._closed()
@@ -512,13 +518,16 @@ def _encoded(headers: list[tuple[str, HeaderValue]]) -> list[tuple[str, bytes | 
 def check(pool: str, config: Mapping[str, object]) -> None:
     """Let librdkafka judge settings without connecting: a handle without brokers, gone at once.
 
+    Always one of confluent-kafka's own, whatever replaces the class: it sends nothing that could be traced, and a
+    stand-in would judge nothing.
+
     Raises:
         SettingsError: A property is unknown, has a bad value, or contradicts another.
     """
     alone = {key: value for key, value in config.items() if key not in _CHECK_DROPS and not callable(value)}
     said = ConsumerSettings()
     try:
-        Producer(reveal({**alone, "log_level": 4, "logger": said})).poll(0)  # as in _connect
+        cimpl.Producer(reveal({**alone, "log_level": 4, "logger": said})).poll(0)  # as in _connect
     except (KafkaException, TypeError, ValueError) as error:
         reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         raise SettingsError(
@@ -527,6 +536,23 @@ def check(pool: str, config: Mapping[str, object]) -> None:
     if said.names:
         text = f"{pool}: a producer ignores {', '.join(said.names)}, which belongs to consumers: leave it out"
         warnings.warn(text, SettingsWarning, stacklevel=4)  # check, _checked_plan, __init__, who made the pool
+
+
+def _refuse_hollow(handle: cimpl.Producer) -> None:
+    """Raise for a stand-in that inherits all of a producer's methods, passes on some, and has no client for the others.
+
+    OpenTelemetry's ``ProxiedProducer`` is one; the class that its instrumentor's ``instrument()`` puts in place isn't.
+    """
+    try:
+        handle.begin_transaction()  # before init it does nothing, and answers with an error of librdkafka's
+    except KafkaException:
+        return
+    except RuntimeError as error:
+        raise Fault(
+            Kind.SETTINGS,
+            f"confluent_kafka.Producer gave a {type(handle).__qualname__}, whose transactions reach no client "
+            f"({error}): replace the class by a subclass that is a producer itself",
+        ) from error
 
 
 def _raise_interrupt(error: SystemError) -> None:

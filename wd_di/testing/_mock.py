@@ -7,7 +7,7 @@ from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from confluent_kafka import Producer, cimpl
+from confluent_kafka import cimpl
 
 from wd_di.testing._errors import ClusterError
 
@@ -66,7 +66,8 @@ class MockKafka:
 
     def __init__(self, brokers: int = 1) -> None:
         self.brokers = brokers
-        self._host: Producer | None = Producer({"test.mock.num.brokers": brokers, "log_level": 0})
+        # Never what replaces confluent_kafka.Producer: nothing is sent through it.
+        self._host: cimpl.Producer | None = cimpl.Producer({"test.mock.num.brokers": brokers, "log_level": 0})
         _librdkafka().rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster(), 0)  # 3 s, else
 
     def __repr__(self) -> str:
@@ -141,7 +142,7 @@ class MockKafka:
             raise ClusterError(f"{function}{arguments} answered {_librdkafka().rd_kafka_err2str(code).decode()!r}")
 
 
-def raise_fatal_error(producer: Producer, code: int, reason: str) -> None:
+def raise_fatal_error(producer: cimpl.Producer, code: int, reason: str) -> None:
     """Put a confluent-kafka producer into librdkafka's fatal state, as a broker's error would.
 
     Args:
@@ -152,7 +153,7 @@ def raise_fatal_error(producer: Producer, code: int, reason: str) -> None:
     _librdkafka().rd_kafka_test_fatal_error(_handle(producer), code, reason.encode())
 
 
-def _handle(producer: Producer) -> int:
+def _handle(producer: cimpl.Producer) -> int:
     """The client's ``rd_kafka_t *``: the first field after the object's header (confluent_kafka.h, ``Handle``)."""
     handle = ctypes.c_void_p.from_address(id(producer) + object.__basicsize__).value
     if handle is None:
