@@ -33,13 +33,15 @@ class Wanted:
     """The parameters of one function that the container fills, in the order of its signature.
 
     Attributes:
-        names: The parameters, each with why it may be without a value.
+        names: The parameters.
+        why: Says for one of them, at a call, why it may be without a value.
         optional: Those that have a default to fall back on.
         closing: Those that dependency-injector shuts down after the call.
     """
 
     function: str
-    names: Mapping[str, str]
+    names: tuple[str, ...]
+    why: Callable[[str], str]
     optional: frozenset[str] = frozenset()
     closing: frozenset[str] = frozenset()
 
@@ -75,7 +77,7 @@ class Wanted:
         for name in self.names:
             value = given.get(name, _ABSENT)
             if (value is _ABSENT and name not in self.optional) or hasattr(type(value), "__IS_MARKER__"):
-                raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.names[name]}")
+                raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.why(name)}")
             if name in self.closing and isinstance(value, Recipe | Awaited):
                 raise ScopeError(f"{self.function}: {shutting(name)}")
             yield name, value

@@ -260,7 +260,7 @@ class KafkaClient:
         if handle is None:
             raise self._closed()
         if record.get("headers") is not None:
-            record["headers"] = _encoded(record["headers"])  # a list of its own: instrumentation adds to it at every try
+            record["headers"] = _encoded(record["headers"])  # a new list: instrumentation adds to it at every try
         try:
             handle.produce(topic, on_delivery=delivery._arrive, **record)  # noqa: SLF001  (its callback)
         except BufferError as error:

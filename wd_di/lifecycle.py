@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dependency_injector import containers, providers
 
+from wd_di import _diagnosis
 from wd_di._loop import outwaited
 from wd_di._threads import Workers
 from wd_di.errors import ScopeError
@@ -130,16 +131,20 @@ class Running(Generic[C]):
         try:
             _tell(_close(_users_first(self._container)), error)
         finally:
-            self._container.unwire()
+            self._unwire()
 
     async def _stop_async(self, error: BaseException | None) -> None:
         try:
             errors, cancelled = await _close_async(_users_first(self._container))
             _tell(errors, cancelled or error)
         finally:
-            self._container.unwire()
+            self._unwire()
         if cancelled is not None:
             raise cancelled
+
+    def _unwire(self) -> None:
+        _diagnosis.stops(self._container)
+        self._container.unwire()
 
 
 def lifespan(
@@ -153,12 +158,15 @@ def lifespan(
     Pools are opened and closed on a worker thread, other resources on the loop.
     """
     _made(container)
+    modules, packages = _listed("modules", modules), _listed("packages", packages)
 
     @asynccontextmanager
     async def serve(_app: Any) -> AsyncGenerator[None]:
+        _diagnosis.started(serve)
         async with running(container, modules=modules, packages=packages):
             yield
 
+    _diagnosis.waits(serve, container, [*modules, *packages], _package(container))
     return serve
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from dependency_injector import providers, wiring
 
-from wd_di import _calls
+from wd_di import _calls, _diagnosis
 from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
 
 if TYPE_CHECKING:
@@ -222,7 +222,8 @@ def _wanted(fn: Function, signature: inspect.Signature, markers: Markers) -> _ca
     defaults = {name: signature.parameters[name].default for name in markers}
     return _calls.Wanted(
         function=_name(fn),
-        names={name: _advice(fn, marker) for name, marker in markers.items()},
+        names=tuple(markers),
+        why=lambda name: _diagnosis.why(fn, markers[name]),
         optional=frozenset(name for name, value in defaults.items() if _is_value(value)),
         closing=frozenset(name for name, marker in markers.items() if isinstance(marker, _CLOSING)),
     )
@@ -232,19 +233,6 @@ def _is_value(default: object) -> bool:
     """Whether it is a default to fall back on, rather than nothing or a marker."""
     parameter = inspect.Parameter("_", inspect.Parameter.KEYWORD_ONLY, default=default)
     return default is not parameter.empty and not any(map(_is_marker, _candidates(parameter)))
-
-
-def _advice(fn: Function, marker: Any) -> str:
-    if fn.__module__ == "__main__":
-        return (
-            "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
-            "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
-        )
-    wire = f"container.wire(modules=[{fn.__module__!r}]) wasn't called for the function's module"
-    target = marker.provider.provider if isinstance(marker, _CLOSING) else marker.provider
-    if isinstance(target, str):
-        return f"{wire}, or its container has no {target!r}"
-    return f"{wire}, or with a container of another class than the marker names"
 
 
 def _check(fn: Function, markers: Markers) -> None:

@@ -1,0 +1,179 @@
+"""Why a marked parameter got no value: what can still be found out when the call has failed."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from contextlib import suppress
+from difflib import get_close_matches
+from importlib.util import resolve_name
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from dependency_injector import containers, providers, wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_waiting: WeakKeyDictionary[Callable[..., Any], tuple[Any, list[Any], str | None]] = WeakKeyDictionary()
+"""Lifespans that a framework hasn't entered yet, each with its container and what it wires besides, seen from where."""
+_unwired: set[str] = set()
+"""Modules and packages whose container has stopped."""
+
+
+def waits(lifespan: Callable[..., Any], container: containers.Container, more: list[Any], package: str | None) -> None:
+    """Note that a lifespan to come will wire this container."""
+    _waiting[lifespan] = (container, more, package)
+
+
+def started(lifespan: Callable[..., Any]) -> None:
+    """Note that it came."""
+    _waiting.pop(lifespan, None)
+
+
+def stops(container: containers.Container) -> None:
+    """Note what is about to be unwired because its container stops."""
+    _unwired.update(_wired_to(container))
+
+
+def why(function: Callable[..., Any], marker: Any) -> str:
+    """Return the likeliest reason why nobody gave a value for this marker of the function, and what to do."""
+    with suppress(Exception):  # dependency-injector's insides may change; an error must not hide the one to be told
+        return _reason(function.__module__, marker.provider if isinstance(marker, _CLOSING) else marker)
+    return f"{_not_called(function.__module__)} for the function's module"
+
+
+def _reason(module: str, marker: Any) -> str:
+    alive = [each for each in gc.get_objects() if issubclass(type(each), containers.DynamicContainer)]
+    fitting = [each for each in alive if _has(each, marker.provider)]
+    wired = [each for each in alive if _covers(_wired_to(each), module)]
+    coming = [each for each, more, package in _waiting.values() if _covers(_to_wire(each, more, package), module)]
+    if any(each in fitting for each in coming):
+        return (
+            "the lifespan(...) that wires and opens its container hasn't been entered. An application that is mounted "
+            "in another one isn't started by that: enter its lifespan in the other's. A test client starts an "
+            "application only as 'with TestClient(app)'"
+        )
+    if any(each in fitting for each in wired):
+        return (
+            f"{module!r} was wired before this function was made, or another container's unwire() has taken it back: "
+            f"call container.wire(modules=[{module!r}]) now, or use running(container), which does it at the start"
+        )
+    return _lacking(wired[-1], marker.provider, module) if wired else _unseen(module, fitting)
+
+
+def _unseen(module: str, fitting: list[Any]) -> str:
+    """Say why no container looks at the module."""
+    if module == "__main__":
+        return (
+            "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
+            "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
+        )
+    if _covers(_unwired, module):
+        return f"{_not_called(module)} again since its container was stopped: call it while running(...) lasts"
+    text = f"{_not_called(module)} for the function's module"
+    if fitting:
+        names = ", ".join(map(repr, _wired_to(fitting[-1])))
+        return f"{text}; there is a {_class(fitting[-1])}, and it is wired to {names or 'none'}"
+    return text
+
+
+def _lacking(container: Any, target: Any, module: str) -> str:
+    """Say what the container that was wired has not."""
+    one = f"the {_class(container)} that is wired to {module!r}"
+    if isinstance(target, str):
+        return f"{one} has no {target!r}{_missed(container, target)}"
+    root = _root(target)
+    for name, each in (container.declarative_parent or container).providers.items():
+        if isinstance(each, providers.DependenciesContainer) and root in each.providers.values():
+            path = f"{name}.{next(key for key, value in each.providers.items() if value is root)}"
+            return (
+                f"the marker names {path}, a placeholder in a DependenciesContainer, and wiring doesn't look behind "
+                f"those. Give the {_class(container)} its {name}, and mark by path: Provide['{path}.transaction']"
+            )
+    named = next(_owners(root), "a provider of no container's class")
+    return (
+        f"{one} isn't of the class that the marker names, {named}: wire a container of that class, or name a provider "
+        "of this one"
+    )
+
+
+def _missed(container: Any, path: str) -> str:
+    """Say which step of the path fails, and why."""
+    taken: list[str] = []
+    place = container
+    for step in path.split("."):
+        if not hasattr(place, step):
+            break
+        place = getattr(place, step)
+        taken.append(step)
+    if isinstance(place, providers.Dependency):
+        return f": {'.'.join(taken)!r} is a placeholder that nothing was provided for"
+    steps = list(getattr(place, "providers", ()))
+    wrong, *rest = path.split(".")[len(taken) :]
+    near = get_close_matches(wrong, steps, n=1)
+    if near:
+        return f". Did you mean {'.'.join([*taken, *near, *rest])!r}?"
+    return f"; it has {', '.join(steps)}" if steps and not taken else ""
+
+
+def _has(container: Any, target: Any) -> bool:
+    if isinstance(target, str):
+        with suppress(AttributeError):
+            return functools.reduce(getattr, target.split("."), container) is not None
+        return target == wiring.ProvidersMap.CONTAINER_STRING_ID
+    declared = container.declarative_parent or container
+    return any(each is _root(target) for each in (declared.__self__, *_below(declared)))
+
+
+def _below(container: Any) -> Iterator[Any]:
+    """The providers that a marker may name: those of the class, which a container copies, and of those in it."""
+    for each in container.providers.values():
+        yield each
+        if isinstance(each, providers.Container):
+            yield from _below(each.container)
+
+
+def _root(provider: Any) -> Any:
+    """The provider at the beginning of a chain of ``.provided``, of an option or of a delegate."""
+    links = (providers.ProvidedInstance, providers.AttributeGetter, providers.ItemGetter, providers.MethodCaller)
+    while isinstance(provider, (*links, providers.Delegate)):
+        provider = provider.provides
+    if isinstance(provider, providers.TypedConfigurationOption):
+        provider = provider.option
+    return provider._get_root() if isinstance(provider, providers.ConfigurationOption) else provider  # noqa: SLF001
+
+
+def _owners(provider: Any) -> Iterator[str]:
+    """Every container class that has it or is it, with its name there, bases first."""
+    classes: list[Any] = [containers.DeclarativeContainer]
+    for each in classes:  # grows meanwhile
+        classes.extend(type.__subclasses__(each))
+        if provider is each.__self__:
+            yield each.__name__
+        yield from (f"{each.__name__}.{name}" for name, value in each.cls_providers.items() if value is provider)
+
+
+def _wired_to(container: Any) -> list[str]:
+    return [each.__name__ for each in (*container.wired_to_modules, *container.wired_to_packages)]
+
+
+def _to_wire(container: Any, more: list[Any], package: str | None) -> Iterator[str]:
+    configured = container.wiring_config
+    for each in (*configured.modules, *configured.packages, *more):
+        yield resolve_name(each, configured.from_package or package) if isinstance(each, str) else each.__name__
+
+
+def _covers(names: Iterable[str], module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def _class(container: Any) -> str:
+    return (container.declarative_parent or type(container)).__name__
+
+
+def _not_called(module: str) -> str:
+    return f"container.wire(modules=[{module!r}]) wasn't called"
+
+
+_CLOSING: Any = wiring.Closing
