@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from wd_di._loop import Batches, TaskWaiter, wake_all
 from wd_di._threads import Deadline, ThreadWaiter, Workers
@@ -126,6 +126,9 @@ class Delivery:
 
     In a transaction a delivered record is still hidden from ``read_committed`` readers until the commit; when the
     transaction aborts, its deliveries report ``aborted``, also those that the broker had stored already.
+
+    A copy is the delivery itself. Pickled it is a picture of that moment: what had no answer then stays ``pending``,
+    and asked for its result raises ``DeliveryTimeoutError`` at once.
     """
 
     __slots__ = ("_callbacks", "_error", "_ledger", "_outbox", "_outcome", "_place", "_waiters", "topic")
@@ -284,8 +287,40 @@ class Delivery:
             for waiter in waiters:
                 waiter.wake_later(batches)
 
+    def __copy__(self) -> Delivery:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Delivery:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        outcome = self._outcome
+        report = self._report() if outcome == "delivered" else None
+        # As the state, not as arguments: the error may list this very delivery.
+        return _picture, (self.topic, self._outbox.pool), (outcome, self._ledger.aborted, report, self._error)
+
+    def __setstate__(self, state: tuple[DeliveryOutcome, bool, DeliveryReport | None, BaseException | None]) -> None:
+        self._outcome, self._ledger.aborted, self._place, self._error = state
+
     def __repr__(self) -> str:
         return f"<Delivery to {self.topic!r}: {self.outcome}>"
+
+
+def _picture(topic: str, pool: str) -> Delivery:
+    """Return what stands for a delivery in a process to which its answer won't come."""
+
+    def refuse() -> NoReturn:
+        raise DeliveryTimeoutError(
+            f"{pool}: this record to {topic!r} had no answer when its Delivery was pickled, and the answer comes where "
+            "the record was sent; it may still be delivered"
+        )
+
+    outbox = Outbox(pool, -1, observer=Observer(), callbacks=_workers, translate=lambda *_: refuse(), hurry=refuse)
+    return Delivery(topic, Ledger(0), outbox)
+
+
+_workers = Workers("wd_di-deliveries", 1)
+"""Run the callbacks of unpickled deliveries."""
 
 
 class Outbox:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from wd_di._threads import Deadline
+from wd_di.errors import uncopyable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +54,9 @@ class Handle:
 
     def _deadline(self, timeout_ms: int | None) -> Deadline:
         return Deadline.of_ms(timeout_ms, self._sender.terms.produce_timeout_ms)
+
+    def __reduce__(self) -> NoReturn:
+        raise uncopyable(self, "it is lent to one borrower until its block ends. Ask the process's own pool for one")
 
     def __repr__(self) -> str:
         ledger = self._sender.ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
-from wd_di.errors import ScopeError, UnopenedScopeError
+from wd_di.errors import ScopeError, UnopenedScopeError, uncopyable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -83,6 +83,9 @@ class Recipe(ABC, Generic[T_co, A_co]):
     ) -> bool | None:
         return await self._take().__aexit__(kind, error, trace)
 
+    def __reduce__(self) -> NoReturn:
+        raise uncopyable(self, "it belongs to its pool. Ask the process's own pool for another")
+
     def _fresh(self) -> Scope[T_co, A_co]:
         if self._scope is not None:
             raise ScopeError(f"{self!r} is open already: ask the pool for another one")
@@ -114,6 +117,9 @@ class Awaited(Generic[A_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self.recipe.__aexit__(kind, error, trace)
+
+    def __reduce__(self) -> NoReturn:
+        raise uncopyable(self.recipe, "it belongs to its pool. Ask the process's own pool for another")
 
     def __repr__(self) -> str:
         return f"async {self.recipe!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +13,28 @@ Outcome = Literal["aborted", "unknown"]
 
 
 class WdDiError(Exception):
-    """Base of all errors that wd_di raises."""
+    """Base of all errors that wd_di raises.
+
+    They can be pickled and copied with all that they carry, but for the cause, which Python leaves behind.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced: Any = super().__reduce__()
+        _, args, *state = reduced
+        return _restored, (type(self), args), *state
+
+
+def _restored(kind: Any, args: tuple[Any, ...]) -> WdDiError:
+    """Make an error without its own ``__init__``, which may want other arguments than it passed on."""
+    error: WdDiError = kind.__new__(kind, *args)
+    builtin: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
+    builtin.__init__(error, *args)
+    return error
+
+
+def uncopyable(thing: object, instead: str) -> TypeError:
+    """Return what is raised when somebody pickles or copies what belongs to its process."""
+    return TypeError(f"{type(thing).__name__} can't be pickled or copied: {instead}")
 
 
 class SettingsError(WdDiError, ValueError):

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import cached_property, partial
 from inspect import iscoroutinefunction
 from json import loads
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeVar, cast, overload
 
 from wd_di._errorlog import LOCK, ErrorLog
 
@@ -392,6 +392,17 @@ class Observer:
                     self._listeners[event] = left
                 else:
                     self._listeners.pop(event, None)
+
+    def __copy__(self) -> Self:
+        return self  # nobody would tell a copy anything; a container copies what its providers are given
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} can't be pickled: its listeners belong to this process. Make one in each process"
+        )
 
     def __repr__(self) -> str:
         with LOCK:

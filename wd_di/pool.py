@@ -10,7 +10,7 @@ import weakref
 from asyncio import _get_running_loop
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from wd_di import _retry
 from wd_di._checkout import Checkout, Desk
@@ -20,7 +20,7 @@ from wd_di._keeper import Keeper
 from wd_di._memory import MemoryBroker
 from wd_di._plan import claim, default_instance, make_plan, release
 from wd_di._threads import Deadline
-from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError
+from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError, uncopyable
 from wd_di.events import (
     ConnectionPoolCreated,
     ConnectionPoolReload,
@@ -421,6 +421,13 @@ class ProducerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise uncopyable(
+            self,
+            "its producers belong to this process. Make a pool in each process, from the same settings; a container "
+            "takes one that exists as providers.Object(pool)",
+        )
 
     def __del__(self) -> None:
         keeper = getattr(self, "_keeper", None)

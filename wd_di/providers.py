@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from weakref import WeakSet
 
 from dependency_injector import containers, providers
 
-from wd_di.errors import PoolClosedError, ScopeError, SettingsError
+from wd_di.errors import PoolClosedError, ScopeError, SettingsError, uncopyable
 from wd_di.pool import ProducerPool
 
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ class PoolResource(providers.Resource[ProducerPool]):
                 "be copied. Make the container first and call its own: container = Container(); container.orders()"
             )
         return super().__deepcopy__(memo)  # type: ignore[return-value]  # the stub names the base class
+
+    def __reduce__(self) -> NoReturn:
+        raise uncopyable(self, "it belongs to its container. Make the container in each process")
 
     @property
     def name(self) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from wd_di.errors import uncopyable
 from wd_di.testing._errors import ClusterError, KafkaUnavailableError
 from wd_di.testing._kraft import HOST
 
@@ -39,6 +40,9 @@ class Cluster(ABC):
     @abstractmethod
     def brokers(self) -> Sequence[Broker]:
         """The brokers, to kill, pause and restart."""
+
+    def __reduce__(self) -> NoReturn:
+        raise uncopyable(self, "it belongs to this process. Hand over its bootstrap_servers")
 
     def __enter__(self) -> Self:
         return self

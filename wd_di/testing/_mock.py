@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from confluent_kafka import cimpl
 
+from wd_di.errors import uncopyable
 from wd_di.testing._errors import ClusterError
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ class MockKafka:
         host, self._host = self._host, None
         if host is not None:
             host.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise uncopyable(self, "it belongs to this process. Hand over its bootstrap_servers")
 
     def __enter__(self) -> Self:
         return self
