@@ -268,12 +268,13 @@ def test_a_container_need_not_be_kept(make):
 
 def test_looking_changes_nothing(make):
     """Neither the containers that are looked at nor their classes get a provider by it."""
-    module = make("why.services")
-    shop, other = Shop(), Other()
-    before = [dict(each.providers) for each in (shop, other, Shop, Other)]
-    said(module)
+    looked_at = (Shop(), Other(), Shop, Other)
+    before = [(dict(each.providers), dict(Other.billing.providers)) for each in looked_at]
+    for marker in ("Shop.orders.transaction", "'billing.nothing.transaction'"):
+        said(make(f"why.services{len(marker)}", marker))
 
-    assert before == [dict(each.providers) for each in (shop, other, Shop, Other)]
+    assert before == [(dict(each.providers), dict(Other.billing.providers)) for each in looked_at]
+    assert "nothing" not in looked_at[1].billing.providers
 
 
 def test_looking_may_fail(make, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 from contextlib import suppress
 from difflib import get_close_matches
@@ -100,28 +99,31 @@ def _lacking(container: Any, target: Any, module: str) -> str:
 
 def _missed(container: Any, path: str) -> str:
     """Say which step of the path fails, and why."""
-    taken: list[str] = []
-    place = container
-    for step in path.split("."):
-        if not hasattr(place, step):
-            break
-        place = getattr(place, step)
-        taken.append(step)
+    place, taken, [wrong, *rest] = _follow(container, path)
     if isinstance(place, providers.Dependency):
         return f": {'.'.join(taken)!r} is a placeholder that nothing was provided for"
     steps = list(getattr(place, "providers", ()))
-    wrong, *rest = path.split(".")[len(taken) :]
     near = get_close_matches(wrong, steps, n=1)
     if near:
         return f". Did you mean {'.'.join([*taken, *near, *rest])!r}?"
     return f"; it has {', '.join(steps)}" if steps and not taken else ""
 
 
+def _follow(container: Any, path: str) -> tuple[Any, list[str], list[str]]:
+    """Go along the path as far as it leads, where a DependenciesContainer would make a placeholder of any name."""
+    place, steps = container, path.split(".")
+    for count, step in enumerate(steps):
+        given = not isinstance(place, providers.DependenciesContainer) or step in place.providers
+        if not given or not hasattr(place, step):
+            return place, steps[:count], steps[count:]
+        place = getattr(place, step)
+    return place, steps, []
+
+
 def _has(container: Any, target: Any) -> bool:
     if isinstance(target, str):
-        with suppress(AttributeError):
-            return functools.reduce(getattr, target.split("."), container) is not None
-        return target == wiring.ProvidersMap.CONTAINER_STRING_ID
+        _, _, missing = _follow(container, target)
+        return not missing or target == wiring.ProvidersMap.CONTAINER_STRING_ID
     declared = container.declarative_parent or container
     return any(each is _root(target) for each in (declared.__self__, *_below(declared)))
 
