@@ -740,6 +740,18 @@ def test_the_global_pool():
     assert not wd_di.is_active()
 
 
+def test_the_global_observer_outlives_a_fake():
+    """Who listens to wd_di.observer hears of the pool that is set up after a test has faked the global one."""
+    heard: list[str] = []
+    with faked(wd_di.default.container, "pool"):
+        pass
+    with wd_di.observer.subscribe("connection_pool.created", lambda event: heard.append(event.pool)):
+        wd_di.setup(settings=PoolSettings(deliver=False))
+        wd_di.close()
+
+    assert ["default"] == heard
+
+
 # -- under async def ---------------------------------------------------------------------------------
 
 

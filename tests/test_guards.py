@@ -5,11 +5,12 @@ import threading
 import time
 from typing import Any
 
+import confluent_kafka
 import pytest
 from confluent_kafka import ThrottleEvent
 from pydantic import SecretStr
 
-from wd_di import PoolOpenError, PoolSettings, ProducerPool, _client, _guards
+from wd_di import PoolOpenError, PoolSettings, ProducerPool, _guards
 from wd_di._client import Fault, KafkaClient, Kind
 from wd_di._delivery import Outbox
 from wd_di._errorlog import ErrorLog
@@ -176,14 +177,14 @@ def test_a_token_source_is_asked_again() -> None:
 def _given(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[KafkaClient, dict[str, Any]]:
     """Return a client and what it gave to confluent-kafka."""
     given: dict[str, Any] = {}
-    real = _client.Producer
+    real = confluent_kafka.Producer
 
     def note(settings: dict[str, Any]) -> Any:
         given.update(settings)
         return real(settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_client, "Producer", note)
+        patch.setattr(confluent_kafka, "Producer", note)
         return connect(config), given
 
 

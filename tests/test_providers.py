@@ -12,6 +12,7 @@ from standin import StandInPool, at_once
 
 from wd_di.errors import PoolClosedError, ScopeError
 from wd_di.providers import PoolResource
+from wd_di.settings import PoolSettings
 
 
 class Settings:
@@ -378,3 +379,22 @@ def test_a_class_override_reaches_new_containers():
 
         assert fake is Container.orders()
     assert fake is container.orders()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"propagation": "nest"}, ValueError, "propagation is one of join, new, mandatory, never, not 'nest'"),
+        ({"timeout_ms": -1}, ValueError, "timeout_ms is -1"),
+        ({"retry": 3}, TypeError, "retry is a wd_di.Retry, not int"),
+        ({"commit_on": (SystemExit,)}, TypeError, "commit_on is a tuple of Exception classes"),
+        ({"attempts": 3}, TypeError, "unexpected keyword argument 'attempts'"),
+    ],
+)
+def test_wrong_options_are_refused_where_they_are_given(options: dict[str, Any], error: type, text: str) -> None:
+    """Not by the first call of the function that wants the transaction; a provider's value is known only then."""
+    pool = PoolResource(PoolSettings(deliver=False))
+    for declare in (pool.transaction_with, pool.async_transaction_with):
+        with pytest.raises(error, match=text):
+            declare(**options)
+        declare(timeout_ms=providers.Object(-1))  # type: ignore[typeddict-item]

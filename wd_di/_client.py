@@ -21,8 +21,13 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._threads import Deadline
-from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError, WdDiError
-from wd_di.settings import SettingsWarning
+from wd_di.errors import (
+    AuthorizationError,
+    DeliveryError,
+    ForkedPoolError,
+    SettingsError,
+    WdDiError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -534,6 +539,8 @@ def check(pool: str, config: Mapping[str, object]) -> None:
             f"{pool}: librdkafka refuses the kafka settings: {_scrubbed(reason, _secrets(config))}"
         ) from None
     if said.names:
+        from wd_di.settings import SettingsWarning  # noqa: PLC0415  (loaded by whoever has settings; it costs pydantic)
+
         text = f"{pool}: a producer ignores {', '.join(said.names)}, which belongs to consumers: leave it out"
         warnings.warn(text, SettingsWarning, stacklevel=4)  # check, _checked_plan, __init__, who made the pool
 

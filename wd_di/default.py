@@ -91,7 +91,8 @@ class DefaultContainer(containers.DeclarativeContainer):
     """
 
     settings: providers.Provider[PoolSettings] = providers.Factory(Environment).provided.wd_di
-    observer: providers.Provider[Observer] = providers.ThreadSafeSingleton(Observer)
+    # Not a singleton: tests that reset those would leave whoever subscribed with an observer that hears nothing.
+    observer: providers.Provider[Observer] = providers.Object(Observer())
     pool: DefaultPool = DefaultPool(name=NAME, provides=_set_up)
 
 

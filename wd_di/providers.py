@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from dependency_injector import containers, providers
 
+from wd_di._scope import Options
 from wd_di.errors import PoolClosedError, ScopeError, SettingsError, uncopyable
 from wd_di.pool import ProducerPool
 
@@ -141,7 +142,11 @@ class PoolResource(providers.Resource[ProducerPool]):
 
         With ``retry`` the injected function is called again as a whole, only after a confirmed abort. It must then be a
         plain function, and this its only producer or transaction.
+
+        Raises:
+            TypeError, ValueError: An option isn't one, or has a value that can't be; a provider is asked later.
         """
+        _check_options(options)
         return ScopeProvider(self.provided.transaction, **options)
 
     @property
@@ -155,7 +160,8 @@ class PoolResource(providers.Resource[ProducerPool]):
         return self.async_transaction_with()
 
     def async_transaction_with(self, **options: Unpack[TransactionOptions]) -> AsyncScopeProvider[AsyncTransaction]:
-        """Return what ``async_transaction`` provides, with the options of ``ProducerPool.transaction``."""
+        """Return what ``async_transaction`` provides; options and errors as of ``transaction_with``."""
+        _check_options(options)
         return AsyncScopeProvider(self.provided.transaction.call(**options), "awaited")
 
     def init(self) -> Any:
@@ -233,6 +239,11 @@ class PoolResource(providers.Resource[ProducerPool]):
         finally:
             self._opening = False
         return pool
+
+
+def _check_options(options: TransactionOptions) -> None:
+    given: dict[str, Any] = {**options}
+    Options(**{name: value for name, value in given.items() if not isinstance(value, providers.Provider)})
 
 
 def _as_is(value: object) -> providers.Provider[Any]:
