@@ -1,9 +1,9 @@
 """A pool of Kafka producers as a provider for dependency-injector containers, over confluent-kafka."""
 
-import atexit
 import sys
 from typing import TYPE_CHECKING
 
+from wd_di._exit import at_exit
 from wd_di._lazy import lazily
 
 if TYPE_CHECKING:
@@ -220,4 +220,4 @@ def _at_exit() -> None:
 
 
 # Here and not with the first pool: what a program registers after its import comes before this, and may still produce.
-atexit.register(_at_exit)
+at_exit(_at_exit)

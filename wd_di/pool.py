@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 import time
 import warnings
 import weakref
 from asyncio import _get_running_loop
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
@@ -435,6 +437,10 @@ class ProducerPool:
             return
         keeper.forgotten = True
         if not keeper.core.closing and keeper.core.inhabited:
+            _forgotten.add(keeper)
+            with suppress(RuntimeError):  # no more threads
+                # Not threading's start, which waits: the collector may be at work inside of that module's own locks.
+                _thread.start_new_thread(_close_forgotten, (keeper,))
             text = f"pool {self.name!r} was never closed: call close(), or use it in 'with'"
             warnings.warn(text, ResourceWarning, 2, source=self)
 
@@ -500,23 +506,40 @@ def _holders(holders: tuple[Holder, ...]) -> str:
 
 
 _pools: weakref.WeakSet[ProducerPool] = weakref.WeakSet()
+_forgotten: weakref.WeakSet[Keeper] = weakref.WeakSet()
+"""What pools have left behind that were collected unclosed; kept alive by the threads that close it."""
+
+
+def _close_forgotten(keeper: Keeper) -> None:
+    """What was produced is still sent, though nobody could ask for it any more."""
+    keeper.close_clients(Deadline(keeper.settings.close_timeout_ms / 1000))
+
+
+def _end_forgotten(keeper: Keeper, deadline: Deadline) -> None:
+    keeper.wait_until(lambda: not keeper.core.in_state(State.IDLE, State.RETIRING), deadline)
+    keeper.seize(FORCE_PATIENCE)
+    keeper.wait_until(lambda: not keeper.core.inhabited, Deadline(FORCE_PATIENCE))
 
 
 def _close_all() -> None:
-    """At interpreter exit: no thread can be started any more, so in sequence, under one deadline; pin what is left.
+    """When the process ends: maybe no thread can be started any more, so in sequence, under one deadline.
 
     Called by the package, which registers it earlier than this module could.
     """
     deadline = Deadline(EXIT_TIMEOUT)
     for pool in tuple(_pools):
-        if not pool._keeper.core.closing:  # noqa: SLF001  (its own module)
+        # One from before a fork that this child hasn't used has nothing to close, and nobody to tell.
+        if not (pool._keeper.core.closing or pool._stale):  # noqa: SLF001  (its own module)
             left_ms = min(int(deadline.left * 1000), pool._settings.close_timeout_ms)  # noqa: SLF001
             # By force: nobody comes back any more, and a transaction left open would block readers until its time-out.
             pool.close(timeout_ms=left_ms, force=True)
+    for keeper in tuple(_forgotten):
+        _end_forgotten(keeper, deadline)
     pin_all()
 
 
 def _after_fork_in_child() -> None:
+    _forgotten.clear()
     for pool in tuple(_pools):
         pool._after_fork()  # noqa: SLF001  (its own module)
 
