@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from wd_di._handle import Handle
+from wd_di._loop import refuse_outside_of_a_task
 from wd_di._record import prepare, prepare_all
 from wd_di._threads import Deadline
 from wd_di.errors import QueueFullError, ScopeError
@@ -89,6 +90,7 @@ class AsyncProducer(Handle):
 
     async def flush(self, *, timeout_ms: int | None = None) -> None:
         """Wait until every record that this borrower produced has its answer; as ``Producer.flush``."""
+        refuse_outside_of_a_task(self._sender.terms.pool)
         sender = self._sending() or self._sender
         sender.refuse_if_ended()
         await sender.settle_async(list(sender.ledger.pending), self._deadline(timeout_ms))
@@ -100,6 +102,7 @@ class AsyncProducer(Handle):
         Raises:
             QueueFullError: It stayed full.
         """
+        refuse_outside_of_a_task(self._sender.terms.pool)
         sender, deadline = self._sender, self._deadline(timeout_ms)
         while sender.client.full_at is not None and sender.client.owes() > sender.client.full_at * ROOM:
             if deadline.passed:
@@ -119,6 +122,7 @@ class AsyncProducer(Handle):
         return sender.send_all(records, Deadline(0))
 
     async def _sync(self, records: list[Prepared], timeout_ms: int | None) -> list[DeliveryReport]:
+        refuse_outside_of_a_task(self._sender.terms.pool)
         deadline, sender = self._deadline(timeout_ms), self._sending()
         if sender is None:
             return await self._implicitly(records, deadline)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wd_di._async_producer import AsyncProducer
 from wd_di._handle import InTransaction
-from wd_di._loop import outwaited
+from wd_di._loop import outwaited, refuse_outside_of_a_task
 
 if TYPE_CHECKING:
     from wd_di._handle import Held
@@ -27,4 +27,5 @@ class AsyncTransaction(InTransaction, AsyncProducer):
 
     async def send_offsets(self, offsets: Any, group_metadata: Any, *, timeout_ms: int | None = None) -> None:
         """Commit a consumer group's offsets with this transaction (KIP-447); as ``Transaction.send_offsets``."""
+        refuse_outside_of_a_task(self._unit.terms.pool)
         await outwaited(self._unit.terms.jobs, lambda: self._unit.send_offsets(offsets, group_metadata, timeout_ms))

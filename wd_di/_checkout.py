@@ -13,7 +13,7 @@ from wd_di._async_producer import AsyncProducer
 from wd_di._async_transaction import AsyncTransaction
 from wd_di._client import Kind
 from wd_di._core import Lease, Retirement
-from wd_di._loop import TaskWaiter
+from wd_di._loop import TaskWaiter, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._producer import Producer
 from wd_di._recipe import Recipe
 from wd_di._sender import Sender
@@ -319,6 +319,7 @@ class Borrowing:
         self._hold: Hold | None = None
 
     def __enter__(self) -> Producer:
+        refuse_in_trio(self._desk.keeper.name)
         held = self._desk.current() if self._ambient else None
         if held is not None:
             return held.handle()
@@ -333,6 +334,7 @@ class Borrowing:
             self._desk.give_back(hold)
 
     async def __aenter__(self) -> AsyncProducer:
+        refuse_outside_of_a_task(self._desk.keeper.name)
         held = self._desk.current() if self._ambient else None
         if held is not None:
             return held.async_handle()

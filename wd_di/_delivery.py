@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
-from wd_di._loop import Batches, TaskWaiter, wake_all
+from wd_di._loop import Batches, TaskWaiter, refuse_outside_of_a_task, wake_all
 from wd_di._threads import Deadline, ThreadWaiter, Workers
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
@@ -206,6 +206,7 @@ class Delivery:
                 self._forget(waiter)
 
     async def _answer(self) -> DeliveryReport:
+        refuse_outside_of_a_task(self._outbox.pool)
         await self.decided(Deadline(self._ledger.timeout_ms / 1000))
         return self.result(0)
 

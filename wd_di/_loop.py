@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import _get_running_loop
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from wd_di.errors import ScopeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +18,40 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Batches = dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
 """Who is to be woken, by loop: one wake-up for each loop, however many wait there."""
+
+
+def refuse_outside_of_a_task(what: str) -> None:
+    """Refuse a coroutine that no asyncio task runs: who holds what is told by the task.
+
+    Raises:
+        ScopeError: Another library runs it, such as trio, or it is driven by hand.
+    """
+    if _get_running_loop() is None or asyncio.current_task() is None:
+        raise ScopeError(
+            f"{what}: this needs asyncio, and here runs trio. With anyio, say anyio.run(main, backend='asyncio'), and "
+            "in tests give a fixture anyio_backend that returns 'asyncio'"
+            if in_trio()
+            else f"{what}: this needs asyncio, and no task of asyncio's runs here: await it in one, as by asyncio.run()"
+        )
+
+
+def refuse_in_trio(what: str) -> None:
+    """Refuse a block that other tasks of the same thread could enter meanwhile, and would take for theirs.
+
+    Raises:
+        ScopeError: This is a task of trio's.
+    """
+    if in_trio():
+        raise ScopeError(
+            f"{what}: trio runs in this thread, whose tasks can't be told apart: do all of it in one function, by "
+            "trio.to_thread.run_sync"
+        )
+
+
+def in_trio() -> bool:
+    """Whether trio runs this thread; it is never imported for that."""
+    lowlevel = sys.modules.get("trio.lowlevel")
+    return lowlevel is not None and getattr(lowlevel, "in_trio_run", bool)() is True
 
 
 class TaskWaiter:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from wd_di._loop import refuse_outside_of_a_task
 from wd_di.errors import DeliveryError, TransactionError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def run(scope: TransactionScope, fn: Callable[[Transaction], R]) -> R | None:
 
 async def run_async(scope: TransactionScope, fn: Callable[[AsyncTransaction], Awaitable[R]]) -> R | None:
     """Await ``fn(tx)`` inside the scope, as :func:`run` calls it."""
+    refuse_outside_of_a_task(repr(scope))
     retry = scope.options.retry or Retry(attempts=1)
     attempt = 1
     while True:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 from wd_di._async_transaction import AsyncTransaction
 from wd_di._checkout import owner
-from wd_di._loop import outwaited
+from wd_di._loop import outwaited, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._recipe import Recipe
 from wd_di._retry import Retry, exception_classes
 from wd_di._sender import refuse_on_loop
@@ -101,6 +101,7 @@ class Run:
         return not self._joined
 
     def __enter__(self) -> Transaction:
+        refuse_in_trio(self._rules.terms.pool)
         held = self._look()
         if not self._joined:
             refuse_on_loop("a transaction", self._rules.terms)
@@ -121,6 +122,7 @@ class Run:
             unit.run_hooks()
 
     async def __aenter__(self) -> AsyncTransaction:
+        refuse_outside_of_a_task(self._rules.terms.pool)
         held = self._look()
         if not self._joined:
             held = self._hold = held or await self._borrow_async()

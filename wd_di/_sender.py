@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wd_di._client import Client, Fault, Kind
 from wd_di._delivery import Delivery, DeliveryReport, Ledger
+from wd_di._loop import in_trio
 from wd_di.errors import (
     AuthorizationError,
     CheckoutReturnedError,
@@ -228,7 +229,7 @@ class Sender:
 
 def refuse_on_loop(what: str, terms: Terms) -> None:
     """Refuse a call that would block the event loop which runs in this thread."""
-    if _get_running_loop() is not None and not terms.allow_blocking_in_loop:
+    if (_get_running_loop() is not None or in_trio()) and not terms.allow_blocking_in_loop:
         raise ScopeError(
             f"{terms.pool}: {what} would block the event loop that runs in this thread: use 'async with' and await "
             "its calls, move it to asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"

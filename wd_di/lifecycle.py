@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from dependency_injector import containers, providers
 
 from wd_di import _diagnosis
-from wd_di._loop import outwaited
+from wd_di._loop import outwaited, refuse_outside_of_a_task
 from wd_di._threads import Workers
 from wd_di.errors import ScopeError
 from wd_di.providers import PoolResource
@@ -105,6 +105,7 @@ class Running(Generic[C]):
         self._stop(error)
 
     async def __aenter__(self) -> C:
+        refuse_outside_of_a_task("running")  # first: what was wired and opened could never be awaited closed
         try:
             self._wire()
             await outwaited(_workers, lambda: open_pools(self._container))

@@ -19,6 +19,7 @@ from wd_di._checkout import Checkout, Desk
 from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
 from wd_di._keeper import Keeper
+from wd_di._loop import in_trio
 from wd_di._memory import MemoryBroker
 from wd_di._plan import claim, default_instance, make_plan, release
 from wd_di._threads import Deadline
@@ -210,7 +211,7 @@ class ProducerPool:
             if self._opened:
                 return
         self._keeper.start()
-        if self._settings.open_policy == "fail" and _get_running_loop() is None:
+        if self._settings.open_policy == "fail" and _get_running_loop() is None and not in_trio():
             try:
                 self._connect(deadline)
             except BaseException:

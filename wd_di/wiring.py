@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from dependency_injector import providers, wiring
 
 from wd_di import _calls, _diagnosis
+from wd_di._loop import refuse_outside_of_a_task
 from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class _Shape:
         self._positional = _positional(signature)
         first = (index for index, name in enumerate(self._positional) if name in markers)
         self._first = next(first, sys.maxsize)
+        self._awaited = [name for name, marker in markers.items() if isinstance(_target(marker), AsyncScopeProvider)]
         self.wanted = _wanted(fn, signature, markers)
 
     def show(self, run: Function) -> Function:
@@ -112,6 +114,11 @@ class _Shape:
         self._signature.bind_partial(*args, **kwargs)  # raises what Python would
         named = zip(self._positional[self._first :], args[self._first :], strict=False)
         return args[: self._first], {**kwargs, **dict(named)}
+
+    def refuse_outside_of_a_task(self, kwargs: dict[str, Any]) -> None:
+        """Before dependency-injector opens the pools whose scopes only a task can open."""
+        if not all(name in kwargs for name in self._awaited):
+            refuse_outside_of_a_task(self.wanted.function)
 
     def _like(self, run: Function, signature: inspect.Signature) -> Function:
         functools.update_wrapper(run, self._fn)
@@ -144,6 +151,7 @@ def _coroutine(fn: Function, shape: _Shape) -> Function:
 
     async def run(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = shape.by_name(args, kwargs)
+        shape.refuse_outside_of_a_task(kwargs)
         return await filled(*args, **kwargs)
 
     return run
@@ -160,6 +168,7 @@ def _async_generator(fn: Function, shape: _Shape) -> Function:
     @asynccontextmanager
     async def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[_Arguments, None]:
         args, kwargs = shape.by_name(args, kwargs)
+        shape.refuse_outside_of_a_task(kwargs)
         lent = filled(**kwargs)
         try:
             yield args, await anext(lent)
