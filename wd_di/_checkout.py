@@ -13,6 +13,7 @@ from wd_di._async_producer import AsyncProducer
 from wd_di._async_transaction import AsyncTransaction
 from wd_di._client import Kind
 from wd_di._core import Lease, Retirement
+from wd_di._green import current_greenlet
 from wd_di._loop import TaskWaiter, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._producer import Producer
 from wd_di._recipe import Recipe
@@ -367,7 +368,7 @@ def _unfit(client: Client) -> Retirement | None:
 
 
 def owner() -> object:
-    """Who asks: the running task, else the thread. Not their numbers, since those are used again.
+    """Who asks: the running task, else the greenlet, else the thread. Not their numbers, since those are used again.
 
     A task is told by its one weak reference: if its loop is closed under it, it is collected, and so gives back.
     """
@@ -375,7 +376,7 @@ def owner() -> object:
         task = asyncio.current_task()
         if task is not None:
             return weakref.ref(task)
-    return threading.current_thread()
+    return current_greenlet() or threading.current_thread()
 
 
 def _place() -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
+from wd_di._green import yielding
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._threads import Deadline
 from wd_di.errors import (
@@ -275,7 +276,7 @@ class KafkaClient:
 
     def poll(self, seconds: float) -> None:
         """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
-        self._serve(lambda handle: handle.poll(seconds))
+        self._serve(lambda handle: handle.poll(seconds), blocking=seconds > 0)
 
     def flush(self, seconds: float) -> None:
         """Send at once, whatever ``linger.ms`` says, and serve callbacks; ask the outbox for what is left."""
@@ -310,6 +311,9 @@ class KafkaClient:
         settled = self.fault is None and len(handle) == 0
         if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
             self._serve_on(handle.close)
+        dropped = [handle]
+        del handle
+        yielding(dropped.clear)
 
     def pin(self) -> None:
         """After a fork, in the child: keep the handle for ever and never touch it.
@@ -329,7 +333,7 @@ class KafkaClient:
         if handle is None:
             raise self._closed()
         try:
-            call(handle)
+            yielding(lambda: call(handle))
         except SystemError as error:
             _raise_interrupt(error)
             raise
@@ -338,16 +342,16 @@ class KafkaClient:
         finally:
             self._settle()
 
-    def _serve(self, call: Callable[[cimpl.Producer], object]) -> None:
+    def _serve(self, call: Callable[[cimpl.Producer], object], *, blocking: bool = True) -> None:
         handle = self._handle
         if handle is None:
             raise self._closed()
-        self._serve_on(lambda: call(handle))
+        self._serve_on(lambda: call(handle), blocking=blocking)
 
-    def _serve_on(self, call: Callable[[], object]) -> None:
+    def _serve_on(self, call: Callable[[], object], *, blocking: bool = True) -> None:
         """A call whose errors concern the client as a whole: they are kept, not raised."""
         try:
-            call()
+            yielding(call) if blocking else call()
         except SystemError as error:
             _raise_interrupt(error)
             raise

@@ -682,5 +682,7 @@ class Core:
 def _name(owner: object) -> str:
     if isinstance(owner, threading.Thread):
         return f"thread {owner.name!r}"
+    if hasattr(owner, "gr_frame"):
+        return f"greenlet {getattr(owner, 'name', owner)!r}"
     task = owner() if isinstance(owner, weakref.ref) else owner
     return f"task {getattr(task, 'get_name', task.__repr__)()!r}"

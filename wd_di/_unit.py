@@ -267,9 +267,6 @@ class Unit(Sender):
             if asked:
                 self.client.poll(deadline.slice(BREATH))
             self.client.commit(deadline.slice(SLICE))
-        except (KeyboardInterrupt, SystemExit) as raised:
-            self._outwait(raised)
-            return False
         except Fault as fault:
             if fault.kind is not Kind.RETRIABLE:
                 self._commit_refused(fault, deadline, asked=asked)
@@ -277,10 +274,15 @@ class Unit(Sender):
                 text = f"no answer within {self._rules.commit_timeout * 1000:.0f} ms{because(self.client)}"
                 raise self._in_doubt(text) from fault
             return False
+        except BaseException as raised:
+            if isinstance(raised, Exception):
+                raise
+            self._outwait(raised)
+            return False
         return True
 
     def _outwait(self, interrupt: BaseException) -> None:
-        """Keep a first Ctrl-C until the answer has come; a second one gives up, in doubt."""
+        """Keep a first Ctrl-C, or a greenlet's kill, until the answer has come; a second one gives up, in doubt."""
         if self._interrupt is not None:
             raise self._in_doubt(f"interrupted twice{because(self.client)}") from interrupt
         self._interrupt = interrupt

@@ -18,6 +18,7 @@ from wd_di import _retry
 from wd_di._checkout import Checkout, Desk
 from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
+from wd_di._green import refuse_eventlet
 from wd_di._keeper import Keeper
 from wd_di._loop import in_trio
 from wd_di._memory import MemoryBroker
@@ -103,6 +104,7 @@ class ProducerPool:
         observer: Observer | None = None,
     ) -> None:
         self.name = name
+        refuse_eventlet(name)
         settings = checked_pool(name, settings)
         self.observer: Observer = checked_observer(name, observer)
         self._configure = configure
