@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import importlib
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import httpx
@@ -11,7 +13,7 @@ from dependency_injector import containers
 from dependency_injector.wiring import Provide
 from fastapi import BackgroundTasks, Depends, FastAPI
 
-from wd_di import AsyncTransaction, PoolResource, PoolSettings, Transaction, inject, injected
+from wd_di import AsyncTransaction, PoolResource, PoolSettings, ScopeError, Transaction, inject, injected, lifespan
 from wd_di.testing import FakePool
 
 
@@ -168,3 +170,56 @@ async def test_a_background_task_has_a_transaction_of_its_own(orders: FakePool) 
     assert [reply.json()] != seen_later
     assert 1 == len(seen_later)
     assert 2 == sum(event.name == "transaction.committed" for event in orders.events)
+
+
+# -- where a lifespan runs -------------------------------------------------------------------------
+
+
+class Unwired(containers.DeclarativeContainer):
+    """A container that a lifespan has to wire."""
+
+    orders = PoolResource(PoolSettings(deliver=False, transactional_id="unwired-{index}", instance="tests"))
+
+
+@inject
+async def _endpoint(tx: AsyncTransaction = injected(Unwired.orders.async_transaction)) -> None:
+    tx.produce_async("orders", "tea")
+
+
+def application() -> FastAPI:
+    """Return an application with a lifespan."""
+    application = FastAPI(lifespan=lifespan(Unwired(), modules=[__name__]))
+    application.post("/")(_endpoint)
+    return application
+
+
+def mounted(outer: FastAPI) -> FastAPI:
+    """Return the application with one mounted below it."""
+    outer.mount("/mounted", application())
+    return outer
+
+
+@pytest.fixture
+def client_of() -> Callable[[FastAPI], Any]:
+    """FastAPI's client for tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would rather have the successor of httpx
+        return importlib.import_module("fastapi.testclient").TestClient
+
+
+def test_a_mounted_applications_lifespan_does_not_run(client_of: Callable[[FastAPI], Any]) -> None:
+    """Only the outermost application's lifespan runs, and so only that wires and opens."""
+    with client_of(mounted(FastAPI())) as client, pytest.raises(ScopeError, match="nothing was injected"):
+        client.post("/mounted/")
+
+    with client_of(mounted(application())) as client:
+        assert 200 == client.post("/mounted/").status_code
+
+
+def test_a_client_for_tests_runs_the_lifespan_only_as_a_context(client_of: Callable[[FastAPI], Any]) -> None:
+    """Without `with`, the client of FastAPI wires and opens nothing."""
+    with pytest.raises(ScopeError, match="nothing was injected"):
+        client_of(application()).post("/")
+
+    with client_of(application()) as client:
+        assert 200 == client.post("/").status_code
