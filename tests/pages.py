@@ -144,6 +144,26 @@ def shows(shown: str, printed: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, shown.strip().split(VARIES))), printed.strip(), re.DOTALL) is not None
 
 
+def dead_links(page: Path) -> list[str]:
+    """Return the page's links into the repository that lead to nothing, or to a heading that isn't there."""
+    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text())
+    return [target for target in targets if not _is_there(page, target)]
+
+
+def _is_there(page: Path, target: str) -> bool:
+    name, _, heading = target.partition("#")
+    path = page.parent / name if name else page
+    return path.exists() and (not heading or heading in _headings(path))
+
+
+def _headings(page: Path) -> list[str]:
+    return [_slug(heading) for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)]
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def _examples(path: Path, languages: Mapping[str, Callable[[Example], None]]) -> Iterator[Example]:
     parsers = [CodeBlockParser(name, evaluate) for name, evaluate in languages.items()]
     return iter(Sybil(parsers).parse(path).examples())

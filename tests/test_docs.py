@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 
 import wd_di
-from tests.pages import ROOT, Page, blocks, files, in_folder, shows
+from tests.pages import ROOT, Page, blocks, dead_links, files, in_folder, shows
 from wd_di import FencedError, KafkaSettings, PoolSettings, ProducerPool, SettingsWarning, errors, events, testing
 from wd_di.settings import dotted
 from wd_di.testing import _mock
@@ -96,9 +96,7 @@ def test_fragments_are_of_a_known_type() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=_short)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link of a page to another one leads to a file, and to a heading if it names one."""
-    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text())
-
-    assert [] == [target for target in targets if not _is_there(page, target)]
+    assert [] == dead_links(page)
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -173,20 +171,6 @@ def test_every_public_name_has_its_entry() -> None:
 
 def _is_ours(each: object, base: type[BaseException]) -> bool:
     return isinstance(each, type) and issubclass(each, base) and each.__module__ == errors.__name__
-
-
-def _is_there(page: Path, target: str) -> bool:
-    name, _, heading = target.partition("#")
-    path = page.parent / name if name else page
-    return path.is_file() and (not heading or heading in _headings(path))
-
-
-def _headings(page: Path) -> list[str]:
-    return [_slug(heading) for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)]
-
-
-def _slug(heading: str) -> str:
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _forget_topic(kafka: MockKafka, topic: str) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from examples.departures import report
 from examples.departures.publishing import Score
 from examples.departures.readers import Seen
-from tests.pages import ROOT, Page, blocks, in_folder
+from tests.pages import ROOT, Page, blocks, dead_links, in_folder
 from wd_di import PoolSettings
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ def test_the_settings_table_is_complete():
 
 
 def test_links_lead_somewhere():
-    """What the page links to in the repository is there."""
-    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", README.read_text())
-
-    assert [] == [target for target in targets if not (ROOT / target).exists()]
+    """What the page links to in the repository is there, and so is the heading if it names one."""
+    assert [] == dead_links(README)
 
 
 def _lines(text: str) -> list[str]:

@@ -93,10 +93,10 @@ def readable(servers: str, topic: str, *, timeout_ms: int = TIMEOUT_MS) -> int:
         return _end(consumer, TopicPartition(topic, 0), timeout_ms)
 
 
-def committed(servers: str, group: str, topic: str, *, timeout_ms: int = TIMEOUT_MS) -> int:
-    """Return the group's committed offset of partition 0; negative if it has none."""
+def committed(servers: str, group: str, topic: str, partition: int = 0, *, timeout_ms: int = TIMEOUT_MS) -> int:
+    """Return the group's committed offset of a partition; negative if it has none."""
     with closing(_reader(servers, "read_committed", **{"group.id": group})) as consumer:
-        return consumer.committed([TopicPartition(topic, 0)], timeout=timeout_ms / 1000)[0].offset
+        return consumer.committed([TopicPartition(topic, partition)], timeout=timeout_ms / 1000)[0].offset
 
 
 def _reader(servers: str, isolation: Isolation, **config: Any) -> Consumer:

@@ -59,13 +59,16 @@ def committed(kafka: LocalKafka, topic: str, count: int) -> list[bytes | None]:
     Not those up to the partition's end: a commit is answered before its markers are written, so that the last stable
     offset follows a moment later.
     """
-    config = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "g", "isolation.level": "read_committed"}
-    consumer = Consumer({**config, **QUIET})
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    try:
-        return [message.value() for message in consumer.consume(count, DEADLINE_S)]
-    finally:
-        consumer.close()
+    config = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "group.id": "g",
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        **QUIET,
+    }
+    with Consumer(config) as consumer:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        return [message.value() for message in consumer.consume(count, DEADLINE_S) if message.error() is None]
 
 
 def refuses(port: int) -> bool:

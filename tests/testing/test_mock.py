@@ -35,12 +35,15 @@ def test_clients_share_the_cluster(mock_kafka):
     producer.produce(topic, b"hello")
     producer.flush(DEADLINE_S)
 
-    consumer = Consumer({"bootstrap.servers": mock_kafka.bootstrap_servers, "group.id": "g", **QUIET})
+    consumer = Consumer(
+        {"bootstrap.servers": mock_kafka.bootstrap_servers, "group.id": "g", "enable.auto.commit": False, **QUIET}
+    )
     consumer.assign([TopicPartition(topic, 0, 0)])
     message = consumer.poll(DEADLINE_S)
     consumer.close()
 
     assert message is not None
+    assert message.error() is None
     assert b"hello" == message.value()
 
 
