@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 import pytest
@@ -49,7 +50,7 @@ Make = Callable[..., ModuleType]
 def make(monkeypatch) -> Iterator[Make]:
     """Makes modules whose function ``place`` names the given marker."""
     gc.collect()  # the containers of earlier tests
-    monkeypatch.setattr(_diagnosis, "_unwired", set())
+    monkeypatch.setattr(_diagnosis, "_stopped", WeakKeyDictionary())
     made = []
 
     def module(name: str, marker: str = "Shop.orders.transaction", source: str = MARKED) -> ModuleType:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _waiting: WeakKeyDictionary[Callable[..., Any], tuple[Any, list[Any], str | None]] = WeakKeyDictionary()
 """Lifespans that a framework hasn't entered yet, each with its container and what it wires besides, seen from where."""
-_unwired: set[str] = set()
-"""Modules and packages whose container has stopped."""
+_stopped: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""Of which containers one has stopped, by their class, with the modules and packages that it was wired to."""
 
 
 def waits(lifespan: Callable[..., Any], container: containers.Container, more: list[Any], package: str | None) -> None:
@@ -32,7 +32,7 @@ def started(lifespan: Callable[..., Any]) -> None:
 
 def stops(container: containers.Container) -> None:
     """Note what is about to be unwired because its container stops."""
-    _unwired.update(_wired_to(container))
+    _stopped.setdefault(container.declarative_parent or container, set()).update(_wired_to(container))
 
 
 def why(function: Callable[..., Any], marker: Any) -> str:
@@ -58,17 +58,17 @@ def _reason(module: str, marker: Any) -> str:
             f"{module!r} was wired before this function was made, or another container's unwire() has taken it back: "
             f"call container.wire(modules=[{module!r}]) now, or use running(container), which does it at the start"
         )
-    return _lacking(wired[-1], marker.provider, module) if wired else _unseen(module, fitting)
+    return _lacking(wired[-1], marker.provider, module) if wired else _unseen(module, fitting, marker.provider)
 
 
-def _unseen(module: str, fitting: list[Any]) -> str:
+def _unseen(module: str, fitting: list[Any], target: Any) -> str:
     """Say why no container looks at the module."""
     if module == "__main__":
         return (
             "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
             "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
         )
-    if _covers(_unwired, module):
+    if any(_covers(names, module) and _has(owner, target) for owner, names in _stopped.items()):
         return f"{_not_called(module)} again since its container was stopped: call it while running(...) lasts"
     text = f"{_not_called(module)} for the function's module"
     if fitting:
@@ -124,7 +124,7 @@ def _has(container: Any, target: Any) -> bool:
     if isinstance(target, str):
         _, _, missing = _follow(container, target)
         return not missing or target == wiring.ProvidersMap.CONTAINER_STRING_ID
-    declared = container.declarative_parent or container
+    declared = getattr(container, "declarative_parent", None) or container  # itself, where it is the class
     return any(each is _root(target) for each in (declared.__self__, *_below(declared)))
 
 
