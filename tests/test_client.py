@@ -46,7 +46,14 @@ def connect(
     config |= {key.replace("_", "."): value for key, value in given.items()}
     client = KafkaClient(config, transactional_id, trouble=trouble)
     client.outbox = Outbox(
-        "orders", 0, observer=Observer(), callbacks=Workers("w", 1), translate=client.verdict, hurry=lambda: None
+        "orders",
+        0,
+        observer=Observer(),
+        callbacks=Workers("w", 1),
+        translate=client.verdict,
+        hurry=lambda: None,
+        topics=client.topics,
+        trouble=client.next_trouble,
     )
     return client
 
@@ -365,6 +372,163 @@ def test_statistics(kafka):
 
     assert heard[0].startswith("{")
     assert 0 == silent.owes()
+
+
+def note(client: KafkaClient, code: int, text: str) -> None:
+    """Let librdkafka tell of an error that concerns no call."""
+    client._note(KafkaError(code, text))
+
+
+REFUSED, DOWN = (KafkaError._TRANSPORT, "Connection refused"), (KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
+NO_HOST, NO_LOGIN = (KafkaError._RESOLVE, "Failed to resolve 'h:1'"), (KafkaError._AUTHENTICATION, "no such user")
+
+
+@pytest.mark.parametrize(
+    ("errors", "kept"),
+    [
+        ([NO_HOST, DOWN], NO_HOST),
+        ([NO_LOGIN, REFUSED, DOWN], NO_LOGIN),
+        ([REFUSED, NO_HOST], NO_HOST),
+        ([DOWN, REFUSED], REFUSED),
+    ],
+)
+def test_last_error_is_the_telling_one(kafka, errors, kept):
+    """A summary never takes the place of its cause, nor a lost connection that of a refused login."""
+    client = connect(kafka, None)
+    for error in errors:
+        note(client, *error)
+        client.poll(0)
+
+    assert kept[1] in client.last_error
+
+
+def test_success_ends_an_error(kafka):
+    """A record that was stored since, or a call that a broker answered, ends what went wrong before."""
+    client = connect(kafka, None)
+    note(client, *REFUSED)
+    client.poll(0)
+    before = client.last_error
+    answer(client, produce(client))
+    by_record = client.last_error
+    note(client, *REFUSED)
+    client.poll(0)
+    client.probe(5)
+
+    assert "Connection refused" in before
+    assert [None, None] == [by_record, client.last_error]
+
+
+@pytest.mark.parametrize(("first", "expected"), [("error", None), ("record", "Connection refused [_TRANSPORT]")])
+def test_errors_and_answers_keep_their_order(kafka, first, expected):
+    """Of an error and an answer that one poll brings, the later one counts."""
+    client = connect(kafka, None)
+    if first == "error":
+        note(client, *REFUSED)
+    delivery = produce(client)
+    client._handle.flush(5)  # the answer has arrived, and isn't settled yet
+    if first == "record":
+        note(client, *REFUSED)
+    client.poll(0)
+
+    assert delivery.done()
+    assert expected == client.last_error
+
+
+def test_an_error_during_the_call_explains_it(kafka):
+    """What went wrong while a call waited is told by it, although another broker answered since; later it is not."""
+    client, started = connect(kafka, None), time.monotonic()
+    note(client, *REFUSED)
+    client.poll(0)
+    answer(client, produce(client))
+
+    assert "Connection refused" in client.last_error_since(started)
+    assert client.last_error_since(time.monotonic()) is None
+
+
+def test_an_old_error_explains_nothing(kafka, monkeypatch):
+    """What went wrong long ago is no cause of what fails today."""
+    client = connect(kafka, None)
+    note(client, *REFUSED)
+    client.poll(0)
+    monkeypatch.setattr("wd_di._troubles.FRESH", 0.0)
+
+    assert client.last_error is None
+
+
+def test_a_summary_alone_is_not_told_at_once(kafka, monkeypatch):
+    """All brokers down, without a cause, is an idle connection that was closed, unless records stay unanswered."""
+    told: list[Exception] = []
+    client = connect(kafka, None, trouble=told.append, linger_ms=5_000)
+    monkeypatch.setattr("wd_di._client.CAUSE_AFTER", 0.0)
+    note(client, *DOWN)
+    client.poll(0)
+    client.poll(0)
+    idle = list(told)
+    delivery = produce(client)
+    note(client, *DOWN)
+    client.poll(0)
+    client.poll(0)
+
+    assert [] == idle
+    assert ["1/1 brokers are down [_ALL_BROKERS_DOWN]"] == [str(error) for error in told]
+    assert not delivery.done()
+    end(client)
+
+
+# -- topics ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 4_000),
+        ({"message.timeout.ms": 3_000}, 1_500),
+        ({"message.timeout.ms": 0}, 4_000),
+        ({"transaction.timeout.ms": 6_000}, 3_000),
+        ({"message.timeout.ms": "wrong"}, 4_000),
+    ],
+)
+def test_a_topics_time_to_appear(given, expected):
+    """An unknown topic's records fail before they expire, and after 4 s."""
+    assert expected == _client._propagation_ms(given)
+
+
+def test_ask(kafka):
+    """Asking for a topic tells how many partitions it has; with no broker nothing is learnt."""
+    client = connect(kafka, None)
+    answered = client.ask("orders", 5)
+    count = client.topics.answer_for("orders").partitions
+    kafka.broker_down(1)
+    client.topics = type(client.topics)()
+
+    assert answered
+    assert count >= 1
+    assert not client.ask("orders", 0.2)
+    assert client.topics.answer_for("orders") is None
+    end(client)
+    assert not client.ask("orders", 0.2)
+
+
+def test_renew(kafka):
+    """A partition that isn't there is asked for thrice, and then not again within a second; one that is, once."""
+    client, asked = connect(kafka, None), []
+    ask = client.ask
+    client.ask = lambda topic, seconds: asked.append(topic) or ask(topic, seconds)
+    found = client.renew("orders", 0, Deadline(5))
+    lost = [client.renew("orders", 99, Deadline(5)) for _ in range(2)]
+
+    assert [True, False, False] == [found, *lost]
+    assert 1 + len(_client.RENEWALS) == len(asked)
+
+
+def test_an_unknown_partition_says_which_there_are(kafka):
+    """A record for a partition that isn't there is refused with the number of those that are."""
+    client = connect(kafka, None)
+    client.ask("orders", 5)
+    last = client.topics.answer_for("orders").partitions - 1
+    _, told = client.verdict(KafkaError(KafkaError._UNKNOWN_PARTITION), "orders")
+
+    assert (f"0 to {last}" if last else "only partition 0") in str(told)
 
 
 # -- secrets -----------------------------------------------------------------------------------------

@@ -388,6 +388,16 @@ def test_a_success_clears_what_went_wrong_before() -> None:
     assert not bench.core.hopeless
 
 
+def test_an_old_failure_explains_nothing() -> None:
+    """What went wrong long ago is no cause of what goes wrong today."""
+    bench = Bench(size=1)
+    bench.queue()
+    bench.fail(bench.slots[0])
+    bench.now += 3_600
+
+    assert bench.core.last_error is None
+
+
 def test_what_no_waiting_cures_is_said_at_once_while_it_backs_off() -> None:
     """Whoever comes right after a permanent failure doesn't wait for the next try; who comes later starts it."""
     bench = Bench(size=1)

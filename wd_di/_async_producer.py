@@ -6,10 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from wd_di._handle import Handle
-from wd_di._loop import refuse_outside_of_a_task
+from wd_di._loop import outwaited, refuse_outside_of_a_task
 from wd_di._record import prepare, prepare_all
+from wd_di._sender import outdated
 from wd_di._threads import Deadline
-from wd_di.errors import QueueFullError, ScopeError
+from wd_di.errors import DeliveryError, QueueFullError, ScopeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,14 +132,28 @@ class AsyncProducer(Handle):
         return sender.reports(deliveries)
 
     async def _send(self, sender: Sender, record: Prepared, deadline: Deadline) -> Delivery:
+        renewed = False
         while True:
             try:
                 return sender.send(*record, Deadline(0))
+            except DeliveryError as error:
+                fault = outdated(error)
+                if fault is None or renewed:
+                    raise
             except QueueFullError:
                 if deadline.passed:
                     raise
                 await asyncio.sleep(ROOM_NAP)  # a record larger than the whole queue finds it full when it is empty
                 await self.drain(timeout_ms=int(deadline.left * 1000))
+                continue
+            renewed = await self._renewed(sender, record, deadline)
+            if not renewed:
+                raise sender.refused(fault, record[0]) from fault
+
+    async def _renewed(self, sender: Sender, record: Prepared, deadline: Deadline) -> bool:
+        topic, fields = record
+        partition = fields.get("partition", -1)
+        return await outwaited(sender.terms.jobs, lambda: sender.client.renew(topic, partition, deadline))
 
     async def _implicitly(self, records: list[Prepared], deadline: Deadline) -> list[DeliveryReport]:
         self._sender.terms.refuse_implicit()

@@ -22,6 +22,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 from wd_di._green import yielding
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._threads import Deadline
+from wd_di._topics import PROPAGATION_MS, Topics
+from wd_di._troubles import Troubles
 from wd_di.errors import (
     AuthorizationError,
     DeliveryError,
@@ -47,10 +49,21 @@ BREATH = 0.01
 PURGE_PATIENCE = 0.1
 """Seconds to serve the reports that a purge brings; what comes later is answered from our own registry."""
 
+CAUSE_AFTER = 5.0
+"""Seconds within which librdkafka tries to connect again, and says why it can't."""
+
+ASK_SLICE = 0.2
+"""Seconds that an error may wait for what the brokers say of its topic."""
+
+RENEWALS = (0.0, 0.05, 0.2)
+"""Seconds before each question for a topic or partition that isn't known: a broker hears of new ones a little late."""
+
+_PROPAGATION = "topic.metadata.propagation.max.ms"
 _CHECK_DROPS = ("bootstrap.servers", "metadata.broker.list", "test.mock.num.brokers", "statistics.interval.ms")
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
 _UNKNOWN_TOPIC = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})  # noqa: SLF001
+_OUTDATED = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})  # noqa: SLF001
 _DENIED = frozenset(
     {
         KafkaError._AUTHENTICATION,  # noqa: SLF001
@@ -91,6 +104,7 @@ class Kind(enum.Enum):
     FATAL = "fatal"  # only a new handle helps
     DENIED = "denied"  # authentication or rights: waiting won't help
     SETTINGS = "settings"  # nor here
+    OUTDATED = "outdated"  # of a record: the client knows no such topic or partition, but there may be one by now
     QUEUE_FULL = "queue full"
     CLOSED = "closed"
     OTHER = "other"  # neither retriable nor abortable: treat as fatal
@@ -121,12 +135,17 @@ class Client(Protocol):
     transactional_id: str | None
     outbox: Outbox
     fault: Fault | None
-    last_error: str | None
+    topics: Topics
     in_transaction: bool
     doubtful: bool
     full_at: int | None
     out_of_step: bool
 
+    @property
+    def last_error(self) -> str | None: ...
+    def last_error_since(self, started: float) -> str | None: ...
+    def ask(self, topic: str, seconds: float) -> bool: ...
+    def renew(self, topic: str, partition: int, deadline: Deadline) -> bool: ...
     def init(self, seconds: float) -> None: ...
     def probe(self, seconds: float) -> None: ...
     def produce(self, delivery: Delivery, topic: str, **record: Any) -> None: ...
@@ -164,8 +183,14 @@ class KafkaClient:
         self.transactional_id = transactional_id
         self.outbox: Outbox
         self.fault: Fault | None = None
-        self.last_error: str | None = None
+        self.topics = Topics(patient=_number(config, _PROPAGATION, 0) > PROPAGATION_MS)
         self.in_transaction = False
+        self._last = Troubles()
+        self._summary: tuple[Fault, float] | None = None
+        self._renewed: dict[str, float] = {}
+        self._looked_up: dict[str, float] = {}
+        self._deaf = -1.0
+        self._wrote = False
         self._unheard = False
         self.doubtful = False
         self.full_at: int | None = None
@@ -183,7 +208,8 @@ class KafkaClient:
         _live.add(self)
 
     def _connect(self, config: Mapping[str, object]) -> cimpl.Producer:
-        given = {**config, "logger": SafeLogger(config.get("logger", log)), "error_cb": self._troubles.append}
+        given: dict[str, Any] = {_PROPAGATION: _propagation_ms(config), **config}
+        given |= {"logger": SafeLogger(config.get("logger", log)), "error_cb": self._note}
         if self._on_throttle is not None:
             given["throttle_cb"] = self._throttles.append
         if "oauth_cb" in config:
@@ -211,17 +237,20 @@ class KafkaClient:
         """Get the producer id, one bounded try; after a time-out the same handle must be asked again."""
         self._call(lambda handle: handle.init_transactions(seconds))
         self._initialised = True
+        self._last.end()
 
     def begin(self) -> None:
         """Begin; local, no request is sent."""
-        self._call(lambda handle: handle.begin_transaction())
-        self.in_transaction, self._unheard = True, False
+        self._call(lambda handle: handle.begin_transaction(), settle=False)  # on an event loop nothing may be looked up
+        self.in_transaction, self._unheard, self._wrote = True, False, False
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         """Add a consumer group's offsets to the transaction."""
         if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
             raise TypeError(unfit_metadata(group_metadata))
         self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds))
+        self._wrote = True
+        self._last.end()
 
     def commit(self, seconds: float) -> None:
         """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT).
@@ -238,6 +267,8 @@ class KafkaClient:
             self._unheard = True
             raise
         self.in_transaction = False
+        if self._wrote:  # else nothing was asked of a broker
+            self._last.end()
 
     def abort(self, seconds: float) -> None:
         """Abort, one bounded try."""
@@ -273,6 +304,8 @@ class KafkaClient:
             raise Fault(Kind.QUEUE_FULL, "librdkafka's queue is full") from error
         except (KafkaException, RuntimeError) as error:
             raise self._translated(error, of_record=True) from error
+        self._wrote = True
+        self.topics.sent(topic, delivery)
 
     def poll(self, seconds: float) -> None:
         """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
@@ -296,6 +329,41 @@ class KafkaClient:
         The colon keeps a broker with ``auto.create.topics.enable`` from creating it.
         """
         self._call(lambda handle: handle.list_topics("wd_di:probe", timeout=seconds))
+        self._last.end()
+
+    def ask(self, topic: str, seconds: float) -> bool:
+        """Ask any broker for the topic's metadata, which librdkafka takes note of, too; whether an answer came."""
+        handle = self._handle
+        if handle is None:
+            return False
+        try:
+            found = handle.list_topics(topic, timeout=seconds).topics[topic]
+        except (KafkaException, RuntimeError, KeyError):  # no broker, or closed meanwhile
+            self._deaf = time.monotonic()
+            return False
+        error = found.error
+        if error is not None and error.code() in _UNKNOWN_TOPIC:
+            self.topics.learn_missing(topic)
+        else:
+            self.topics.learn(topic, found.partitions, error.str() if error is not None else None)
+        return True
+
+    def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:
+        """Ask for a topic or partition that the client doesn't know; whether it is there now.
+
+        librdkafka asks by itself only after minutes. Who tries a wrong one again and again asks once in a second.
+        """
+        if time.monotonic() - self._renewed.get(topic, -1.0) < 1:
+            return False
+        for pause in RENEWALS:
+            time.sleep(deadline.slice(pause))
+            if deadline.passed or not self.ask(topic, deadline.slice(2 * ASK_SLICE)):
+                return False
+            answer = self.topics.answer_for(topic)
+            if answer is not None and answer.partitions is not None and answer.partitions > partition:
+                return True
+        self._renewed[topic] = time.monotonic()
+        return False
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -327,7 +395,7 @@ class KafkaClient:
 
     # -- translation -------------------------------------------------------------------------------
 
-    def _call(self, call: Callable[[cimpl.Producer], object]) -> None:
+    def _call(self, call: Callable[[cimpl.Producer], object], *, settle: bool = True) -> None:
         """A call whose error concerns the caller. Its callbacks are settled either way."""
         handle = self._handle
         if handle is None:
@@ -340,7 +408,8 @@ class KafkaClient:
         except (KafkaException, RuntimeError, TypeError) as error:
             raise self._translated(error) from error
         finally:
-            self._settle()
+            if settle:
+                self._settle()
 
     def _serve(self, call: Callable[[cimpl.Producer], object], *, blocking: bool = True) -> None:
         handle = self._handle
@@ -363,15 +432,65 @@ class KafkaClient:
     def _settle(self) -> None:
         self.outbox.settle()
         while self._troubles:
-            self._trouble(self._troubles.popleft())
+            self.next_trouble()
+        self._listen()
+        self._tell_summary()
         while self._statistics and self._on_statistics is not None:
             self._on_statistics(self._statistics.popleft())
         while self._throttles and callable(self._on_throttle):
             guarded("throttle_cb", self._on_throttle, self._throttles.popleft())
 
+    def _note(self, error: KafkaError) -> None:
+        """Called by librdkafka: note what came, and where among the answers. As in ``Delivery._arrive``."""
+        try:
+            self._troubles.append(error)
+            self.outbox.arrived.append((None, None, None))
+        except SystemError:
+            return
+
+    def next_trouble(self) -> None:
+        """Take up the error that was noted first; called in its turn, so that an earlier success doesn't end it."""
+        self._listen()
+        with suppress(IndexError):  # another thread settles, too
+            self._trouble(self._troubles.popleft())
+
+    def _listen(self) -> None:
+        if self.outbox.heard:
+            self.outbox.heard, self._summary = False, None
+            self._last.end()
+
+    @property
+    def last_error(self) -> str | None:
+        """What went wrong last, unless it is over or long ago."""
+        return self._last.now
+
+    def last_error_since(self, started: float) -> str | None:
+        """The same, or what went wrong since then, whatever else succeeded."""
+        return self._last.since(started)
+
+    def _idle(self) -> bool:
+        return self._initialised and not any(ledger.pending for ledger in tuple(self.outbox.ledgers))
+
     def _trouble(self, error: KafkaError) -> None:
         fault = self._no_new_token(error) or self._fault_of(error)
-        self.last_error = str(fault)
+        summary = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+        if summary and self.last_error is None:
+            # Mostly a broker that closed a connection which nobody used. If there is a cause, the next try brings it.
+            self._summary = self._summary or (fault, time.monotonic())
+            return
+        self._summary = None
+        self._tell(fault, 0 if summary else 2 if error.code() in _DENIED else 1)
+
+    def _tell_summary(self) -> None:
+        """Tell of brokers that are down without a cause, if records still have no answer after a while."""
+        held = self._summary
+        if held is not None and time.monotonic() - held[1] > CAUSE_AFTER:
+            self._summary = None
+            if not self._idle():
+                self._tell(held[0], 0)
+
+    def _tell(self, fault: Fault, weight: int) -> None:
+        self._last.note(str(fault), weight)
         if fault.kind is Kind.DENIED and self.fault is None:
             self.fault = fault  # librdkafka itself would go on trying for ever
         if self._on_trouble is not None:
@@ -388,11 +507,13 @@ class KafkaClient:
         fault.__cause__ = error
         if (fault.kind in (Kind.FENCED, Kind.FATAL) or _is_fatal(error)) and self.fault is None:
             self.fault = fault
-        if of_record:
-            return fault  # it explains nothing that happens to other records
+        if of_record:  # it explains nothing that happens to other records
+            if _code(fault) in _OUTDATED:
+                fault.kind = Kind.OUTDATED
+            return fault
         # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure".
-        if fault.kind is not Kind.RETRIABLE and (fault.kind is not Kind.OTHER or self.last_error is None):
-            self.last_error = str(fault)
+        if fault.kind is not Kind.RETRIABLE:
+            self._last.note(str(fault), 0 if fault.kind is Kind.OTHER else 2 if fault.fatal else 1)
         return fault
 
     def _fault_of(self, error: object, *, settings: bool = False) -> Fault:
@@ -429,13 +550,36 @@ class KafkaClient:
             return "purged", DeliveryError(f"a record for {topic!r} was given up before the broker answered: {text}")
         if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return "failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}")
-        unknown = error.code() in _UNKNOWN_TOPIC
-        if error.code() > 0 and not unknown:
+        hint = self._explained(error.code(), topic)
+        if error.code() > 0 and error.code() not in _UNKNOWN_TOPIC:
             # librdkafka has counted the sequence number of a record that the broker refused, and the broker hasn't: the
             # next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends (seen in 2.16.0).
             self.out_of_step = True
-        hint = "; does the topic exist?" if unknown else ""
         return "failed", DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
+
+    def _explained(self, code: int, topic: str) -> str:
+        """What the brokers say of the topic of a record that failed."""
+        if code in _UNKNOWN_TOPIC:
+            self.topics.doubt(topic)
+            self.topics.learn_missing(topic)
+            return "; does the topic exist?"
+        if code == KafkaError._UNKNOWN_PARTITION:  # noqa: SLF001
+            self.topics.doubt(topic)
+            self._look_up(topic)
+            return self.topics.place(topic)
+        if code == KafkaError._MSG_TIMED_OUT:  # noqa: SLF001
+            if self.last_error is not None:
+                return f" (last error: {self.last_error})"
+            self._look_up(topic)
+            return self.topics.hint(topic)
+        return ""
+
+    def _look_up(self, topic: str) -> None:
+        """Ask for the topic, at most once in a second: hundreds of records may have failed with this one."""
+        now = time.monotonic()
+        if min(now - self._looked_up.get(topic, -1.0), now - self._deaf) >= 1:
+            self.ask(topic, ASK_SLICE)
+            self._looked_up[topic] = time.monotonic()
 
     def _scrub(self, text: str) -> str:
         return _scrubbed(text, self._secrets)
@@ -573,6 +717,19 @@ def _raise_interrupt(error: SystemError) -> None:
     """
     if threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt from error
+
+
+def _number(config: Mapping[str, Any], key: str, default: float) -> float:
+    try:
+        return float(config.get(key, default))
+    except (TypeError, ValueError):  # librdkafka will refuse it, and say why
+        return default
+
+
+def _propagation_ms(config: Mapping[str, object]) -> int:
+    """At most half of what a record has: it should fail for its topic, and not for its age."""
+    timeout = _number(config, "message.timeout.ms", _number(config, "transaction.timeout.ms", 2 * PROPAGATION_MS))
+    return min(PROPAGATION_MS, int(timeout / 2)) if timeout else PROPAGATION_MS  # 0 is without end
 
 
 def _is_fatal(error: BaseException) -> bool:

@@ -24,6 +24,8 @@ FENCED_WINDOW = 600.0
 FENCED_BACKOFF_MAX = 60.0
 CREATE_BACKOFF = 0.25
 CREATE_BACKOFF_MAX = 5.0
+FRESH = 60.0
+"""Seconds after which a failed creation explains nothing any more; whoever needs a producer has had it tried again."""
 
 
 class State(enum.Enum):
@@ -206,7 +208,8 @@ class Core:
         self.limits = limits
         self.generation: int = 0
         self.closing: bool = False
-        self.last_error: BaseException | None = None
+        self._last_error: BaseException | None = None
+        self._failed_at = 0.0
         self._clock = clock
         self._permanent = False
         # Re-entrant: a signal handler or the garbage collector may come here on the thread that is inside already.
@@ -271,6 +274,11 @@ class Core:
 
     # -- producers come and go -----------------------------------------------------------------
 
+    @property
+    def last_error(self) -> BaseException | None:
+        """Why a producer couldn't be made lately, if none could since."""
+        return self._last_error if self._clock() - self._failed_at < FRESH else None
+
     def warm(self) -> Effects:
         """Start creating every empty slot that isn't backing off."""
         with self._lock:
@@ -293,7 +301,7 @@ class Core:
             slot.client = client
             slot.created_at = slot.heard_at = self._clock()
             slot.failures = 0
-            self.last_error = None
+            self._last_error = None
             self._permanent = False
             self._created += 1
             return self._settle(slot) or Effects()
@@ -309,7 +317,7 @@ class Core:
             slot.failures += 1
             doubled = CREATE_BACKOFF * 2.0 ** min(slot.failures - 1, 60)  # a float overflows at 1024
             slot.not_before = self._clock() + min(CREATE_BACKOFF_MAX, doubled) * self.limits.backoff
-            self.last_error = error
+            self._last_error, self._failed_at = error, self._clock()
             self._permanent = permanent
             self._create_errors += 1
             return self._fail_waiters(error) if permanent and not self._alive() else Effects()
@@ -486,7 +494,7 @@ class Core:
         if self._alive():
             return
         if self._permanent and not self._due():
-            raise PoolOpenError(f"{self.name}: no producer can be connected: {self.last_error}") from self.last_error
+            raise PoolOpenError(f"{self.name}: no producer can be connected: {self._last_error}") from self._last_error
         if self._fenced_too_often():
             raise PoolUnhealthyError(
                 f"{self.name}: fenced {len(self._fenced)} times within 10 minutes (fenced_retries="

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from wd_di._loop import Batches, TaskWaiter, refuse_outside_of_a_task, wake_all
 from wd_di._threads import Deadline, ThreadWaiter, Workers
+from wd_di._topics import Topics
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
 
@@ -194,14 +195,16 @@ class Delivery:
         return self._answer().__await__()
 
     async def decided(self, deadline: Deadline) -> None:
-        """Wait without blocking the loop until the fate is decided or the deadline has passed."""
-        if not self.done():
+        """Wait without blocking the loop until the fate is decided, the deadline has passed, or it is in vain."""
+        topics = self._outbox.topics
+        while not (self.done() or deadline.passed or topics.in_vain(self.topic, deadline)):
             waiter = TaskWaiter()
             self._register(waiter)
             try:
                 if not self.done():
+                    seconds = topics.patience(self.topic, deadline)
                     self._outbox.hurry()
-                    await waiter.wait(deadline.left)
+                    await waiter.wait(seconds)
             finally:
                 self._forget(waiter)
 
@@ -241,12 +244,13 @@ class Delivery:
         return self._place
 
     def _wait(self, deadline: Deadline) -> None:
-        """Block until the fate is decided or the deadline has passed; :meth:`decided` for threads."""
-        waiter = ThreadWaiter()
+        """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads."""
+        waiter, topics = ThreadWaiter(), self._outbox.topics
         self._register(waiter)
-        if not self.done():
+        while not (self.done() or deadline.passed or topics.in_vain(self.topic, deadline)):
+            seconds = topics.patience(self.topic, deadline)
             self._outbox.hurry()
-            waiter.wait(deadline.left)
+            waiter.wait(seconds)
         self._forget(waiter)
 
     def _register(self, waiter: ThreadWaiter | TaskWaiter) -> None:
@@ -340,15 +344,20 @@ class Outbox:
         callbacks: Workers,
         translate: Callable[[Any, str], tuple[DeliveryOutcome, BaseException]],
         hurry: Callable[[], None],
+        topics: Topics | None = None,
+        trouble: Callable[[], None] | None = None,
     ) -> None:
         self.pool = pool
         self.index = index
-        self.arrived: deque[tuple[Delivery, Any, Any]] = deque()
+        self.arrived: deque[tuple[Delivery | None, Any, Any]] = deque()
         self.ledgers: set[Ledger] = set()
         # A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since whoever would
         # have to take a flag back may not come to it: a thread that can't start, an interrupt.
         self.served_until: float = 0.0
         self.hurry = hurry
+        self.topics = topics or Topics()
+        self.heard = False  # a record was stored since the client last looked
+        self._trouble = trouble
         self._observer = observer
         self._callbacks = callbacks
         self._translate = translate
@@ -374,7 +383,11 @@ class Outbox:
             while (item := self._next()) is not None:
                 delivery, error, ack = item
                 count += 1
-                if error is None:
+                if delivery is None:  # an error that concerns no record, in its place among the answers
+                    if self._trouble is not None:
+                        self._trouble()
+                elif error is None:
+                    self.heard = True
                     place = (ack.partition(), ack.offset(), ack.timestamp(), ack.latency())
                     self._delivered(delivery, place, batches)
                 else:
@@ -383,7 +396,7 @@ class Outbox:
             wake_all(batches)
         return count
 
-    def _next(self) -> tuple[Delivery, Any, Any] | None:
+    def _next(self) -> tuple[Delivery | None, Any, Any] | None:
         try:
             return self.arrived.popleft()
         except IndexError:  # another thread may settle, too

@@ -17,7 +17,7 @@ from wd_di._scope import Options, TransactionScope
 from wd_di._sender import Terms
 from wd_di._threads import Deadline, Poller, Workers
 from wd_di._unit import Rules
-from wd_di.errors import PoolOpenError
+from wd_di.errors import DeliveryError, PoolOpenError
 from wd_di.events import (
     ErrorOccurred,
     Observer,
@@ -42,6 +42,10 @@ ROUND_OWING = 0.005
 ROUND_WAITING = 0.05
 ROUND_IDLE = 0.5
 MAKERS_MAX = 32
+ASKERS_MAX = 4
+ASK_SLICE = 0.5
+TOLD_EVERY = 10.0
+"""Seconds between two events about one missing topic."""
 REAPERS_MAX = 8
 """More than one, since destroying a handle can block for seconds, and its neighbours' deadline goes on."""
 EXPIRY_SHARE = 0.8
@@ -101,6 +105,8 @@ class Keeper:
         self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
         self._reaper = Workers(f"wd_di-{self.name}-reaper", min(self.limits.size, REAPERS_MAX))
         self._callbacks = Workers(f"wd_di-{self.name}-callback", 1)
+        self._askers = Workers(f"wd_di-{self.name}-topic", min(self.limits.size, ASKERS_MAX))
+        self._told: dict[str, float] = {}
         self._mutex = threading.RLock()  # entered itself, as in Workers
         self._changed = threading.Condition(self._mutex)
         self._poller = Poller(f"wd_di-{self.name}-poller", weakref.WeakMethod(self._round))
@@ -228,6 +234,8 @@ class Keeper:
             callbacks=self._callbacks,
             translate=client.verdict,
             hurry=self.nudge,
+            topics=client.topics,
+            trouble=getattr(client, "next_trouble", None),
         )
         return client
 
@@ -325,6 +333,7 @@ class Keeper:
         if owing:
             return ROUND_OWING
         often = self.core.restless or self.observer.wants(StatisticsEmitted)
+        often = often or any(client.topics.watched for _, client in living)
         return ROUND_WAITING if often else ROUND_IDLE
 
     def _poll(self, slot: Slot, client: Client) -> bool:
@@ -337,9 +346,31 @@ class Keeper:
                 return False
         if client.fault is not None:
             self.carry_out(self.core.doom(slot, client, broken(client.fault)))
+        if client.topics.watched and not client.topics.asking and (topics := client.topics.due()):
+            client.topics.asking = True
+            self._askers.submit(partial(self._ask, slot.index, client, topics))
         return client.owes() > 0 and not (served and self.terms.shared)
 
+    def _ask(self, index: int, client: Client, topics: list[str]) -> None:
+        """Ask the brokers for topics whose records have no answer, and tell of those that they don't know."""
+        try:
+            for topic in topics:
+                if client.ask(topic, ASK_SLICE) and client.topics.missing(topic):
+                    self._tell_missing(index, topic, client.topics.hint(topic))
+                client.topics.asked(topic)
+        finally:
+            client.topics.asking = False
+
     # -- telling -----------------------------------------------------------------------------------
+
+    def _tell_missing(self, index: int, topic: str, hint: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(topic, -TOLD_EVERY) < TOLD_EVERY:
+            return
+        self._told = {each: at for each, at in self._told.items() if now - at < TOLD_EVERY} | {topic: now}
+        error = DeliveryError(f"records for {topic!r} have no answer{hint}")
+        log_error(f"{self.name}.topic.{topic}", f"{self.name}: a topic may be misspelt", error)
+        self.observer.emit(ErrorOccurred, pool=self.name, index=index, where="topic", error=error)
 
     def _trouble(self, index: int, error: Exception) -> None:
         self.observer.emit(ErrorOccurred, pool=self.name, index=index, where="client", error=error)

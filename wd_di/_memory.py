@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wd_di._client import Fault, Kind, unfit_metadata
 from wd_di._threads import Alarm
+from wd_di._topics import Topics
 from wd_di.errors import DeliveryError
 
 if TYPE_CHECKING:
     from wd_di._delivery import Delivery, DeliveryOutcome, Outbox
+    from wd_di._threads import Deadline
 
 
 KEEP = 10_000
@@ -135,6 +137,7 @@ class MemoryClient:
         self.outbox: Outbox
         self.fault: Fault | None = None
         self.last_error: str | None = None
+        self.topics = Topics()
         self.in_transaction: bool = False
         self.doubtful = False
         self.full_at: int | None = None
@@ -155,6 +158,18 @@ class MemoryClient:
     def probe(self, seconds: float) -> None:  # noqa: ARG002
         """Always there."""
         self._refuse_if_closed()
+
+    def ask(self, topic: str, seconds: float) -> bool:  # noqa: ARG002
+        """Every topic is there, with every partition."""
+        return False
+
+    def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:  # noqa: ARG002
+        """Nothing here is ever out of date."""
+        return False
+
+    def last_error_since(self, started: float) -> str | None:  # noqa: ARG002
+        """Nothing goes wrong here by itself."""
+        return self.last_error
 
     def begin(self) -> None:
         """Begin."""

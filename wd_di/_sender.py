@@ -83,7 +83,25 @@ class Sender:
         return [self.send(topic, record, deadline) for topic, record in records]
 
     def send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
-        """Enqueue one, waiting for room in a full queue."""
+        """Enqueue one, waiting for room in a full queue; if its topic or partition isn't known, try once more."""
+        try:
+            return self._send(topic, record, deadline)
+        except DeliveryError as error:
+            fault = outdated(error)
+            if fault is None:
+                raise
+        if self._renewed(topic, record.get("partition", -1), deadline):
+            return self._send(topic, record, deadline)
+        raise self.refused(fault, topic) from fault
+
+    def _renewed(self, topic: str, partition: int, deadline: Deadline) -> bool:
+        """Ask for what the client doesn't know; where that would block, ask for the next time."""
+        if not deadline.passed and (_get_running_loop() is None or self.terms.allow_blocking_in_loop):
+            return self.client.renew(topic, partition, deadline)
+        self.terms.jobs.submit(lambda: self.client.ask(topic, QUEUE_FULL_SLICE))
+        return False
+
+    def _send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
         delivery = Delivery(topic, self.ledger, self.client.outbox)
         while not self.offer(delivery, topic, record):
             if deadline.passed:
@@ -124,13 +142,19 @@ class Sender:
         The holder of an exclusive producer flushes in short slices itself: no other thread is needed, and ``linger.ms``
         is skipped. What flush returns says nothing about these records, so only they are asked.
         """
+        topics = self.client.topics
         for delivery in deliveries:
-            while not delivery.done() and not deadline.passed:
+            while not (delivery.done() or deadline.passed):
                 if self.terms.shared:
                     delivery._wait(deadline)  # noqa: SLF001  (asking for its error would count as telling it)
                 else:
                     self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
-        self._refuse_late(deliveries)
+                    topics.patience(delivery.topic, deadline)  # so that the poller may ask
+                if topics.in_vain(delivery.topic, deadline):
+                    break
+            if not delivery.done():
+                break
+        self._refuse_late(deliveries, deadline)
 
     async def settle_async(self, deliveries: list[Delivery], deadline: Deadline) -> None:
         """Wait for these without blocking the loop; a worker flushes for all who wait, so ``linger.ms`` is skipped."""
@@ -139,10 +163,12 @@ class Sender:
         try:
             for delivery in pending:
                 await delivery.decided(deadline)
+                if not delivery.done():
+                    break
         finally:
             with self.ledger.gate:
                 self._awaited.difference_update(pending)
-        self._refuse_late(deliveries)
+        self._refuse_late(deliveries, deadline)
 
     def _flush_for(self, pending: list[Delivery]) -> None:
         """Keep one worker flushing for as long as anybody waits; a shared producer has a poller of its own."""
@@ -169,12 +195,14 @@ class Sender:
             self._flushing = bool(self._awaited)
             return self._flushing
 
-    def _refuse_late(self, deliveries: list[Delivery]) -> None:
+    def _refuse_late(self, deliveries: list[Delivery], deadline: Deadline) -> None:
         late = [delivery for delivery in deliveries if not delivery.done()]
         if late:
+            first = next((each for each in late if self.client.topics.missing(each.topic)), late[0]).topic
+            why = because(self.client, deadline) or self.client.topics.hint(first)
             raise DeliveryTimeoutError(
                 f"{self.terms.pool}: no answer for {len(late)} of {len(deliveries)} records in time, the first to "
-                f"{late[0].topic!r}; they may still be delivered{because(self.client)}"
+                f"{first!r}; they may still be delivered{why}"
             )
 
     def serve(self, call: Callable[[float], None], seconds: float) -> None:
@@ -195,7 +223,11 @@ class Sender:
             return self.closed_error()
         if fault.kind is Kind.DENIED:
             return AuthorizationError(f"{self.terms.pool}: no right to write to {topic!r}: {fault}")
-        return DeliveryError(f"{self.terms.pool}: producer {self.index} refused a record for {topic!r}: {fault}")
+        where = f"{self.terms.pool}: producer {self.index} refused a record for {topic!r}"
+        if fault.kind is not Kind.OUTDATED:
+            return DeliveryError(f"{where}: {fault}")
+        place = self.client.topics.place(topic)
+        return DeliveryError(f"{where}: {fault}{place}; one that was made a moment ago is known to it soon: try again")
 
     def closed_error(self) -> Exception:
         """Return what is raised when the time is over."""
@@ -242,6 +274,13 @@ def undelivered(pool: str, failed: list[Delivery], count: int) -> DeliveryError:
     return DeliveryError(f"{pool}: {len(failed)} of {count} records weren't delivered; the first: {first}", failed)
 
 
-def because(client: Client) -> str:
-    """Return the last thing that went wrong with the client, for the end of a message."""
-    return f" (last error: {client.last_error})" if client.last_error else ""
+def outdated(error: DeliveryError) -> Fault | None:
+    """Return why the client refused a record for a topic or partition that it doesn't know, if that is what it did."""
+    fault = error.__cause__
+    return fault if isinstance(fault, Fault) and fault.kind is Kind.OUTDATED else None
+
+
+def because(client: Client, deadline: Deadline, told: BaseException | None = None) -> str:
+    """Return the last thing that went wrong with the client before the deadline, unless that is told already."""
+    error = client.last_error_since(deadline.started)
+    return f" (last error: {error})" if error and error != str(told) else ""

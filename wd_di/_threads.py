@@ -200,10 +200,11 @@ class Poller:
 class Deadline:
     """A moment in the future, given once and asked for what is left of it."""
 
-    __slots__ = ("_end",)
+    __slots__ = ("_end", "seconds")
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + min(seconds, threading.TIMEOUT_MAX)  # no lock counts further
+        self.seconds: float = min(seconds, threading.TIMEOUT_MAX)  # no lock counts further
+        self._end = time.monotonic() + self.seconds
 
     @classmethod
     def of_ms(cls, timeout_ms: int | None, default_ms: int, name: str = "timeout_ms") -> Deadline:
@@ -223,6 +224,21 @@ class Deadline:
     def passed(self) -> bool:
         """Whether nothing is left."""
         return time.monotonic() >= self._end
+
+    @property
+    def started(self) -> float:
+        """When it was given, in monotonic time."""
+        return self._end - self.seconds
+
+    @property
+    def to_half(self) -> float:
+        """Seconds until half of it is over, never negative."""
+        return max(0.0, self._end - self.seconds / 2 - time.monotonic())
+
+    @property
+    def half_passed(self) -> bool:
+        """Whether no more than half of it is left."""
+        return self.to_half == 0
 
     def slice(self, seconds: float) -> float:
         """At most ``seconds``, and no more than what is left."""

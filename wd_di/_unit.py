@@ -220,28 +220,41 @@ class Unit(Sender):
         """Phase (a): every record is answered, or the transaction aborts. Its outcome is known either way."""
         reserve = min(self._rules.abort_timeout, self._rules.commit_timeout / 3)
         try:
-            self._drain(Deadline(max(0.0, deadline.left - reserve)))
+            self._drain(Deadline(max(0.0, deadline.left - reserve)), lambda: bool(self._in_vain(deadline)))
         except BaseException as raised:
             self.abort(raised, deadline)
             raise
-        problem = self._unflushed()
+        problem = self._unflushed(deadline)
         if problem is not None:
             self.abort(problem, deadline)
             raise problem
 
-    def _unflushed(self) -> Exception | None:
+    def _in_vain(self, deadline: Deadline) -> list[Delivery]:
+        """The records without an answer whose topic isn't there."""
+        return self.client.topics.all_in_vain(tuple(self.ledger.pending), deadline)
+
+    def _unflushed(self, deadline: Deadline) -> Exception | None:
         """Why phase (b) must not begin."""
         ledger, fault = self.ledger, self.client.fault
-        late = len(ledger.pending)  # asked first: what fails meanwhile moves from here to the failed
+        late = tuple(ledger.pending)  # asked first: what fails meanwhile moves from here to the failed
         if fault is not None:
             return self._failed("flush", fault)
         if ledger.failed:
             return self._undelivered(list(ledger.failed))
+        if lost := self._in_vain(deadline):
+            return self._homeless(lost)
         if late:
-            text = f"{late} of {ledger.records} records had no answer in time (commit_timeout_ms is "
-            text += f"{self._rules.commit_timeout * 1000:.0f}){because(self.client)}"
+            why = because(self.client, deadline) or self.client.topics.hint(late[0].topic)
+            text = f"{len(late)} of {ledger.records} records had no answer in time (commit_timeout_ms is "
+            text += f"{self._rules.commit_timeout * 1000:.0f}){why}"
             return self._error(TransactionAbortedError, text)
         return None
+
+    def _homeless(self, lost: list[Delivery]) -> DeliveryError:
+        """The error for records that the abort takes back, since their topic isn't there."""
+        text = f"{self.terms.pool}: {len(lost)} of {self.ledger.records} records weren't delivered"
+        first = f"a record for {lost[0].topic!r} had no answer{self.client.topics.hint(lost[0].topic)}"
+        return DeliveryError(f"{text}, transaction {self.id} was aborted; the first: {first}", lost)
 
     def _undelivered(self, failed: list[Delivery]) -> DeliveryError:
         first, reason = failed[0].exception(0), self.client.reason()
@@ -271,20 +284,20 @@ class Unit(Sender):
             if fault.kind is not Kind.RETRIABLE:
                 self._commit_refused(fault, deadline, asked=asked)
             if deadline.passed:
-                text = f"no answer within {self._rules.commit_timeout * 1000:.0f} ms{because(self.client)}"
+                text = f"no answer within {self._rules.commit_timeout * 1000:.0f} ms{because(self.client, deadline)}"
                 raise self._in_doubt(text) from fault
             return False
         except BaseException as raised:
             if isinstance(raised, Exception):
                 raise
-            self._outwait(raised)
+            self._outwait(raised, deadline)
             return False
         return True
 
-    def _outwait(self, interrupt: BaseException) -> None:
+    def _outwait(self, interrupt: BaseException, deadline: Deadline) -> None:
         """Keep a first Ctrl-C, or a greenlet's kill, until the answer has come; a second one gives up, in doubt."""
         if self._interrupt is not None:
-            raise self._in_doubt(f"interrupted twice{because(self.client)}") from interrupt
+            raise self._in_doubt(f"interrupted twice{because(self.client, deadline)}") from interrupt
         self._interrupt = interrupt
 
     def _commit_refused(self, fault: Fault, deadline: Deadline, *, asked: bool) -> None:
@@ -316,11 +329,12 @@ class Unit(Sender):
         self._outcome = "aborted"
         self.ledger.aborted = True
         self._retire_if_expired()
+        deadline = deadline or Deadline(self._rules.abort_timeout)
         if self.client.fault is not None:
             # Not by raising it: it may be the cause of what is being handled, and would become its own.
-            self._abort_failed(self.client.fault, cause)
+            self._abort_failed(self.client.fault, cause, deadline)
         else:
-            self._try_to_abort(deadline or Deadline(self._rules.abort_timeout), cause)
+            self._try_to_abort(deadline, cause)
         self._emit(TransactionAborted, records=self.ledger.records, duration_ms=self._duration_ms(), cause=cause)
 
     def _retire_if_expired(self) -> None:
@@ -331,18 +345,22 @@ class Unit(Sender):
 
     def _try_to_abort(self, deadline: Deadline, cause: BaseException | None) -> None:
         try:
-            self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)))
+            self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), self._all_homeless)
             self._again(self.client.abort, deadline)
             self.client.poll(0)
             self.abort_confirmed = True
         except BaseException as raised:
-            self._abort_failed(raised, cause)
+            self._abort_failed(raised, cause, deadline)
             if not isinstance(raised, WdDiError):  # a signal's, which may be the time limit of a task queue
                 raise
 
-    def _abort_failed(self, raised: BaseException, cause: BaseException | None) -> None:
+    def _all_homeless(self) -> bool:
+        """Whether flushing is no use: no partition is registered for what never got one."""
+        return all(self.client.topics.missing(delivery.topic) for delivery in tuple(self.ledger.pending))
+
+    def _abort_failed(self, raised: BaseException, cause: BaseException | None, deadline: Deadline) -> None:
         self.retirement = self._retirement("abort", raised)
-        why = f"{raised}{because(self.client)}"
+        why = f"{raised}{because(self.client, deadline, raised)}"
         text = f"{self.terms.pool}: transaction {self.id} couldn't be aborted ({why}); its producer is retired"
         if cause is not None:
             cause.add_note(text)
@@ -373,9 +391,9 @@ class Unit(Sender):
 
     # -- shared steps ------------------------------------------------------------------------------
 
-    def _drain(self, deadline: Deadline) -> None:
-        """Flush in slices until every record of this transaction has its answer."""
-        while self.ledger.pending and not deadline.passed and self.client.fault is None:
+    def _drain(self, deadline: Deadline, in_vain: Callable[[], bool]) -> None:
+        """Flush in slices until every record of this transaction has its answer, or that is in vain."""
+        while self.ledger.pending and not (deadline.passed or self.client.fault is not None or in_vain()):
             self.serve(self.client.flush, deadline.slice(SLICE))
 
     def _again(self, call: Callable[[float], None], deadline: Deadline) -> None:

@@ -1,0 +1,181 @@
+"""What the brokers say of the topics that one client writes to: why a record may wait in vain for its answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wd_di._delivery import Delivery
+    from wd_di._threads import Deadline
+
+PROPAGATION_MS = 4_000
+"""How long an unknown topic may take to appear before its records fail, unless the settings say otherwise.
+
+librdkafka's 30,000 are longer than our deadlines, so that a misspelt topic would be "no answer". A broker that creates
+a topic by itself says "unknown" until it is there: for 0.1 s as a rule, 1.2 s on three busy brokers, and 3 s while
+another one takes over from a controller that was killed.
+"""
+ASK_AFTER = 1.0
+ASK_AGAIN = 0.5
+FRESH = 30.0
+"""Seconds after which an answer explains nothing any more."""
+STEPS = 10
+"""A waiting borrower looks up this often within its deadline, and has the brokers asked at every second look."""
+STEP_MIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a broker said of one topic.
+
+    Attributes:
+        partitions: How many there are; ``None`` if the topic can't be used.
+        missing: Whether there is no such topic.
+        hint: What that explains, for the end of a message.
+    """
+
+    partitions: int | None
+    missing: bool
+    hint: str
+    at: float
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it may still be true."""
+        return time.monotonic() - self.at < FRESH
+
+
+class Topics:
+    """The topics of one client, of which the pool's poller asks the brokers when records for them stay unanswered.
+
+    Nothing is asked for a record that is answered within its first second; for calls with a short deadline it is a
+    fifth of that.
+
+    Args:
+        patient: The settings give a topic more time than we would: no call ends early because of an unknown one.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.asking = False
+        self._patient = patient
+        self._answered: set[str] = set()
+        self._first: dict[str, Delivery] = {}
+        self._due: dict[str, float] = {}
+        self._answers: dict[str, Answer] = {}
+
+    def sent(self, topic: str, delivery: Delivery) -> None:
+        """Note a record that was enqueued: a topic's first one is watched until its answer has come."""
+        if topic not in self._answered and topic not in self._first:
+            self._first[topic] = delivery
+            self._due[topic] = time.monotonic() + ASK_AFTER
+
+    def doubt(self, topic: str) -> None:
+        """Watch the topic's next record: one has failed as if it were gone."""
+        self._answered.discard(topic)
+        self._first.pop(topic, None)
+        self._due.pop(topic, None)
+
+    @property
+    def watched(self) -> bool:
+        """Whether the poller must look here soon."""
+        return bool(self._due)
+
+    def due(self) -> list[str]:
+        """Return the topics that the brokers should be asked for now."""
+        now = time.monotonic()
+        topics = [topic for topic, at in tuple(self._due.items()) if at <= now]
+        return [topic for topic in topics if not self._is_answered(topic)]
+
+    def _is_answered(self, topic: str) -> bool:
+        first = self._first.get(topic)
+        if first is None or not first.done():
+            return False
+        self.doubt(topic)
+        if first._outcome == "delivered":  # noqa: SLF001  (what a transaction does to it says nothing of the topic)
+            self._answered.add(topic)
+        return True
+
+    def asked(self, topic: str) -> None:
+        """Go on asking for as long as the topic's first record has no answer."""
+        if topic in self._first:
+            self._due[topic] = time.monotonic() + ASK_AGAIN
+        else:
+            self._due.pop(topic, None)
+
+    def learn_missing(self, topic: str) -> None:
+        """A broker said that there is no such topic."""
+        hint = f"the brokers know no topic {topic!r}: does the topic exist?"
+        self._answers[topic] = Answer(None, missing=True, hint=hint, at=time.monotonic())
+
+    def learn(self, topic: str, partitions: Mapping[int, Any], error: str | None) -> None:
+        """Keep a broker's description of the topic."""
+        count = len(partitions) if error is None and partitions else None
+        self._answers[topic] = Answer(count, missing=False, hint=_hint(topic, partitions, error), at=time.monotonic())
+
+    def answer_for(self, topic: str) -> Answer | None:
+        """Return what was last said, if that may still be true."""
+        answer = self._answers.get(topic)
+        return answer if answer is not None and answer.fresh else None
+
+    def missing(self, topic: str) -> bool:
+        """Whether the brokers know no such topic."""
+        answer = self.answer_for(topic)
+        return answer is not None and answer.missing
+
+    def hint(self, topic: str) -> str:
+        """Return what may be wrong with the topic, for the end of a message."""
+        answer = self.answer_for(topic)
+        return f"; {answer.hint}" if answer is not None else ""
+
+    def place(self, topic: str) -> str:
+        """Return which partitions there are, for the end of a message about one that isn't known."""
+        answer = self.answer_for(topic)
+        if answer is None:
+            return ""
+        if not answer.partitions:
+            return self.hint(topic)
+        last = answer.partitions - 1
+        return f"; {topic!r} has {last + 1} partitions, 0 to {last}" if last else f"; {topic!r} has only partition 0"
+
+    # -- for who waits for a record ------------------------------------------------------------------
+
+    def patience(self, topic: str, deadline: Deadline) -> float:
+        """Seconds to wait for a record's answer before looking up again; meanwhile the poller may ask the brokers."""
+        now, step = time.monotonic(), max(deadline.seconds / STEPS, STEP_MIN)
+        rest = deadline.started + min(ASK_AFTER, 2 * step) - now
+        if rest > 0:
+            return deadline.slice(rest)
+        answer = self._answers.get(topic)
+        if answer is None or now - answer.at >= min(ASK_AGAIN, step):
+            self._due[topic] = now
+        return deadline.slice(min(step, deadline.to_half or step))
+
+    def in_vain(self, topic: str, deadline: Deadline) -> bool:
+        """Whether to give up at half of the deadline: the brokers know no such topic, and nobody asked for patience."""
+        return deadline.half_passed and not self._patient and self.missing(topic)
+
+    def all_in_vain(self, late: tuple[Delivery, ...], deadline: Deadline) -> list[Delivery]:
+        """Return those that wait in vain, of the records of one commit; the poller may ask for the others."""
+        for topic in {late[0].topic, *self._first} if late else ():
+            self.patience(topic, deadline)
+        if self._patient or not (deadline.half_passed and any(map(self.missing, tuple(self._answers)))):
+            return []
+        return [delivery for delivery in late if self.missing(delivery.topic)]
+
+
+def _hint(topic: str, partitions: Mapping[int, Any], error: str | None) -> str:
+    if error is not None or not partitions:
+        return f"of {topic!r} the brokers say: {error or 'no partitions yet'}"
+    leaderless = next((number for number, each in partitions.items() if each.leader < 0), None)
+    if leaderless is not None:
+        return f"partition {leaderless} of {topic!r} has no leader"
+    number = min(partitions, key=lambda number: len(partitions[number].isrs))
+    in_sync, replicas = len(partitions[number].isrs), len(partitions[number].replicas)
+    return (
+        f"the brokers know {topic!r}, and {in_sync} of {replicas} replicas of its partition {number} are in sync: does "
+        "min.insync.replicas ask for more?"
+    )
