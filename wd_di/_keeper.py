@@ -43,7 +43,7 @@ ROUND_WAITING = 0.05
 ROUND_IDLE = 0.5
 MAKERS_MAX = 32
 ASKERS_MAX = 4
-ASK_SLICE = 0.5
+ASK_SLICE = 0.25
 TOLD_EVERY = 10.0
 """Seconds between two events about one missing topic."""
 REAPERS_MAX = 8

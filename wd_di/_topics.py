@@ -21,7 +21,7 @@ another one takes over from a controller that was killed.
 """
 ASK_AFTER = 1.0
 ASK_AGAIN = 0.5
-FRESH = 30.0
+FRESH = 10.0
 """Seconds after which an answer explains nothing any more."""
 STEPS = 10
 """A waiting borrower looks up this often within its deadline, and has the brokers asked at every second look."""
@@ -155,16 +155,20 @@ class Topics:
         return deadline.slice(min(step, deadline.to_half or step))
 
     def in_vain(self, topic: str, deadline: Deadline) -> bool:
-        """Whether to give up at half of the deadline: the brokers know no such topic, and nobody asked for patience."""
-        return deadline.half_passed and not self._patient and self.missing(topic)
+        """Whether to give up at half of the deadline: the brokers have said that there is no such topic.
+
+        Not what they said before: it may have been made since. Nor if the settings ask for patience.
+        """
+        answer = self._answers.get(topic)
+        said = answer is not None and answer.missing and answer.at >= deadline.started
+        return said and not self._patient and deadline.half_passed
 
     def all_in_vain(self, late: tuple[Delivery, ...], deadline: Deadline) -> list[Delivery]:
         """Return those that wait in vain, of the records of one commit; the poller may ask for the others."""
         for topic in {late[0].topic, *self._first} if late else ():
             self.patience(topic, deadline)
-        if self._patient or not (deadline.half_passed and any(map(self.missing, tuple(self._answers)))):
-            return []
-        return [delivery for delivery in late if self.missing(delivery.topic)]
+        lost = {topic for topic in tuple(self._answers) if self.in_vain(topic, deadline)}
+        return [delivery for delivery in late if delivery.topic in lost] if lost else []
 
 
 def _hint(topic: str, partitions: Mapping[int, Any], error: str | None) -> str:

@@ -104,7 +104,7 @@ def test_hints(partitions, error, hint):
 
 
 def test_an_old_answer_explains_nothing(monkeypatch):
-    """What the brokers said half a minute ago may be wrong by now."""
+    """What the brokers said a while ago may be wrong by now."""
     topics = Topics()
     topics.learn_missing("oders")
     fresh = topics.hint("oders")
@@ -115,14 +115,20 @@ def test_an_old_answer_explains_nothing(monkeypatch):
 
 
 def test_in_vain_from_half_of_the_deadline_on():
-    """A call gives up at half of its deadline, and not before, nor where the settings give the topic more time."""
-    patient, topics = Topics(patient=True), Topics()
+    """A call gives up at half of its deadline, and not before, nor where the settings give the topic more time.
+
+    What was said before the call doesn't count: the topic may have been made since.
+    """
+    patient, topics, earlier = Topics(patient=True), Topics(), Topics()
+    earlier.learn_missing("oders")
+    long, over = Deadline(10), Deadline(0)
     for each in (patient, topics):
         each.learn_missing("oders")
 
-    assert [False, True] == [topics.in_vain("oders", Deadline(10)), topics.in_vain("oders", Deadline(0))]
-    assert not patient.in_vain("oders", Deadline(0))
-    assert not topics.in_vain("orders", Deadline(0))
+    assert [False, True] == [topics.in_vain("oders", long), topics.in_vain("oders", over)]
+    assert not patient.in_vain("oders", over)
+    assert not earlier.in_vain("oders", over)
+    assert not topics.in_vain("orders", over)
 
 
 # -- in a pool ---------------------------------------------------------------------------------------
