@@ -355,8 +355,8 @@ class Outbox:
         # have to take a flag back may not come to it: a thread that can't start, an interrupt.
         self.served_until: float = 0.0
         self.hurry = hurry
-        self.topics = topics or Topics()
-        self.heard = False  # a record was stored since the client last looked
+        self.topics: Topics = topics or Topics()
+        self.heard: bool = False  # a record was stored since the client last looked
         self._trouble = trouble
         self._observer = observer
         self._callbacks = callbacks

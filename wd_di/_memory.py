@@ -137,7 +137,7 @@ class MemoryClient:
         self.outbox: Outbox
         self.fault: Fault | None = None
         self.last_error: str | None = None
-        self.topics = Topics()
+        self.topics: Topics = Topics()
         self.in_transaction: bool = False
         self.doubtful = False
         self.full_at: int | None = None

@@ -60,7 +60,7 @@ class Topics:
     """
 
     def __init__(self, *, patient: bool = False) -> None:
-        self.asking = False
+        self.asking: bool = False
         self._patient = patient
         self._answered: set[str] = set()
         self._first: dict[str, Delivery] = {}
