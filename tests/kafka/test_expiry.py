@@ -14,7 +14,7 @@ from tests.kafka.readers import committed, values
 from wd_di import DeliveryError, ProducerCreated, ProducerPool, ProducerRetired, Retry, Transaction
 from wd_di.errors import MissingExtraError, TransactionAbortedError
 from wd_di.testing import KafkaUnavailableError, LocalKafka
-from wd_di.testing.plugin import _unavailable
+from wd_di_pytest import _unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
