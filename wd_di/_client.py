@@ -568,10 +568,10 @@ class KafkaClient:
             self._look_up(topic)
             return self.topics.place(topic)
         if code == KafkaError._MSG_TIMED_OUT:  # noqa: SLF001
-            if self.last_error is not None:
-                return f" (last error: {self.last_error})"
-            self._look_up(topic)
-            return self.topics.hint(topic)
+            if self.last_error is None:
+                self._look_up(topic)
+            last = f" (last error: {self.last_error})" if self.last_error is not None else ""
+            return f"{self.topics.hint(topic)}{last}"
         return ""
 
     def _look_up(self, topic: str) -> None:

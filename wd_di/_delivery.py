@@ -184,6 +184,7 @@ class Delivery:
         if self._outcome == "pending":
             raise DeliveryTimeoutError(
                 f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
+                f"{self._outbox.topics.hint(self.topic)}"
             )
         if self.outcome == "aborted" and self._error is None:
             return DeliveryError(f"{self._outbox.pool}: a record for {self.topic!r} was aborted", [self])
@@ -247,6 +248,7 @@ class Delivery:
         """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads."""
         waiter, topics = ThreadWaiter(), self._outbox.topics
         self._register(waiter)
+        self._outbox.hurry()
         while not (self.done() or deadline.passed or topics.in_vain(self.topic, deadline)):
             seconds = topics.patience(self.topic, deadline)
             self._outbox.hurry()

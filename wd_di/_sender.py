@@ -199,7 +199,8 @@ class Sender:
         late = [delivery for delivery in deliveries if not delivery.done()]
         if late:
             first = next((each for each in late if self.client.topics.missing(each.topic)), late[0]).topic
-            why = because(self.client, deadline) or self.client.topics.hint(first)
+            # Both: the brokers answer for the topic, while a broker that is away may go on being the last error.
+            why = f"{self.client.topics.hint(first)}{because(self.client, deadline)}"
             raise DeliveryTimeoutError(
                 f"{self.terms.pool}: no answer for {len(late)} of {len(deliveries)} records in time, the first to "
                 f"{first!r}; they may still be delivered{why}"

@@ -244,7 +244,7 @@ class Unit(Sender):
         if lost := self._in_vain(deadline):
             return self._homeless(lost)
         if late:
-            why = because(self.client, deadline) or self.client.topics.hint(late[0].topic)
+            why = f"{self.client.topics.hint(late[0].topic)}{because(self.client, deadline)}"  # both: as in a sender
             text = f"{len(late)} of {ledger.records} records had no answer in time (commit_timeout_ms is "
             text += f"{self._rules.commit_timeout * 1000:.0f}){why}"
             return self._error(TransactionAbortedError, text)
