@@ -23,6 +23,7 @@ from scripted import (
 )
 
 from wd_di._async_transaction import AsyncTransaction
+from wd_di._checkout import Hold
 from wd_di._client import Kind
 from wd_di._delivery import Message
 from wd_di._retry import Retry
@@ -688,3 +689,22 @@ async def test_scope_with_retry(pool):
     """A scope that has a retry can't be opened by a block, which can't be run again."""
     with pytest.raises(ScopeError, match="needs a function to call again"):
         await pool.transaction(retry=Retry()).__aenter__()
+
+
+async def test_interrupt_behind_begin(pool, script, monkeypatch):
+    """What comes between begin and the block aborts: nothing is left open that the next transaction would join."""
+    handle = Hold.async_handle
+
+    def interrupted(hold: Hold) -> object:
+        monkeypatch.setattr(Hold, "async_handle", handle)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Hold, "async_handle", interrupted)
+    with pytest.raises(ZeroDivisionError):
+        async with pool.transaction():
+            pass
+    async with pool.transaction() as tx:
+        tx.produce_async("orders", "one")
+
+    assert ["one"] == committed(pool)
+    assert 0 == pool.stats().in_use

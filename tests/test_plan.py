@@ -686,3 +686,12 @@ def test_a_forgotten_pool_claims_nothing() -> None:
 
     assert gone() is None
     claim(plan_of(transactional()), Owner())
+
+
+def test_garbage_keeps_no_id() -> None:
+    """A pool that only a reference cycle keeps, as the former one of a notebook's cell, has its ids no more."""
+    plan, former = plan_of(transactional()), Owner()
+    vars(former)["itself"] = former
+    claim(plan, former)
+    del former
+    claim(plan, Owner())

@@ -250,3 +250,14 @@ def test_wrong_retry(wrong):
     """A retry that makes no sense is refused by the field's name."""
     with pytest.raises(ValueError, match=f"Retry.{next(iter(wrong))} is"):
         Retry(**wrong)
+
+
+def test_run_of_a_generator_function(pool):
+    """What only makes a generator has done nothing when its transaction commits, so it is refused."""
+
+    def lazy(tx: Any) -> Iterator[None]:
+        tx.produce_async("orders")
+        yield
+
+    with pytest.raises(TypeError, match="not a generator function"):
+        pool.run(lazy)

@@ -27,6 +27,7 @@ from scripted import (
 )
 
 from wd_di import _unit
+from wd_di._checkout import Hold
 from wd_di._client import Kind
 from wd_di.errors import (
     AbortTransaction,
@@ -345,6 +346,24 @@ def test_interrupted_abort(pool, script, kind):
     assert isinstance(caught.value.__context__, ZeroDivisionError)
     assert [] == committed(pool)
     assert 1 == retired(pool)
+
+
+def test_interrupt_behind_begin(pool, script, monkeypatch):
+    """Ctrl-C between begin and the block aborts: nothing is left open that the next transaction would join."""
+    handle = Hold.handle
+
+    def interrupted(hold: Hold) -> object:
+        monkeypatch.setattr(Hold, "handle", handle)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hold, "handle", interrupted)
+    with pytest.raises(KeyboardInterrupt), pool.transaction():
+        pass
+    produce_one(pool)
+
+    assert ["abort", "commit"] == ends(script)
+    assert ["one"] == committed(pool)
+    assert 0 == pool.stats().in_use
 
 
 def test_interrupt_in_begin(pool, script):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import re
@@ -484,9 +485,13 @@ def claim(plan: Plan, owner: object) -> None:
     """
     global _claims  # noqa: PLW0603  (replaced, never changed: a re-entrant release can't disturb a running loop)
     with _claims_lock:
-        for server, transactional_id in _keys(plan):
-            held, name = _holder((server, transactional_id))
-            if held is not None and held is not owner:
+        for key in _keys(plan):
+            if _other(key, owner) is None:
+                continue
+            gc.collect()  # the former pool of a notebook's cell is garbage that nobody has collected yet
+            name = _other(key, owner)
+            if name is not None:
+                server, transactional_id = key
                 raise SettingsError(
                     f"{plan.name}: transactional.id {transactional_id!r} on {server} is in use by pool {name!r} of "
                     "this process: they would fence each other. Close that one first, as before a notebook cell "
@@ -495,9 +500,11 @@ def claim(plan: Plan, owner: object) -> None:
         _claims = _claims | dict.fromkeys(_keys(plan), (weakref.ref(owner), plan.name))
 
 
-def _holder(key: tuple[str, str]) -> tuple[object | None, str]:
+def _other(key: tuple[str, str], owner: object) -> str | None:
+    """Return the name of another live pool that has the id; not the pool, which a traceback would keep alive."""
     held, name = _claims.get(key, (None, ""))
-    return (held() if held is not None else None), name
+    pool = held() if held is not None else None
+    return None if pool is None or pool is owner else name
 
 
 def release(owner: object) -> None:

@@ -107,7 +107,12 @@ class Run:
             refuse_on_loop("a transaction", self._rules.terms)
             held = self._hold = held or self._borrow()
             self._begin(held)
-        return cast("Transaction", self._current(held).handle())
+        try:
+            return cast("Transaction", self._current(held).handle())
+        except BaseException as error:  # a signal's: Python leaves only what it has entered
+            if not self._joined:
+                self.__exit__(type(error), error, None)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -127,7 +132,12 @@ class Run:
         if not self._joined:
             held = self._hold = held or await self._borrow_async()
             self._begin(held)  # local, 0.07 ms: not worth a hop to a worker
-        return cast("AsyncTransaction", self._current(held).async_handle())
+        try:
+            return cast("AsyncTransaction", self._current(held).async_handle())
+        except BaseException as error:  # as above
+            if not self._joined:
+                await self.__aexit__(type(error), error, None)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

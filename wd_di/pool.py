@@ -11,7 +11,7 @@ import weakref
 from asyncio import _get_running_loop
 from contextlib import suppress
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from wd_di import _retry
@@ -183,10 +183,12 @@ class ProducerPool:
             function.
 
         Raises:
-            TypeError: ``fn`` can't be called.
+            TypeError: ``fn`` can't be called, or only makes a generator.
         """
         if not callable(fn):
             raise TypeError(f"run takes a function of a transaction, not {type(fn).__name__}")
+        if isgeneratorfunction(fn) or isasyncgenfunction(fn):
+            raise TypeError("run takes a function that does its work when it is called, not a generator function")
         if iscoroutinefunction(fn) or iscoroutinefunction(type(fn).__call__):
             return _retry.run_async(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
         return _retry.run(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
