@@ -695,3 +695,18 @@ def test_garbage_keeps_no_id() -> None:
     claim(plan, former)
     del former
     claim(plan, Owner())
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"linger.ms\0": "7"}, r"'linger\.ms.x00' has a NUL"),
+        ({"transactional.id\0": "abc"}, "has a NUL"),
+        ({"default.topic.config": {"partitioner": "murmur2\0x"}}, r"partitioner|default\.topic\.config"),
+        ({"plugin.library.paths": Path("a\udce9")}, r"plugin\.library\.paths isn't valid Unicode"),
+    ],
+)
+def test_text_that_c_would_cut_in_names_and_within(given: dict[str, Any], named: str) -> None:
+    """Names, nested settings and paths are looked at, too."""
+    with pytest.raises(SettingsError, match=named):
+        make_plan(settings(size=1, kafka=kafka()), name="orders", configure=lambda config: config.kafka.update(given))

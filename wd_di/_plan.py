@@ -291,6 +291,8 @@ def _slot(
         kafka = {"transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS} | kafka | {"transactional.id": transactional_id}
     kafka.setdefault("client.id", f"{name}-{template.instance}-{os.getpid()}-{index}")
     for key, value in kafka.items():
+        if problem := _unsendable(key):
+            raise SettingsError(f"{who}: the name {key!r} {problem}")
         if problem := _unsendable(value):
             made = " (it is made of the pool's name and its instance)" if key == "client.id" else ""
             raise SettingsError(f"{who}: {key} {problem}{made}")
@@ -302,7 +304,11 @@ def _unsendable(value: object) -> str | None:
 
     Cut ids would fence each other: of ``a`` + NUL + ``{index}`` it sees the ``a``.
     """
+    if isinstance(value, Mapping):  # default.topic.config
+        return next(filter(None, map(_unsendable, (*value, *value.values()))), None)
     text = getattr(value, "get_secret_value", lambda: value)()
+    if isinstance(text, os.PathLike):
+        text = str(text)  # as confluent-kafka takes it
     if not isinstance(text, str):
         return None
     if "\0" in text:

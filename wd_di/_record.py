@@ -58,10 +58,10 @@ def _check_text(field: str, value: object) -> None:
     if not isinstance(value, _TEXT):
         raise TypeError(_kind(field, value, "str, bytes or None"))
     if isinstance(value, str) and not value.isascii():  # which it knows without looking
-        _refuse_unencodable(field, value)
+        _refuse_unencodable(field, value, ". Give the bytes instead")
 
 
-def _refuse_unencodable(field: str, text: str) -> None:
+def _refuse_unencodable(field: str, text: str, way_out: str = "") -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -70,7 +70,7 @@ def _refuse_unencodable(field: str, text: str) -> None:
         return
     raise ValueError(
         f"{field} has no UTF-8: character {at} of {len(text)} is half of a surrogate pair, as of a file name or of "
-        "input that was decoded with errors='surrogateescape'. Give the bytes instead"
+        f"input that was decoded with errors='surrogateescape'{way_out}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -127,3 +128,16 @@ def test_closed():
     with pytest.raises(ClusterError, match="closed"):
         kafka.push_errors(ApiKey.PRODUCE, 3)
     assert "<MockKafka: closed>" == repr(kafka)
+
+
+@pytest.mark.parametrize("brokers", [0, -1, True, "x", None])
+def test_a_cluster_without_brokers_is_refused(brokers: Any) -> None:
+    """Without one librdkafka has no cluster, and whoever asks for it would crash."""
+    with pytest.raises(ValueError, match="brokers is a number from 1 on, not"):
+        MockKafka(brokers)
+
+
+def test_a_topic_that_c_would_cut(mock_kafka: MockKafka) -> None:
+    """A name with a NUL character is refused."""
+    with pytest.raises(ValueError, match="NUL"):
+        mock_kafka.create_topic("a\0b")

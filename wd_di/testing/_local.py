@@ -70,6 +70,8 @@ class LocalKafka(Cluster):
         heap_mb: int = 384,
         start_timeout_ms: int = 60_000,
     ) -> None:
+        if brokers not in (1, 3):
+            raise ValueError(f"brokers is 1 or 3, not {brokers!r}")
         self._size = brokers
         self._config = dict(config or {})
         self._advertise = advertise or (lambda _, port: f"{_kraft.HOST}:{port}")

@@ -66,6 +66,8 @@ class MockKafka:
     """
 
     def __init__(self, brokers: int = 1) -> None:
+        if not isinstance(brokers, int) or isinstance(brokers, bool) or brokers < 1:
+            raise ValueError(f"brokers is a number from 1 on, not {brokers!r}")  # without one there is no cluster in C
         self.brokers = brokers
         # Never what replaces confluent_kafka.Producer: nothing is sent through it.
         self._host: cimpl.Producer | None = cimpl.Producer({"test.mock.num.brokers": brokers, "log_level": 0})
@@ -85,7 +87,10 @@ class MockKafka:
 
         Raises:
             ClusterError: The topic exists.
+            ValueError: The name has a NUL character, at which librdkafka would cut it.
         """
+        if "\0" in name:
+            raise ValueError(f"the topic's name {name!r} has a NUL character")
         self._call("rd_kafka_mock_topic_create", name.encode(), partitions, self.brokers)
         return name
 
