@@ -1381,3 +1381,49 @@ def test_a_forgotten_shared_pool_ends_its_threads(make: Make) -> None:
     serving.join(PATIENCE)
 
     assert not serving.is_alive()
+
+
+def test_a_forked_child_keeps_its_own_ids_through_a_reload(pools: list[ProducerPool]) -> None:
+    """New settings in the child don't take the parent's ids, and ids that configure makes alike are refused."""
+    kafka = {"bootstrap.servers": "127.0.0.1:9"}
+    given = {"size": 1, "transactional_id": "kept-{instance}", "instance": "7", "kafka": kafka}
+    pool = ProducerPool(PoolSettings.model_validate(given), name="kept")
+    alike = ProducerPool(
+        PoolSettings.model_validate({"size": 1, "kafka": kafka}),
+        name="alike",
+        configure=lambda config: config.kafka.update({"transactional.id": "alike"}),
+    )
+    pools.extend((pool, alike))
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(PoolTimeoutError):
+            pool.reload(PoolSettings.model_validate({**given, "timeout_ms": 1}), timeout_ms=0)
+        mine = [slot.transactional_id for slot in pool._keeper.plan.slots]
+        try:
+            alike.producer()
+        except SettingsError as error:
+            refused = "would fence the parent's producer" in str(error)
+        else:
+            refused = False
+        os._exit(0 if mine == [f"kept-7-{os.getpid()}"] and refused else 1)
+
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_poller_without_a_thread_gets_one_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system had no thread to spare, deliveries are answered once it has."""
+    start = threading.Thread.start
+    scarce = [True]
+
+    def refuse(thread: threading.Thread) -> None:
+        if scarce[0] and thread.name == "wd_di-orders-poller":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool = make(size=1)
+    with pool.producer() as producer:
+        producer.produce_async("orders", "kept")
+        scarce[0] = False
+        delivery = producer.produce_async("orders", "answered")
+    assert 1 == delivery.result(PATIENCE_MS).offset

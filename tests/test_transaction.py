@@ -348,6 +348,16 @@ def test_interrupted_abort(pool, script, kind):
     assert 1 == retired(pool)
 
 
+def test_what_was_refused_starts_no_clock(pool, script):
+    """The coordinator's clock begins with what is sent, not with an argument that can't be, or a refused record."""
+    script.on("produce", fault(Kind.OTHER))
+    with pool.transaction() as tx:
+        for refused in (lambda: tx.send_offsets(OFFSETS, None), lambda: tx.produce_async("orders")):
+            assert isinstance(outcome(refused), Exception)
+
+        assert tx._unit.first_write is None
+
+
 def test_interrupt_behind_begin(pool, script, monkeypatch):
     """Ctrl-C between begin and the block aborts: nothing is left open that the next transaction would join."""
     handle = Hold.handle

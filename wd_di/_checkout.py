@@ -175,7 +175,7 @@ class Desk:
         if client.fault is not None:
             self._release(hold, broken(client.fault))
             return False
-        if hold.core.expired(hold):  # the poller couldn't renew it in time, as after a suspended night
+        if hold.core.expired(hold):  # the poller couldn't renew it in time, as after SIGSTOP
             self._release(hold, Retirement("transactional_id_expiry_ms"))
             return False
         hold.sender = Sender(hold.slot.index, client, self.keeper.terms)

@@ -248,7 +248,12 @@ class KafkaClient:
         """Add a consumer group's offsets to the transaction."""
         if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
             raise TypeError(unfit_metadata(group_metadata))
-        self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds))
+        try:
+            self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds))
+        except Fault as fault:
+            if _code(fault) != KafkaError._BAD_MSG:  # noqa: SLF001  (librdkafka couldn't read the metadata)
+                raise
+            raise ValueError(f"{unfit_metadata(group_metadata)}: it is cut or made up") from fault
         self._wrote = True
         self._last.end()
 
@@ -337,7 +342,7 @@ class KafkaClient:
         if handle is None:
             return False
         try:
-            found = handle.list_topics(topic, timeout=seconds).topics[topic]
+            found = yielding(lambda: handle.list_topics(topic, timeout=seconds)).topics[topic]
         except (KafkaException, RuntimeError, KeyError):  # no broker, or closed meanwhile
             self._deaf = time.monotonic()
             return False
@@ -590,7 +595,9 @@ class KafkaClient:
         return Fault(Kind.CLOSED, "the producer is closed")
 
 
-def dispose(client: Client, deadline: Deadline, abort_seconds: float) -> int:
+def dispose(
+    client: Client, deadline: Deadline, abort_seconds: float, *, given_up: Callable[[int], object] | None = None
+) -> int:
     """End a client for good, whatever state it is in; how many records were given up.
 
     In this order: abort what is open, flush until the deadline, purge, serve what that brings, close. After a doubtful
@@ -603,6 +610,8 @@ def dispose(client: Client, deadline: Deadline, abort_seconds: float) -> int:
     with suppress(Fault):
         _flush(client, deadline)
     lost = len(client.outbox.unsettled())
+    if given_up is not None:
+        given_up(lost)  # before the close, which may block for longer than anybody waits
     if lost or client.owes():
         with suppress(Fault):
             _purge(client)
@@ -641,13 +650,13 @@ def checked_offsets(offsets: Any) -> list[TopicPartition]:
         TypeError, ValueError: Names what is wrong.
     """
     if isinstance(offsets, (str, bytes)) or not isinstance(offsets, Iterable):
-        raise TypeError(f"offsets are confluent_kafka.TopicPartition objects, not {type(offsets).__name__}")
+        raise TypeError(f"offsets are a list of confluent_kafka.TopicPartition, not {type(offsets).__name__}")
     given = list(offsets)
     if not given:
         raise ValueError("offsets are empty: send those of the batch, the last read + 1 for each partition")
     for each in given:
         if not isinstance(each, TopicPartition):
-            raise TypeError(f"offsets are confluent_kafka.TopicPartition objects, not {type(each).__name__}")
+            raise TypeError(f"offsets are a list of confluent_kafka.TopicPartition, not of {type(each).__name__}")
         if not each.topic or each.partition < 0:
             raise ValueError(f"offsets name a topic and a partition, not {each.topic!r} and {each.partition}")
         if each.offset < 0:

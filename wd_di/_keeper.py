@@ -285,16 +285,18 @@ class Keeper:
         until = None if late else self._closing_until
         deadline = until or Deadline(self.settings.close_timeout_ms / 1000)
         try:
-            lost = dispose(client, deadline, self.rules.abort_timeout)
+            lost = dispose(client, deadline, self.rules.abort_timeout, given_up=self._note_purged)
         except Exception as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
             log_error(f"{self.name}.close", f"{self.name}: producer {slot.index} could not be closed", error)
             lost = 0
-        with self._mutex:
-            self.purged += lost
         self.observer.emit(
             ProducerClosed, pool=self.name, index=slot.index, transactional_id=client.transactional_id, purged=lost
         )
         self.carry_out(core.retired(slot))
+
+    def _note_purged(self, lost: int) -> None:
+        with self._mutex:
+            self.purged += lost
 
     def _tell_retired(self, slot: Slot, client: Client, retirement: Retirement) -> None:
         self.observer.emit(
@@ -322,6 +324,8 @@ class Keeper:
         """Something came up: end the poller's long nap."""
         if self._poller.napping:
             self._poller.wake()
+        elif self._poller.refused:
+            self._poller.start()
 
     def _round(self) -> float:
         owing, living = False, self.core.living()

@@ -212,8 +212,8 @@ class MemoryClient:
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:  # noqa: ARG002
         """Accept the offsets: there is no consumer group here that could disagree."""
         self._refuse_if_closed()
-        if group_metadata is None or isinstance(group_metadata, (str, int, float, list, tuple, dict, set)):
-            raise TypeError(unfit_metadata(group_metadata))  # anything opaque will do as a stand-in
+        if _no_metadata(group_metadata):
+            raise TypeError(unfit_metadata(group_metadata))
         if not self._broker.welcomes(self._writer):
             raise self._fenced()
 
@@ -268,6 +268,14 @@ class MemoryClient:
     def _fenced(self) -> Fault:
         self.fault = Fault(Kind.FENCED, "fenced by a newer producer with the same transactional.id")
         return self.fault
+
+
+def _no_metadata(given: object) -> bool:
+    """Whether it can't be a group's metadata; anything opaque will do as a stand-in for it."""
+    if isinstance(given, bytes):
+        return not given.startswith(b"CGMD")
+    other = (str, int, float, list, tuple, dict, set, bytearray, memoryview, type(None))
+    return isinstance(given, other) or callable(given) or hasattr(given, "consumer_group_metadata")
 
 
 def _size(text: str | bytes | None) -> int:

@@ -147,6 +147,7 @@ class Poller:
 
     def __init__(self, name: str, round_: weakref.WeakMethod[Callable[[], float]]) -> None:
         self.napping = False
+        self.refused = False  # the system had no thread for it
         self._name = name
         self._round = round_
         self._alarm = Alarm()
@@ -154,11 +155,15 @@ class Poller:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, unless the interpreter is about to exit."""
+        """Start the thread, if there is one to be had: at the interpreter's exit there isn't, and else maybe later."""
+        if self._stopped:
+            return
+        self.refused = False
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # see Workers._start: whoever waits polls by itself then
+        except RuntimeError:  # see Workers._start
+            self.refused = True
             return
         self._thread = thread
 

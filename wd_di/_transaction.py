@@ -43,6 +43,7 @@ class Transaction(InTransaction, Producer):
         Raises:
             RebalancedError: The partitions belong to another member now. The transaction can only abort.
             AuthorizationError: No right to read with this group.
+            TypeError, ValueError: An argument can't be sent; nothing was, and the transaction lives on.
         """
         refuse_on_loop("send_offsets", self._unit.terms)
         self._unit.send_offsets(offsets, group_metadata, timeout_ms)

@@ -387,6 +387,9 @@ class Unit(Sender):
             error = self._offsets_refused(fault)
             self.inner_error = self.inner_error or error
             raise error from fault
+        except (TypeError, ValueError):
+            self._forget_write()
+            raise
         self._offsets_sent = True
 
     # -- shared steps ------------------------------------------------------------------------------
@@ -445,7 +448,11 @@ class Unit(Sender):
     def send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
         """Enqueue one, unless the transaction is over or about to be."""
         self._note_write()
-        return super().send(topic, record, deadline)
+        try:
+            return super().send(topic, record, deadline)
+        except BaseException:
+            self._forget_write()
+            raise
 
     def reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
         """Return where the broker stored them, or raise what became of them or of the producer."""
@@ -546,6 +553,11 @@ class Unit(Sender):
             self.first_write = time.monotonic()
         else:
             self._refuse_if_late()
+
+    def _forget_write(self) -> None:
+        """What was refused before it reached the client hasn't started the coordinator's clock."""
+        if not (self.ledger.records or self._offsets_sent):
+            self.first_write = None
 
     def _refuse_if_late(self) -> None:
         if self.first_write is not None and self._age() > self._rules.transaction_timeout * SOFT_LIMIT:

@@ -108,6 +108,7 @@ class ProducerPool:
         settings = checked_pool(name, settings)
         self.observer: Observer = checked_observer(name, observer)
         self._configure = configure
+        self._parents_ids: frozenset[str] | None = None
         self._settings = settings
         plan = self._checked_plan(settings)
         claim(plan, self)
@@ -451,10 +452,19 @@ class ProducerPool:
 
     # -- plans and forks -----------------------------------------------------------------------------
 
-    def _checked_plan(self, settings: PoolSettings, *, instance: str | None = None) -> Plan:
+    def _checked_plan(self, settings: PoolSettings) -> Plan:
+        instance = None
+        if self._parents_ids is not None:  # in a forked child, whatever settings it gets
+            instance = f"{settings.instance or default_instance()}-{os.getpid()}"
+            settings = _own_ids(settings)
         plan = make_plan(settings, name=self.name, configure=self._configure, instance=instance)
         seen: list[dict[str, Any]] = []
         for slot in plan.slots:
+            if slot.remote and slot.transactional_id in (self._parents_ids or ()):
+                raise SettingsError(
+                    f"{self.name}: configure sets transactional.id {slot.transactional_id!r} again in a forked child, "
+                    "which would fence the parent's producer: make it of os.getpid(), or use transactional_id"
+                )
             alike = {key: value for key, value in slot.kafka.items() if key not in ("transactional.id", "client.id")}
             if slot.deliver and alike not in seen:
                 seen.append(alike)
@@ -465,6 +475,8 @@ class ProducerPool:
         """In the child: nothing of the parent's is touched; new ids are made at the first use, outside the fork."""
         self._phase = threading.RLock()
         self._stale = True
+        ids = (slot.transactional_id for slot in self._keeper.plan.slots)
+        self._parents_ids = (self._parents_ids or frozenset()).union(filter(None, ids))
         closing = self._keeper.core.closing
         self._keeper.renew()
         self._desk.forget_all()
@@ -477,8 +489,7 @@ class ProducerPool:
             return
         with self._phase:
             if self._stale and not self._keeper.core.closing:  # a closed pool takes no ids from anybody
-                own = f"{self._settings.instance or default_instance()}-{os.getpid()}"
-                plan = self._checked_plan(_own_ids(self._settings), instance=own)
+                plan = self._checked_plan(self._settings)
                 claim(plan, self)
                 self._keeper.apply(plan)
                 self._stale = False

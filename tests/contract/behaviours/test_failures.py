@@ -241,14 +241,16 @@ def test_offsets_that_are_none(backend: Backend) -> None:
     group, metadata = backend.group()
     good = [TopicPartition(topic, 0, 10)]
     refused: list[tuple[Any, Any, type[Exception], str]] = [
-        ("abc", metadata, TypeError, "offsets are confluent_kafka.TopicPartition objects, not str"),
-        (None, metadata, TypeError, "offsets are confluent_kafka.TopicPartition objects, not NoneType"),
-        ([topic], metadata, TypeError, "offsets are confluent_kafka.TopicPartition objects, not str"),
+        ("abc", metadata, TypeError, "offsets are a list of confluent_kafka.TopicPartition"),
+        (None, metadata, TypeError, "offsets are a list of confluent_kafka.TopicPartition, not NoneType"),
+        ([topic], metadata, TypeError, "offsets are a list of confluent_kafka.TopicPartition"),
         ([], metadata, ValueError, "offsets are empty"),
         ([TopicPartition(topic, 0)], metadata, ValueError, "isn't one: send the last read"),
         ([*good, TopicPartition(topic, 1, -1)], metadata, ValueError, "the offset of .*1. is -1, which isn't one"),
         ([TopicPartition(topic, offset=3)], metadata, ValueError, "offsets name a topic and a partition"),
         (good, None, TypeError, "group_metadata is what consumer.consumer_group_metadata.. returns, not NoneType"),
+        (good, b"x", TypeError, "group_metadata is what"),
+        (good, len, TypeError, "group_metadata is what consumer.consumer_group_metadata.. returns, not builtin"),
         (good, group, TypeError, "group_metadata is what consumer.consumer_group_metadata.. returns, not str"),
     ]
     with pool.transaction() as tx:
