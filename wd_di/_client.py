@@ -351,6 +351,7 @@ class KafkaClient:
             self.topics.learn_missing(topic)
         else:
             self.topics.learn(topic, found.partitions, error.str() if error is not None else None)
+        self._last.end()
         return True
 
     def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:
@@ -363,7 +364,7 @@ class KafkaClient:
         for pause in RENEWALS:
             time.sleep(deadline.slice(pause))
             if deadline.passed or not self.ask(topic, deadline.slice(2 * ASK_SLICE)):
-                return False
+                break
             answer = self.topics.answer_for(topic)
             if answer is not None and answer.partitions is not None and answer.partitions > partition:
                 return True

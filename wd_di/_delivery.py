@@ -180,12 +180,10 @@ class Delivery:
             DeliveryTimeoutError: No answer yet. The record may still be delivered.
         """
         if self._outcome == "pending":
-            self._wait(Deadline.of_ms(timeout_ms, self._ledger.timeout_ms))
-        if self._outcome == "pending":
-            raise DeliveryTimeoutError(
-                f"{self._outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
-                f"{self._outbox.topics.hint(self.topic)}"
-            )
+            deadline = Deadline.of_ms(timeout_ms, self._ledger.timeout_ms)
+            self._wait(deadline)
+            if self._outcome == "pending":
+                raise self._late(deadline)
         if self.outcome == "aborted" and self._error is None:
             return DeliveryError(f"{self._outbox.pool}: a record for {self.topic!r} was aborted", [self])
         if self._error is not None:
@@ -211,7 +209,10 @@ class Delivery:
 
     async def _answer(self) -> DeliveryReport:
         refuse_outside_of_a_task(self._outbox.pool)
-        await self.decided(Deadline(self._ledger.timeout_ms / 1000))
+        deadline = Deadline(self._ledger.timeout_ms / 1000)
+        await self.decided(deadline)
+        if self._outcome == "pending" and self._ledger.timeout_ms:
+            raise self._late(deadline)
         return self.result(0)
 
     def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
@@ -237,6 +238,15 @@ class Delivery:
         """
         with suppress(Exception):  # a class of the user's own may not let itself be copied
             self._error = copy.copy(self._error)
+
+    def _late(self, deadline: Deadline) -> DeliveryTimeoutError:
+        outbox = self._outbox
+        error = outbox.last_error(deadline.started)
+        last = f" (last error: {error})" if error else ""
+        return DeliveryTimeoutError(
+            f"{outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
+            f"{outbox.topics.hint(self.topic)}{last}"
+        )
 
     def _report(self) -> DeliveryReport:
         if not isinstance(self._place, DeliveryReport):
@@ -348,6 +358,7 @@ class Outbox:
         hurry: Callable[[], None],
         topics: Topics | None = None,
         trouble: Callable[[], None] | None = None,
+        last_error: Callable[[float], str | None] | None = None,
     ) -> None:
         self.pool = pool
         self.index = index
@@ -357,6 +368,7 @@ class Outbox:
         # have to take a flag back may not come to it: a thread that can't start, an interrupt.
         self.served_until: float = 0.0
         self.hurry = hurry
+        self.last_error: Callable[[float], str | None] = last_error or (lambda _: None)
         self.topics: Topics = topics or Topics()
         self.heard: bool = False  # a record was stored since the client last looked
         self._trouble = trouble

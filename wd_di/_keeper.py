@@ -43,7 +43,7 @@ ROUND_WAITING = 0.05
 ROUND_IDLE = 0.5
 MAKERS_MAX = 32
 ASKERS_MAX = 4
-ASK_SLICE = 0.25
+ASK_SLICE = 0.6  # an answer that takes longer is never heard: each question is asked anew
 TOLD_EVERY = 10.0
 """Seconds between two events about one missing topic."""
 REAPERS_MAX = 8
@@ -236,6 +236,7 @@ class Keeper:
             hurry=self.nudge,
             topics=client.topics,
             trouble=getattr(client, "next_trouble", None),
+            last_error=client.last_error_since,
         )
         return client
 

@@ -98,7 +98,8 @@ class Sender:
         """Ask for what the client doesn't know; where that would block, ask for the next time."""
         if not deadline.passed and (_get_running_loop() is None or self.terms.allow_blocking_in_loop):
             return self.client.renew(topic, partition, deadline)
-        self.terms.jobs.submit(lambda: self.client.ask(topic, QUEUE_FULL_SLICE))
+        self.client.topics.ask_soon(topic)  # by the poller, each once: a loop may try a thousand times
+        self.terms.nudge()
         return False
 
     def _send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:

@@ -21,6 +21,8 @@ another one takes over from a controller that was killed.
 """
 ASK_AFTER = 1.0
 ASK_AGAIN = 0.5
+MISSING_FRESH = 2.0
+"""Seconds for which a topic that wasn't there may be taken as missing: it may have been made since."""
 FRESH = 10.0
 """Seconds after which an answer explains nothing any more."""
 STEPS = 10
@@ -124,7 +126,11 @@ class Topics:
     def missing(self, topic: str) -> bool:
         """Whether the brokers know no such topic."""
         answer = self.answer_for(topic)
-        return answer is not None and answer.missing
+        return answer is not None and answer.missing and time.monotonic() - answer.at < MISSING_FRESH
+
+    def ask_soon(self, topic: str) -> None:
+        """Let the poller ask the brokers for the topic, whether or not a record waits."""
+        self._due[topic] = time.monotonic()
 
     def hint(self, topic: str) -> str:
         """Return what may be wrong with the topic, for the end of a message."""
@@ -160,7 +166,7 @@ class Topics:
         Not what they said before: it may have been made since. Nor if the settings ask for patience.
         """
         answer = self._answers.get(topic)
-        said = answer is not None and answer.missing and answer.at >= deadline.started
+        said = answer is not None and self.missing(topic) and answer.at >= deadline.started
         return said and not self._patient and deadline.half_passed
 
     def all_in_vain(self, late: tuple[Delivery, ...], deadline: Deadline) -> list[Delivery]:
@@ -179,7 +185,5 @@ def _hint(topic: str, partitions: Mapping[int, Any], error: str | None) -> str:
         return f"partition {leaderless} of {topic!r} has no leader"
     number = min(partitions, key=lambda number: len(partitions[number].isrs))
     in_sync, replicas = len(partitions[number].isrs), len(partitions[number].replicas)
-    return (
-        f"the brokers know {topic!r}, and {in_sync} of {replicas} replicas of its partition {number} are in sync: does "
-        "min.insync.replicas ask for more?"
-    )
+    known = f"the brokers know {topic!r}, and {in_sync} of {replicas} replicas of its partition {number} are in sync"
+    return f"{known}: does min.insync.replicas ask for more?" if in_sync < replicas else known
