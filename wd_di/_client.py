@@ -21,9 +21,10 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
 from wd_di._green import yielding
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
+from wd_di._names import revealed
 from wd_di._threads import Deadline
 from wd_di._topics import PROPAGATION_MS, Topics
-from wd_di._troubles import Troubles
+from wd_di._troubles import Troubles, last_error
 from wd_di.errors import (
     AuthorizationError,
     DeliveryError,
@@ -576,8 +577,7 @@ class KafkaClient:
         if code == KafkaError._MSG_TIMED_OUT:  # noqa: SLF001
             if self.last_error is None:
                 self._look_up(topic)
-            last = f" (last error: {self.last_error})" if self.last_error is not None else ""
-            return f"{self.topics.hint(topic)}{last}"
+            return f"{self.topics.hint(topic)}{last_error(self.last_error)}"
         return ""
 
     def _look_up(self, topic: str) -> None:
@@ -753,7 +753,7 @@ def _code(fault: Fault) -> int | None:
 
 def reveal(config: Mapping[str, object]) -> dict[str, Any]:
     """Return the settings with their secrets in the open: only for librdkafka's eyes."""
-    return {key: getattr(value, "get_secret_value", lambda value=value: value)() for key, value in config.items()}
+    return {key: revealed(value) for key, value in config.items()}
 
 
 def _scrubbed(text: str, secrets: tuple[str, ...]) -> str:

@@ -328,8 +328,7 @@ class Core:
 
     def expired(self, lease: Lease) -> bool:
         """Whether the coordinator may have forgotten the id of the slot that was granted just now."""
-        lifetime = self.limits.id_lifetime
-        return lifetime is not None and lease.since - lease.slot.heard_at >= lifetime
+        return self._forgotten(lease.slot, lease.since)
 
     def doom(self, slot: Slot, client: object, retirement: Retirement) -> Effects | None:
         """A producer was found broken while idle or shared: retire it now, or when its last holder returns."""
@@ -651,9 +650,13 @@ class Core:
             return "max_lifetime_ms"
         if limits.idle_timeout is not None and now - slot.idle_since >= limits.idle_timeout:
             return "idle_timeout_ms"
-        if limits.id_lifetime is not None and now - slot.heard_at >= limits.id_lifetime:
+        if self._forgotten(slot, now):
             return "transactional_id_expiry_ms"
         return None
+
+    def _forgotten(self, slot: Slot, now: float) -> bool:
+        lifetime = self.limits.id_lifetime
+        return lifetime is not None and now - slot.heard_at >= lifetime
 
     def _leaks(self) -> Iterable[Lease]:
         if self.limits.leak_after is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 from wd_di._loop import Batches, TaskWaiter, refuse_outside_of_a_task, wake_all
 from wd_di._threads import Deadline, ThreadWaiter, Workers
 from wd_di._topics import Topics
+from wd_di._troubles import last_error
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
 
@@ -211,7 +212,7 @@ class Delivery:
         refuse_outside_of_a_task(self._outbox.pool)
         deadline = Deadline(self._ledger.timeout_ms / 1000)
         await self.decided(deadline)
-        if self._outcome == "pending" and self._ledger.timeout_ms:
+        if self._outcome == "pending":
             raise self._late(deadline)
         return self.result(0)
 
@@ -241,11 +242,9 @@ class Delivery:
 
     def _late(self, deadline: Deadline) -> DeliveryTimeoutError:
         outbox = self._outbox
-        error = outbox.last_error(deadline.started)
-        last = f" (last error: {error})" if error else ""
         return DeliveryTimeoutError(
             f"{outbox.pool}: no answer for a record to {self.topic!r} in time; it may still be delivered"
-            f"{outbox.topics.hint(self.topic)}{last}"
+            f"{outbox.topics.hint(self.topic)}{last_error(outbox.last_error(deadline.started))}"
         )
 
     def _report(self) -> DeliveryReport:
@@ -258,7 +257,6 @@ class Delivery:
         """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads."""
         waiter, topics = ThreadWaiter(), self._outbox.topics
         self._register(waiter)
-        self._outbox.hurry()
         while not (self.done() or deadline.passed or topics.in_vain(self.topic, deadline)):
             seconds = topics.patience(self.topic, deadline)
             self._outbox.hurry()
@@ -326,13 +324,16 @@ class Delivery:
 def _picture(topic: str, pool: str) -> Delivery:
     """Return what stands for a delivery in a process to which its answer won't come."""
 
-    def refuse() -> NoReturn:
+    def refuse(*_: object) -> NoReturn:
         raise DeliveryTimeoutError(
             f"{pool}: this record to {topic!r} had no answer when its Delivery was pickled, and the answer comes where "
             "the record was sent; it may still be delivered"
         )
 
-    outbox = Outbox(pool, -1, observer=Observer(), callbacks=_workers, translate=lambda *_: refuse(), hurry=refuse)
+    # Whoever waits hurries, and whoever doesn't asks for the last error: both come here.
+    outbox = Outbox(
+        pool, -1, observer=Observer(), callbacks=_workers, translate=refuse, hurry=refuse, last_error_since=refuse
+    )
     return Delivery(topic, Ledger(0), outbox)
 
 
@@ -358,7 +359,7 @@ class Outbox:
         hurry: Callable[[], None],
         topics: Topics | None = None,
         trouble: Callable[[], None] | None = None,
-        last_error: Callable[[float], str | None] | None = None,
+        last_error_since: Callable[[float], str | None] | None = None,
     ) -> None:
         self.pool = pool
         self.index = index
@@ -368,7 +369,7 @@ class Outbox:
         # have to take a flag back may not come to it: a thread that can't start, an interrupt.
         self.served_until: float = 0.0
         self.hurry = hurry
-        self.last_error: Callable[[float], str | None] = last_error or (lambda _: None)
+        self.last_error: Callable[[float], str | None] = last_error_since or (lambda _: None)
         self.topics: Topics = topics or Topics()
         self.heard: bool = False  # a record was stored since the client last looked
         self._trouble = trouble

@@ -32,7 +32,7 @@ def started(lifespan: Callable[..., Any]) -> None:
 
 def stops(container: containers.Container) -> None:
     """Note what is about to be unwired because its container stops."""
-    _stopped.setdefault(container.declarative_parent or container, set()).update(_wired_to(container))
+    _stopped.setdefault(_declared(container), set()).update(_wired_to(container))
 
 
 def why(function: Callable[..., Any], marker: Any) -> str:
@@ -83,7 +83,7 @@ def _lacking(container: Any, target: Any, module: str) -> str:
     if isinstance(target, str):
         return f"{one} has no {target!r}{_missed(container, target)}"
     root = _root(target)
-    for name, each in (container.declarative_parent or container).providers.items():
+    for name, each in _declared(container).providers.items():
         if isinstance(each, providers.DependenciesContainer) and root in each.providers.values():
             path = f"{name}.{next(key for key, value in each.providers.items() if value is root)}"
             return (
@@ -124,8 +124,13 @@ def _has(container: Any, target: Any) -> bool:
     if isinstance(target, str):
         _, _, missing = _follow(container, target)
         return not missing or target == wiring.ProvidersMap.CONTAINER_STRING_ID
-    declared = getattr(container, "declarative_parent", None) or container  # itself, where it is the class
+    declared = _declared(container)
     return any(each is _root(target) for each in (declared.__self__, *_below(declared)))
+
+
+def _declared(container: Any) -> Any:
+    """Return the class of a container; itself, where it is the class or was built without one."""
+    return getattr(container, "declarative_parent", None) or container
 
 
 def _below(container: Any) -> Iterator[Any]:

@@ -236,7 +236,7 @@ class Keeper:
             hurry=self.nudge,
             topics=client.topics,
             trouble=getattr(client, "next_trouble", None),
-            last_error=client.last_error_since,
+            last_error_since=client.last_error_since,
         )
         return client
 

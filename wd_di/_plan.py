@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from wd_di._names import CALLED, TOPIC_DEFAULTS, dotted
+from wd_di._names import CALLED, TOPIC_DEFAULTS, dotted, revealed
 from wd_di.errors import SettingsError
 from wd_di.settings import PoolSettings, SettingsWarning, checked_kafka, shown
 
@@ -306,7 +306,7 @@ def _unsendable(value: object) -> str | None:
     """
     if isinstance(value, Mapping):  # default.topic.config
         return next(filter(None, map(_unsendable, (*value, *value.values()))), None)
-    text = getattr(value, "get_secret_value", lambda: value)()
+    text = revealed(value)
     if isinstance(text, os.PathLike):
         text = str(text)  # as confluent-kafka takes it
     if not isinstance(text, str):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wd_di._client import Client, Fault, Kind
 from wd_di._delivery import Delivery, DeliveryReport, Ledger
 from wd_di._loop import in_trio
+from wd_di._troubles import last_error
 from wd_di.errors import (
     AuthorizationError,
     CheckoutReturnedError,
@@ -145,14 +146,12 @@ class Sender:
         """
         topics = self.client.topics
         for delivery in deliveries:
-            while not (delivery.done() or deadline.passed):
+            while not (delivery.done() or deadline.passed or topics.in_vain(delivery.topic, deadline)):
                 if self.terms.shared:
                     delivery._wait(deadline)  # noqa: SLF001  (asking for its error would count as telling it)
                 else:
                     self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
                     topics.patience(delivery.topic, deadline)  # so that the poller may ask
-                if topics.in_vain(delivery.topic, deadline):
-                    break
             if not delivery.done():
                 break
         self._refuse_late(deliveries, deadline)
@@ -252,10 +251,9 @@ class Sender:
 
     def reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
         """Return where the broker stored them, or raise what became of them."""
-        failed = [delivery for delivery in deliveries if delivery.exception(0) is not None]
-        self.ledger.forget(failed)
         if len(deliveries) == 1:
             return [deliveries[0].result(0)]
+        failed = [delivery for delivery in deliveries if delivery.exception(0) is not None]
         if failed:
             raise undelivered(self.terms.pool, failed, len(deliveries))
         return [delivery.result(0) for delivery in deliveries]
@@ -285,4 +283,4 @@ def outdated(error: DeliveryError) -> Fault | None:
 def because(client: Client, deadline: Deadline, told: BaseException | None = None) -> str:
     """Return the last thing that went wrong with the client before the deadline, unless that is told already."""
     error = client.last_error_since(deadline.started)
-    return f" (last error: {error})" if error and error != str(told) else ""
+    return last_error(error if error != str(told) else None)

@@ -165,8 +165,7 @@ class Topics:
 
         Not what they said before: it may have been made since. Nor if the settings ask for patience.
         """
-        answer = self._answers.get(topic)
-        said = answer is not None and self.missing(topic) and answer.at >= deadline.started
+        said = self.missing(topic) and self._answers[topic].at >= deadline.started
         return said and not self._patient and deadline.half_passed
 
     def all_in_vain(self, late: tuple[Delivery, ...], deadline: Deadline) -> list[Delivery]:

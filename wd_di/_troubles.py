@@ -10,6 +10,11 @@ FRESH = 300.0
 """Seconds after which an error explains nothing any more, though no success has come since."""
 
 
+def last_error(text: str | None) -> str:
+    """Return an error for the end of a message, if there is one."""
+    return f" (last error: {text})" if text else ""
+
+
 @dataclass(slots=True)
 class _Trouble:
     text: str

@@ -12,13 +12,12 @@ from examples.two_clusters import __main__ as demo
 from examples.two_clusters import services
 from examples.two_clusters.containers import Container, Settings
 from examples.two_clusters.services import notify, record
+from tests.kafka.clusters import started
 from tests.kafka.pools import unique
 from tests.kafka.readers import read
 from wd_di import KafkaSettings, MessageAcknowledged, PoolSettings, ProducerPool, TransactionError, running
-from wd_di.errors import MissingExtraError
-from wd_di.testing import KafkaUnavailableError, LocalKafka, MockKafka
+from wd_di.testing import LocalKafka, MockKafka
 from wd_di.testing._cluster import admin_client
-from wd_di_pytest import _unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,11 +31,7 @@ IN_MEMORY_IDS = PoolSettings(deliver=False, size=1, transactional_id="analytics-
 @pytest.fixture(scope="module")
 def other_kafka() -> Iterator[LocalKafka]:
     """A second real cluster."""
-    try:
-        kafka = LocalKafka().start()
-    except (MissingExtraError, KafkaUnavailableError) as error:
-        _unavailable(str(error))
-    with kafka:
+    with started() as kafka:
         yield kafka
 
 

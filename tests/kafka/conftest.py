@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kafka.clusters import started
 from tests.kafka.pools import unique
-from wd_di.errors import MissingExtraError
-from wd_di.testing import Cluster, KafkaUnavailableError, LocalKafka
-from wd_di_pytest import _unavailable
+from wd_di.testing import Cluster, LocalKafka
 
 CONFIG = {
     # The coordinator's search for overlong transactions; by default it runs every 10 s.
@@ -32,11 +31,7 @@ def topic(local_kafka: Cluster) -> str:
 
 @pytest.fixture(scope="session")
 def _own_kafka() -> Iterator[LocalKafka]:
-    try:
-        kafka = LocalKafka(config=CONFIG).start()
-    except (MissingExtraError, KafkaUnavailableError) as error:
-        _unavailable(str(error))
-    with kafka:
+    with started(config=CONFIG) as kafka:
         yield kafka
 
 

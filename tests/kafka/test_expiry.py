@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.kafka.clusters import started
 from tests.kafka.conftest import CONFIG
 from tests.kafka.pools import Recorder, pool, unique, until
 from tests.kafka.readers import committed, values
 from wd_di import DeliveryError, ProducerCreated, ProducerPool, ProducerRetired, Retry, Transaction
-from wd_di.errors import MissingExtraError, TransactionAbortedError
-from wd_di.testing import KafkaUnavailableError, LocalKafka
-from wd_di_pytest import _unavailable
+from wd_di.errors import TransactionAbortedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from wd_di.testing import LocalKafka
 
 EXPIRATION_MS = 2_000
 SIZE = 3
@@ -30,11 +31,7 @@ def forgetful() -> Iterator[LocalKafka]:
         "transactional.id.expiration.ms": EXPIRATION_MS,
         "transaction.remove.expired.transaction.cleanup.interval.ms": 200,
     }
-    try:
-        kafka = LocalKafka(config={**CONFIG, **expiry}).start()
-    except (MissingExtraError, KafkaUnavailableError) as error:
-        _unavailable(str(error))
-    with kafka:
+    with started(config={**CONFIG, **expiry}) as kafka:
         yield kafka
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kafka.clusters import started
 from tests.kafka.pools import Recorder, plain, pool, unique, until
 from wd_di import DeliveryError, DeliveryTimeoutError, ErrorOccurred, PoolOpenError, ProduceError
 from wd_di.testing import LocalKafka
@@ -21,7 +22,7 @@ IDLE_MS = 1_000
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[LocalKafka]:
     """A broker that closes idle connections soon."""
-    with LocalKafka(config={"connections.max.idle.ms": IDLE_MS, "auto.create.topics.enable": False}) as kafka:
+    with started(config={"connections.max.idle.ms": IDLE_MS, "auto.create.topics.enable": False}) as kafka:
         yield kafka
 
 
@@ -60,7 +61,7 @@ def test_an_error_that_is_over(impatient: LocalKafka) -> None:
 @pytest.fixture(scope="module")
 def unreachable() -> Iterator[str]:
     """Where a broker is that tells its clients to go to a host that doesn't exist."""
-    with LocalKafka(advertise=lambda _, port: f"no-such-host.invalid:{port}") as kafka:
+    with started(advertise=lambda _, port: f"no-such-host.invalid:{port}") as kafka:
         yield kafka.bootstrap_servers.replace("no-such-host.invalid", "127.0.0.1")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from tests.kafka.clusters import started
 from tests.kafka.pools import Recorder, bounded, plain, pool, unique, until
 from tests.kafka.readers import values
 from wd_di import (
@@ -276,7 +277,7 @@ DEMANDING = "demanding"
 def three() -> Iterator[LocalKafka]:
     """Three brokers that create topics by themselves, and a topic that asks for three replicas in sync."""
     config = {"default.replication.factor": 2, "min.insync.replicas": 1}
-    with LocalKafka(brokers=3, config=config) as kafka:
+    with started(brokers=3, config=config) as kafka:
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
         topic = NewTopic(DEMANDING, 1, 3, config={"min.insync.replicas": "3"})
         admin.create_topics([topic])[DEMANDING].result()
