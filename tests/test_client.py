@@ -750,3 +750,13 @@ def test_pinned(kafka):
 
     assert 0 == len(handle)
     handle.close()
+
+
+def test_a_record_whose_topic_went_away(kafka, monkeypatch):
+    """A record that was queued for a partition of a deleted topic fails with the same hint as any other."""
+    client = connect(kafka, None)
+    monkeypatch.setattr(client, "ask", lambda topic, _: client.topics.learn_missing(topic))
+    outcome_, error = client.verdict(KafkaError(KafkaError._DESTROY), "gone")
+
+    assert "failed" == outcome_
+    assert "the brokers know no topic 'gone': does the topic exist?" in str(error)

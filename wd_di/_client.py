@@ -574,6 +574,10 @@ class KafkaClient:
             self.topics.doubt(topic)
             self._look_up(topic)
             return self.topics.place(topic)
+        if code == KafkaError._DESTROY:  # noqa: SLF001  (it waited for a partition that went away with its topic)
+            self.topics.doubt(topic)
+            self._look_up(topic)
+            return self.topics.hint(topic)
         if code == KafkaError._MSG_TIMED_OUT:  # noqa: SLF001
             if self.last_error is None:
                 self._look_up(topic)
