@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from pydantic import SecretStr
 from scripted import outcome
 
@@ -372,6 +373,57 @@ def test_statistics(kafka):
 
     assert heard[0].startswith("{")
     assert 0 == silent.owes()
+
+
+def statistics(client: KafkaClient) -> dict[str, Any]:
+    """What librdkafka next counts of a client that was connected with a listener."""
+    client._statistics.clear()
+    deadline = Deadline(5)
+    while not client._statistics and not deadline.passed:
+        client._handle.poll(0.05)
+    return json.loads(client._statistics[0])
+
+
+def listening(kafka: MockKafka) -> KafkaClient:
+    """A plain client whose statistics somebody hears."""
+    config = {"bootstrap.servers": kafka.bootstrap_servers, "statistics.interval.ms": 50}
+    client = KafkaClient(config, None, statistics=lambda _: None)
+    client.outbox = connect(kafka, None).outbox
+    return client
+
+
+def test_a_probe_leaves_nothing_to_ask_for(kafka):
+    """The proof of a connection knows of no topic that librdkafka would ask the brokers for every second."""
+    client = listening(kafka)
+    client.probe(5)
+
+    assert {} == statistics(client)["topics"]
+
+
+def test_a_cluster_without_an_id(kafka):
+    """Where metadata bring no id at once, a connection is proved by asking for a topic."""
+    client, asked = listening(kafka), []
+    nothing = KafkaException(KafkaError(KafkaError._TIMED_OUT, "Failed to retrieve cluster id"))
+    handle = client._handle
+
+    class WithoutId:
+        def cluster_id(self, seconds: float) -> None:  # noqa: ARG002
+            raise nothing
+
+        def list_topics(self, topic: str, timeout: float) -> None:
+            asked.append(topic)
+            handle.list_topics(topic, timeout=timeout)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(handle, name)
+
+    client._handle = WithoutId()
+    client.probe(5)
+    late = kind(client.probe, 0)
+    client._handle = handle
+
+    assert ["wd_di:probe"] == asked
+    assert Kind.RETRIABLE is late
 
 
 def note(client: KafkaClient, code: int, text: str) -> None:

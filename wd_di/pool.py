@@ -200,7 +200,7 @@ class ProducerPool:
         """Connect, and wait until it is proved; harmless on an open pool.
 
         A transactional pool initialises all its ids in parallel, a plain one makes one producer and asks the cluster
-        for metadata. With ``open_policy="background"`` it only begins to.
+        for its id. With ``open_policy="background"`` it only begins to.
 
         Args:
             timeout_ms: Milliseconds; ``None`` is the pool's ``open_timeout_ms``.
