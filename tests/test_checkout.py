@@ -19,6 +19,7 @@ import pytest
 from wd_di import _keeper
 from wd_di._client import Fault, Kind
 from wd_di._memory import MemoryBroker, MemoryClient
+from wd_di._plan import ProducerConfig
 from wd_di._producer import Producer
 from wd_di._threads import Deadline
 from wd_di.errors import (
@@ -811,6 +812,23 @@ def test_a_slow_cluster_is_heard(mock_kafka: MockKafka) -> None:
 
     with ProducerPool(slow) as pool:
         assert 1 == pool.stats().idle
+
+
+def test_producers_of_another_cluster_are_no_siblings(mock_kafka: MockKafka) -> None:
+    """A success is news for the pool's other producers of the same cluster."""
+    other = f"{mock_kafka.bootstrap_servers},{mock_kafka.bootstrap_servers}"  # named otherwise
+
+    def configure(config: ProducerConfig, index: int) -> None:
+        if index == 2:
+            config.kafka["bootstrap.servers"] = other
+
+    ids = {"transactional_id": "t-{instance}-{index}", "instance": "siblings"}
+    three = settings(size=3, deliver=True, kafka={"bootstrap.servers": mock_kafka.bootstrap_servers}, **ids)
+    with ProducerPool(three, configure=configure) as pool:
+        first, second, third = (slot.client._siblings for slot in pool._keeper.core._slots)
+
+    assert first is second
+    assert first is not third
 
 
 # -- reloading -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from wd_di import _client
 from wd_di._client import Fault, KafkaClient, Kind, check, dispose, reveal
 from wd_di._delivery import Delivery, Ledger, Outbox
 from wd_di._threads import Deadline, Workers
+from wd_di._troubles import Siblings
 from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError
 from wd_di.events import Observer
 from wd_di.settings import SettingsWarning
@@ -38,14 +39,19 @@ def kafka() -> Iterator[MockKafka]:
 
 
 def connect(
-    kafka: MockKafka, transactional_id: str | None = "t-0", *, trouble: Any = None, **given: object
+    kafka: MockKafka,
+    transactional_id: str | None = "t-0",
+    *,
+    trouble: Any = None,
+    siblings: Siblings | None = None,
+    **given: object,
 ) -> KafkaClient:
     """A client of the mock cluster; keywords are settings with underscores."""
     config: dict[str, object] = {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 0}
     if transactional_id is not None:
         config |= {"transactional.id": transactional_id, "transaction.timeout.ms": 10_000}
     config |= {key.replace("_", "."): value for key, value in given.items()}
-    client = KafkaClient(config, transactional_id, trouble=trouble)
+    client = KafkaClient(config, transactional_id, trouble=trouble, siblings=siblings)
     client.outbox = Outbox(
         "orders",
         0,
@@ -468,6 +474,114 @@ def test_success_ends_an_error(kafka):
 
     assert "Connection refused" in before
     assert [None, None] == [by_record, client.last_error]
+
+
+def two(kafka: MockKafka, transactional_id: str | None = None, **given: Any) -> tuple[KafkaClient, KafkaClient]:
+    """Two clients of one pool and cluster; the keywords are the second one's."""
+    siblings = Siblings()
+    return connect(kafka, None, siblings=siblings), connect(kafka, transactional_id, siblings=siblings, **given)
+
+
+@pytest.mark.parametrize("how", ["record", "probe", "ask", "init", "commit"])
+def test_a_success_ends_the_error_of_an_idle_sibling(kafka, how):
+    """Whatever a broker did for one client of a pool ends what went wrong before with those that nobody uses."""
+    idle, busy = two(kafka, "t-0" if how in ("init", "commit") else None)
+    if how == "commit":
+        busy.init(5)
+        busy.begin()
+        answer(busy, produce(busy))
+    note(idle, *REFUSED)
+    idle.poll(0)
+    before = idle.last_error
+    if how == "record":
+        answer(busy, produce(busy))
+    else:
+        {"probe": busy.probe, "ask": lambda _: busy.ask("orders", 5), "init": busy.init, "commit": busy.commit}[how](5)
+
+    assert "Connection refused" in before
+    assert idle.last_error is None
+    assert idle.last_error_since(time.monotonic()) is None
+
+
+def test_an_error_after_a_siblings_success_stands(kafka):
+    """What goes wrong later is told, and what went wrong during a call explains that call."""
+    idle, busy = two(kafka)
+    note(idle, *REFUSED)
+    idle.poll(0)
+    busy.probe(5)
+    started = time.monotonic()
+    note(idle, *NO_HOST)
+    idle.poll(0)
+    before = idle.last_error
+    busy.probe(5)
+
+    assert "Failed to resolve" in before
+    assert "Failed to resolve" in idle.last_error_since(started)
+    assert idle.last_error is None
+
+
+@pytest.mark.parametrize("how", ["record", "transaction", "init"])
+def test_who_waits_hears_of_no_sibling(kafka, how):
+    """A client that waits for an answer may wait for a broker that is still away, whatever another one did."""
+    busy, waiting = two(kafka, None if how == "record" else "t-0", linger_ms=60_000)
+    if how == "record":
+        produce(waiting)
+    if how == "transaction":
+        waiting.init(5)
+        waiting.begin()
+    note(waiting, *REFUSED)
+    waiting.poll(0)
+    busy.probe(5)
+
+    assert "Connection refused" in waiting.last_error
+    end(waiting)
+
+
+@pytest.mark.parametrize("lasting", ["login", "right"])
+def test_what_lasts_hears_of_no_sibling(kafka, lasting):
+    """A sibling's success proves neither a login nor a right, and gives back nothing that is lost."""
+    busy, denied = two(kafka, "t-0")
+    denied.init(5)
+    if lasting == "login":
+        note(denied, *NO_LOGIN)
+        denied.poll(0)
+    else:
+        kafka.push_errors(ApiKey.ADD_PARTITIONS_TO_TXN, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        denied.begin()
+        answer(denied, produce(denied))
+        kind(denied.commit, 5)
+        denied.abort(5)
+    before = denied.last_error
+    busy.probe(5)
+
+    assert before is not None
+    assert before == denied.last_error
+
+
+def test_a_summary_ends_with_a_siblings_success(kafka, monkeypatch):
+    """Brokers that were down when nobody used a client aren't told of later, if they have answered another since."""
+    told: list[Exception] = []
+    busy, idle = two(kafka, linger_ms=60_000, trouble=told.append)
+    note(idle, *DOWN)
+    idle.poll(0)
+    busy.probe(5)
+    produce(idle)
+    monkeypatch.setattr("wd_di._client.CAUSE_AFTER", 0.0)
+    idle.poll(0)
+
+    assert [] == told
+    end(idle)
+
+
+def test_a_closed_client_is_nobodys_sibling(kafka):
+    """A client that was closed in trouble isn't kept by those that go on."""
+    siblings = Siblings()
+    client = connect(kafka, None, siblings=siblings)
+    note(client, *REFUSED)
+    client.poll(0)
+    end(client)
+
+    assert set() == siblings._troubled
 
 
 @pytest.mark.parametrize(("first", "expected"), [("error", None), ("record", "Connection refused [_TRANSPORT]")])

@@ -24,7 +24,7 @@ from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._names import revealed
 from wd_di._threads import Deadline
 from wd_di._topics import PROPAGATION_MS, Topics
-from wd_di._troubles import Troubles, last_error
+from wd_di._troubles import LASTING, Siblings, Troubles, last_error
 from wd_di.errors import (
     AuthorizationError,
     DeliveryError,
@@ -171,6 +171,7 @@ class KafkaClient:
         transactional_id: The id, if the client is transactional.
         statistics: Called with librdkafka's JSON from :meth:`poll`; ``None`` switches statistics off.
         trouble: Called with the text of each error that concerns no call: brokers down, authentication.
+        siblings: The pool's clients of the same cluster.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class KafkaClient:
         *,
         statistics: Callable[[str], None] | None = None,
         trouble: Callable[[Exception], None] | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self.transactional_id = transactional_id
         self.outbox: Outbox
@@ -187,6 +189,7 @@ class KafkaClient:
         self.topics = Topics(patient=_number(config, _PROPAGATION, 0) > PROPAGATION_MS)
         self.in_transaction = False
         self._last = Troubles()
+        self._siblings = siblings or Siblings()
         self._summary: tuple[Fault, float] | None = None
         self._renewed: dict[str, float] = {}
         self._looked_up: dict[str, float] = {}
@@ -238,7 +241,7 @@ class KafkaClient:
         """Get the producer id, one bounded try; after a time-out the same handle must be asked again."""
         self._call(lambda handle: handle.init_transactions(seconds))
         self._initialised = True
-        self._last.end()
+        self._answered()
 
     def begin(self) -> None:
         """Begin; local, no request is sent."""
@@ -256,7 +259,7 @@ class KafkaClient:
                 raise
             raise ValueError(f"{unfit_metadata(group_metadata)}: it is cut or made up") from fault
         self._wrote = True
-        self._last.end()
+        self._answered()
 
     def commit(self, seconds: float) -> None:
         """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT).
@@ -274,7 +277,7 @@ class KafkaClient:
             raise
         self.in_transaction = False
         if self._wrote:  # else nothing was asked of a broker
-            self._last.end()
+            self._answered()
 
     def abort(self, seconds: float) -> None:
         """Abort, one bounded try."""
@@ -342,7 +345,7 @@ class KafkaClient:
                 raise
             # Metadata came without an id, which other makers may not have. The colon keeps this from being created.
             self._call(lambda handle: handle.list_topics("wd_di:probe", timeout=deadline.left))
-        self._last.end()
+        self._answered()
 
     def ask(self, topic: str, seconds: float) -> bool:
         """Ask any broker for the topic's metadata, which librdkafka takes note of, too; whether an answer came."""
@@ -359,7 +362,7 @@ class KafkaClient:
             self.topics.learn_missing(topic)
         else:
             self.topics.learn(topic, found.partitions, error.str() if error is not None else None)
-        self._last.end()
+        self._answered()
         return True
 
     def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:
@@ -393,6 +396,7 @@ class KafkaClient:
         settled = self.fault is None and len(handle) == 0
         if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
             self._serve_on(handle.close)
+        self._siblings.gone(self)
         dropped = [handle]
         del handle
         yielding(dropped.clear)
@@ -471,7 +475,21 @@ class KafkaClient:
     def _listen(self) -> None:
         if self.outbox.heard:
             self.outbox.heard, self._summary = False, None
-            self._last.end()
+            self._answered()
+
+    def _answered(self) -> None:
+        """A broker did what it was asked for: what went wrong before is over, for siblings that are idle, too."""
+        self._last.end()
+        self._siblings.well(self)
+
+    def sibling_answered(self) -> bool:
+        """The cluster is there; but who waits for an answer may wait for another broker than the one that gave it."""
+        if self.in_transaction or not self._idle():
+            return False
+        if self.fault is None:
+            self._summary = None
+            self._last.end(lasting=False)
+        return True
 
     @property
     def last_error(self) -> str | None:
@@ -491,9 +509,10 @@ class KafkaClient:
         if summary and self.last_error is None:
             # Mostly a broker that closed a connection which nobody used. If there is a cause, the next try brings it.
             self._summary = self._summary or (fault, time.monotonic())
+            self._siblings.troubled(self)
             return
         self._summary = None
-        self._tell(fault, 0 if summary else 2 if error.code() in _DENIED else 1)
+        self._tell(fault, 0 if summary else LASTING if error.code() in _DENIED else 1)
 
     def _tell_summary(self) -> None:
         """Tell of brokers that are down without a cause, if records still have no answer after a while."""
@@ -504,7 +523,7 @@ class KafkaClient:
                 self._tell(held[0], 0)
 
     def _tell(self, fault: Fault, weight: int) -> None:
-        self._last.note(str(fault), weight)
+        self._note_trouble(fault, weight)
         if fault.kind is Kind.DENIED and self.fault is None:
             self.fault = fault  # librdkafka itself would go on trying for ever
         if self._on_trouble is not None:
@@ -526,9 +545,13 @@ class KafkaClient:
                 fault.kind = Kind.OUTDATED
             return fault
         # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure".
-        if fault.kind is not Kind.RETRIABLE:
-            self._last.note(str(fault), 0 if fault.kind is Kind.OTHER else 2 if fault.fatal else 1)
+        if fault.kind is not Kind.RETRIABLE and not settings:
+            self._note_trouble(fault, 0 if fault.kind is Kind.OTHER else LASTING if fault.fatal else 1)
         return fault
+
+    def _note_trouble(self, fault: Fault, weight: int) -> None:
+        self._last.note(str(fault), weight)
+        self._siblings.troubled(self)
 
     def _fault_of(self, error: object, *, settings: bool = False) -> Fault:
         if not isinstance(error, KafkaError):

@@ -16,6 +16,7 @@ from wd_di._delivery import Outbox
 from wd_di._scope import Options, TransactionScope
 from wd_di._sender import Terms
 from wd_di._threads import Deadline, Poller, Workers
+from wd_di._troubles import Siblings
 from wd_di._unit import Rules
 from wd_di.errors import DeliveryError, PoolOpenError
 from wd_di.events import (
@@ -100,6 +101,7 @@ class Keeper:
         self.core: Core = Core(self.name, self.limits)
         self.memory.lock = threading.Lock()
         self._making: dict[int, Client] = {}
+        self._siblings: dict[str, Siblings] = {}
         self.started: bool = False
         self._starting = threading.RLock()  # re-entrant, as every lock that a signal handler or finalizer may meet
         self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
@@ -223,7 +225,11 @@ class Keeper:
         if plan.deliver:
             statistics = partial(self._statistics, plan.index) if self.observer.wants(StatisticsEmitted) else None
             client = KafkaClient(
-                plan.kafka, plan.transactional_id, statistics=statistics, trouble=partial(self._trouble, plan.index)
+                plan.kafka,
+                plan.transactional_id,
+                statistics=statistics,
+                trouble=partial(self._trouble, plan.index),
+                siblings=self._siblings.setdefault(str(plan.kafka.get("bootstrap.servers")), Siblings()),
             )
         else:
             client = self.memory.connect(plan.transactional_id)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
+LASTING = 2
+"""The weight of an error that only a success of the same client ends: it is lost, or has no right."""
 FRESH = 300.0
 """Seconds after which an error explains nothing any more, though no success has come since."""
 
@@ -34,9 +37,9 @@ class Troubles:
         if self.now is None or self._last is None or weight >= self._last.weight:
             self._last = _Trouble(text, weight, time.monotonic())
 
-    def end(self) -> None:
+    def end(self, *, lasting: bool = True) -> None:
         """A broker did what it was asked for: what went wrong before is over."""
-        if self._last is not None:
+        if self._last is not None and (lasting or self._last.weight < LASTING):
             self._last.over = True
 
     @property
@@ -50,3 +53,32 @@ class Troubles:
         if last is None or (last.at < started and (last.over or time.monotonic() - last.at > FRESH)):
             return None
         return last.text
+
+
+class Sibling(Protocol):
+    """A client of the same pool and the same cluster."""
+
+    def sibling_answered(self) -> bool:
+        """Take note that a broker answered a sibling; false if that says nothing to this one, which waits itself."""
+
+
+class Siblings:
+    """Which clients of one pool and cluster are in trouble; an idle one would hear of its end from nobody else."""
+
+    def __init__(self) -> None:
+        self._troubled: set[Sibling] = set()
+
+    def troubled(self, client: Sibling) -> None:
+        """Something went wrong with this one."""
+        self._troubled.add(client)
+
+    def well(self, client: Sibling) -> None:
+        """A broker answered this one, which is news for the others."""
+        self._troubled.discard(client)
+        for each in tuple(self._troubled):
+            if each.sibling_answered():
+                self._troubled.discard(each)
+
+    def gone(self, client: Sibling) -> None:
+        """Forget one that was closed."""
+        self._troubled.discard(client)

@@ -15,6 +15,9 @@ from wd_di.testing import LocalKafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from wd_di import Producer, ProducerPool
 
 IDLE_MS = 1_000
 
@@ -55,6 +58,31 @@ def test_an_error_that_is_over(impatient: LocalKafka) -> None:
             producer.produce_sync(unique("missing"), "lost", timeout_ms=1_000)
 
     assert "Connection refused" not in str(caught.value)
+    assert "last error" not in str(caught.value)
+
+
+def own(pool: ProducerPool) -> AbstractContextManager[Producer]:
+    """Return a producer besides those that the thread holds already."""
+    return pool.producer().begin(ambient=False)
+
+
+def test_an_error_that_is_over_for_all(impatient: LocalKafka) -> None:
+    """A producer that nobody uses hears from its siblings that the broker is back."""
+    servers, [broker] = impatient.bootstrap_servers, impatient.brokers
+    topic = impatient.create_topic(unique("t"))
+    kafka = {"reconnect.backoff.max.ms": 200}
+    clicks = plain(servers, size=2, close_timeout_ms=0, kafka=kafka)
+    with clicks, own(clicks) as used, own(clicks) as idle:
+        for producer in (used, idle):
+            producer.produce_sync(topic, "before")
+        broker.kill()
+        until(lambda: "Connection refused" in str(idle._sender.client.last_error))
+        broker.start()
+        for _ in range(20):
+            used.produce_sync(topic, "after")
+        with pytest.raises(DeliveryTimeoutError) as caught:
+            idle.produce_sync(topic, "without patience", timeout_ms=0)
+
     assert "last error" not in str(caught.value)
 
 
