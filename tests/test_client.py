@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -432,6 +433,52 @@ def test_a_cluster_without_an_id(kafka):
     assert Kind.RETRIABLE is late
 
 
+def test_a_busy_broker_is_asked_again(kafka, monkeypatch):
+    """A broker that doesn't answer at once for a new partition is asked again, for as long as the call may take."""
+    client, slices = connect(kafka, None), []
+
+    def ask(topic: str, seconds: float) -> bool:
+        slices.append(round(seconds, 1))
+        if len(slices) == 4:
+            client.topics.learn(topic, dict.fromkeys(range(3), SimpleNamespace(leader=1, isrs=[1], replicas=[1])), None)
+        return len(slices) == 4
+
+    monkeypatch.setattr(client, "ask", ask)
+
+    assert client.renew("orders", 2, Deadline(30))
+    assert [0.2, 0.4, 0.8, 1.6] == slices
+
+
+def test_a_new_partition_of_a_silent_broker(kafka, monkeypatch):
+    """No call waits for that longer than it may, nor longer than two seconds."""
+    client = connect(kafka, None)
+    monkeypatch.setattr(client, "ask", lambda _, seconds: time.sleep(seconds))
+    took = []
+    for seconds, topic in ((0.3, "short"), (30, "long")):
+        started = time.monotonic()
+        assert not client.renew(topic, 2, Deadline(seconds))
+        took.append(time.monotonic() - started)
+
+    assert 0.3 <= took[0] < 0.6
+    assert 2 <= took[1] < 2.6
+
+
+def test_closing_does_not_wait_for_an_answer():
+    """A producer whose brokers are being asked for a topic closes at once."""
+    with MockKafka() as kafka:
+        client = connect(kafka, None)
+    asks = threading.Thread(target=lambda: client.ask("oders", 2.0))
+    asks.start()
+    while not client._asking:
+        pass
+    started = time.monotonic()
+    client.close()
+    took = time.monotonic() - started
+    asks.join()
+
+    assert took < 0.5
+
+
 def note(client: KafkaClient, code: int, text: str) -> None:
     """Let librdkafka tell of an error that concerns no call."""
     client._note(KafkaError(code, text))
@@ -652,6 +699,8 @@ def test_a_summary_alone_is_not_told_at_once(kafka, monkeypatch):
         ({"message.timeout.ms": 0}, 4_000),
         ({"transaction.timeout.ms": 6_000}, 3_000),
         ({"message.timeout.ms": "wrong"}, 4_000),
+        ({"default.topic.config": {"message.timeout.ms": 3_000}}, 1_500),
+        ({"message.timeout.ms": 60_000, "default.topic.config": {"message.timeout.ms": 3_000}}, 1_500),
     ],
 )
 def test_a_topics_time_to_appear(given, expected):

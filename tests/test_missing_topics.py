@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scripted import Script, make_pool, outcome, plain_pool, watch
+from scripted import PATIENCE, Script, make_pool, outcome, plain_pool, watch
 
-from wd_di import _topics
+from wd_di import _threads, _topics
 from wd_di._client import Fault, Kind
+from wd_di._delivery import Message
 from wd_di._memory import MemoryClient
 from wd_di._threads import Deadline
 from wd_di._topics import Topics
-from wd_di.errors import DeliveryError, DeliveryTimeoutError
+from wd_di.errors import DeliveryError, DeliveryTimeoutError, TransactionAbortedError
 from wd_di.events import ErrorOccurred
 
 HINT = "the brokers know no topic 'oders': does the topic exist?"
@@ -71,7 +73,7 @@ def test_an_unanswered_topic_is_asked_for_again_and_again(monkeypatch):
     while now < 103:
         for topic in topics.due():
             asked.append(now - 100)
-            topics.asked(topic)
+            topics.asked(topic, answered=True)
         now += 0.25
 
     assert [1.0, 1.5, 2.0, 2.5] == asked
@@ -129,6 +131,36 @@ def test_in_vain_from_half_of_the_deadline_on():
     assert not patient.in_vain("oders", over)
     assert not earlier.in_vain("oders", over)
     assert not topics.in_vain("orders", over)
+
+
+def test_in_vain_once_a_topic_had_its_time(monkeypatch):
+    """However long the deadline, a call gives up when its topic was missing for as long as one may take to appear.
+
+    That time begins with the first such answer, not with the record: no broker may have been there to ask.
+    """
+    topics, now = Topics(), 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(_topics, "time", clock)
+    monkeypatch.setattr(_threads, "time", clock)
+    deadline, vain = Deadline(60), []
+    for now in (110.0, 111.0, 112.0, 113.0, 114.0):  # noqa: B007  (the clock shows it)
+        topics.learn_missing("oders")
+        vain.append(topics.in_vain("oders", deadline))
+    topics.learn("oders", {0: partition()}, None)
+    topics.learn_missing("oders")
+
+    assert [False, False, False, False, True] == vain
+    assert not topics.in_vain("oders", deadline)
+
+
+def test_a_silent_broker_gets_more_time(monkeypatch):
+    """After each silence a question may wait longer for its answer, up to a limit; after an answer as at first."""
+    topics, slices = Topics(), []
+    for answered in (False, False, False, True):
+        slices.append(topics.slice)
+        topics.asked("oders", answered=answered)
+
+    assert [0.6, 1.2, 2.4, 2.4, 0.6] == [*slices, topics.slice]
 
 
 # -- in a pool ---------------------------------------------------------------------------------------
@@ -214,6 +246,96 @@ def test_a_missing_topic_aborts_early():
     assert f"a record for 'oders' had no answer; {HINT}" in str(error)
     assert tuple(deliveries) == error.failed
     assert 1 <= took < 1.8
+
+
+@pytest.mark.usefixtures("missing")
+@pytest.mark.parametrize("share", [1, 4])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_one_missing_topic_among_many(monkeypatch, share, asynchronous):
+    """A call with several records ends at half of its deadline if one topic is missing, whichever record that is."""
+    monkeypatch.setattr(MemoryClient, "ask", lambda client, topic, _: _learn(client, topic))
+    messages = [Message("orders", "slow"), Message("oders", "misspelt")]
+
+    async def run() -> None:
+        async with clicks.producer() as producer:
+            await producer.produce_many_sync(messages, timeout_ms=2_000)
+
+    def call() -> None:
+        with clicks.producer() as producer:
+            producer.produce_many_sync(messages, timeout_ms=2_000)
+
+    with plain_pool(share=share, close_timeout_ms=0) as clicks:
+        started = time.monotonic()
+        error = outcome(lambda: asyncio.run(run()) if asynchronous else call())
+        took = time.monotonic() - started
+
+    assert isinstance(error, DeliveryTimeoutError)
+    assert f"2 of 2 records in time, the first to 'oders'; they may still be delivered; {HINT}" in str(error)
+    assert 1 <= took < 1.8
+
+
+def _learn(client: MemoryClient, topic: str) -> bool:
+    if topic == "oders":
+        client.topics.learn_missing(topic)
+    else:
+        client.topics.learn(topic, {0: partition()}, None)
+    return True
+
+
+@pytest.mark.usefixtures("missing")
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_missing_topic_ends_a_call_that_is_a_transaction(asynchronous):
+    """A transaction around one call aborts at half of the call's own deadline, whatever a commit may take."""
+
+    async def run() -> None:
+        async with orders.producer() as producer:
+            await producer.produce_sync("oders", "x", timeout_ms=1_000)
+
+    def call() -> None:
+        with orders.producer() as producer:
+            producer.produce_sync("oders", "x", timeout_ms=1_000)
+
+    with make_pool(close_timeout_ms=0) as orders:
+        started = time.monotonic()
+        error = outcome(lambda: asyncio.run(run()) if asynchronous else call())
+        took = time.monotonic() - started
+
+    assert isinstance(error, DeliveryError)
+    assert HINT in str(error)
+    assert 0.5 <= took < 0.9
+
+
+def test_a_call_that_is_a_transaction_ends_in_time(script):
+    """Where there is no answer at all it aborts before the call's own deadline, and names that."""
+    script.silent = True
+    with make_pool(close_timeout_ms=0) as orders, orders.producer() as producer:
+        started = time.monotonic()
+        with pytest.raises(TransactionAbortedError, match=r"no answer in time \(timeout_ms is 600\)"):
+            producer.produce_sync("orders", "x", timeout_ms=600)
+        took = time.monotonic() - started
+
+    assert took < 0.9
+
+
+@pytest.mark.usefixtures("missing")
+def test_topics_are_asked_for_side_by_side(monkeypatch):
+    """One topic's slow answer doesn't keep the others waiting: all are asked for at once."""
+    barrier, topics = threading.Barrier(3), {f"t{number}" for number in range(3)}
+
+    def ask(client: MemoryClient, topic: str, seconds: float) -> bool:
+        barrier.wait(PATIENCE)
+        client.topics.learn_missing(topic)
+        return True
+
+    monkeypatch.setattr(MemoryClient, "ask", ask)
+    with plain_pool(close_timeout_ms=0) as clicks, clicks.producer() as producer:
+        told = watch(clicks, ErrorOccurred)
+        deliveries = [producer.produce_async(topic, "x") for topic in topics]
+        with pytest.raises(DeliveryTimeoutError):
+            deliveries[0].result(timeout_ms=2_000)
+
+    assert not barrier.broken
+    assert 3 <= len(told)
 
 
 # -- what the client doesn't know yet ------------------------------------------------------------------

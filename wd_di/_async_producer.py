@@ -127,6 +127,8 @@ class AsyncProducer(Handle):
         deadline, sender = self._deadline(timeout_ms), self._sending()
         if sender is None:
             return await self._implicitly(records, deadline)
+        if sender.keeps_back(records):
+            await outwaited(sender.terms.jobs, lambda: sender.client.reach(deadline))
         deliveries = [await self._send(sender, record, deadline) for record in records]
         await sender.settle_async(deliveries, deadline)
         return sender.reports(deliveries)
@@ -158,5 +160,6 @@ class AsyncProducer(Handle):
     async def _implicitly(self, records: list[Prepared], deadline: Deadline) -> list[DeliveryReport]:
         self._sender.terms.refuse_implicit()
         async with self.transaction() as tx:
+            tx._unit.answered_by = deadline  # noqa: SLF001  (its own kind)
             deliveries = [await self._send(tx._sender, record, deadline) for record in records]  # noqa: SLF001
         return [delivery.result(0) for delivery in deliveries]

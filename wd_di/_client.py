@@ -23,7 +23,7 @@ from wd_di._green import yielding
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._names import revealed
 from wd_di._threads import Deadline
-from wd_di._topics import PROPAGATION_MS, Topics
+from wd_di._topics import ASK_SLICE_MAX, PATIENT_MS, PROPAGATION_MS, Topics
 from wd_di._troubles import LASTING, Siblings, Troubles, last_error
 from wd_di.errors import (
     AuthorizationError,
@@ -55,6 +55,9 @@ CAUSE_AFTER = 5.0
 
 ASK_SLICE = 0.2
 """Seconds that an error may wait for what the brokers say of its topic."""
+
+RENEWAL_MAX = 2.0
+"""Seconds for all of these questions: the brokers may be busy, or far."""
 
 RENEWALS = (0.0, 0.05, 0.2)
 """Seconds before each question for a topic or partition that isn't known: a broker hears of new ones a little late."""
@@ -141,11 +144,13 @@ class Client(Protocol):
     doubtful: bool
     full_at: int | None
     out_of_step: bool
+    cut_off: bool
 
     @property
     def last_error(self) -> str | None: ...
     def last_error_since(self, started: float) -> str | None: ...
     def ask(self, topic: str, seconds: float) -> bool: ...
+    def reach(self, deadline: Deadline) -> None: ...
     def renew(self, topic: str, partition: int, deadline: Deadline) -> bool: ...
     def init(self, seconds: float) -> None: ...
     def probe(self, seconds: float) -> None: ...
@@ -171,6 +176,8 @@ class KafkaClient:
         transactional_id: The id, if the client is transactional.
         statistics: Called with librdkafka's JSON from :meth:`poll`; ``None`` switches statistics off.
         trouble: Called with the text of each error that concerns no call: brokers down, authentication.
+        patient: No broker can be reached yet: an unknown topic gets librdkafka's own time to appear. That runs from its
+            first record on, reachable or not, and a broker that creates topics couldn't have made it.
         siblings: The pool's clients of the same cluster.
     """
 
@@ -181,6 +188,7 @@ class KafkaClient:
         *,
         statistics: Callable[[str], None] | None = None,
         trouble: Callable[[Exception], None] | None = None,
+        patient: bool = False,
         siblings: Siblings | None = None,
     ) -> None:
         self.transactional_id = transactional_id
@@ -188,12 +196,14 @@ class KafkaClient:
         self.fault: Fault | None = None
         self.topics = Topics(patient=_number(config, _PROPAGATION, 0) > PROPAGATION_MS)
         self.in_transaction = False
+        self.cut_off = False  # all brokers are down, as far as is known
         self._last = Troubles()
         self._siblings = siblings or Siblings()
         self._summary: tuple[Fault, float] | None = None
         self._renewed: dict[str, float] = {}
         self._looked_up: dict[str, float] = {}
         self._deaf = -1.0
+        self._asking: list[str] = []
         self._wrote = False
         self._unheard = False
         self.doubtful = False
@@ -208,11 +218,11 @@ class KafkaClient:
         self._tokens: TokenSource | None = None
         self._forked = False
         self._handle: cimpl.Producer | None = None
-        self._handle = self._connect(config)
+        self._handle = self._connect(config, PATIENT_MS if patient else PROPAGATION_MS)
         _live.add(self)
 
-    def _connect(self, config: Mapping[str, object]) -> cimpl.Producer:
-        given: dict[str, Any] = {_PROPAGATION: _propagation_ms(config), **config}
+    def _connect(self, config: Mapping[str, object], propagation_ms: int) -> cimpl.Producer:
+        given: dict[str, Any] = {_PROPAGATION: _propagation_ms(config, propagation_ms), **config}
         given |= {"logger": SafeLogger(config.get("logger", log)), "error_cb": self._note}
         if self._on_throttle is not None:
             given["throttle_cb"] = self._throttles.append
@@ -349,14 +359,17 @@ class KafkaClient:
 
     def ask(self, topic: str, seconds: float) -> bool:
         """Ask any broker for the topic's metadata, which librdkafka takes note of, too; whether an answer came."""
-        handle = self._handle
-        if handle is None:
-            return False
+        self._asking.append(topic)  # before the handle is taken: see close
         try:
+            handle = self._handle
+            if handle is None:
+                return False
             found = yielding(lambda: handle.list_topics(topic, timeout=seconds)).topics[topic]
         except (KafkaException, RuntimeError, KeyError):  # no broker, or closed meanwhile
             self._deaf = time.monotonic()
             return False
+        finally:
+            self._asking.pop()
         error = found.error
         if error is not None and error.code() in _UNKNOWN_TOPIC:
             self.topics.learn_missing(topic)
@@ -365,6 +378,23 @@ class KafkaClient:
         self._answered()
         return True
 
+    def reach(self, deadline: Deadline) -> None:
+        """Wait until a broker answers: whatever it says, it was there.
+
+        All topics are asked for: a question for one that isn't known is the beginning of its time to appear.
+        """
+        seconds = ASK_SLICE
+        while not (self._handle is None or self.fault is not None or deadline.passed):
+            patience = deadline.slice(seconds)
+            try:
+                self._call(functools.partial(_ask_for_all, seconds=patience))
+            except Fault:
+                time.sleep(deadline.slice(BREATH))
+                seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions
+            else:
+                self._answered()
+                return
+
     def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:
         """Ask for a topic or partition that the client doesn't know; whether it is there now.
 
@@ -372,12 +402,15 @@ class KafkaClient:
         """
         if time.monotonic() - self._renewed.get(topic, -1.0) < 1:
             return False
+        patience = Deadline(deadline.slice(RENEWAL_MAX))
         for pause in RENEWALS:
-            time.sleep(deadline.slice(pause))
-            if deadline.passed or not self.ask(topic, deadline.slice(2 * ASK_SLICE)):
-                break
+            time.sleep(patience.slice(pause))
+            seconds = ASK_SLICE
+            while not (self._handle is None or patience.passed or self.ask(topic, patience.slice(seconds))):
+                time.sleep(patience.slice(BREATH))
+                seconds *= 2  # each question is asked anew: a slow link's answer would never be heard
             answer = self.topics.answer_for(topic)
-            if answer is not None and answer.partitions is not None and answer.partitions > partition:
+            if answer is not None and (answer.partitions or 0) > partition:
                 return True
         self._renewed[topic] = time.monotonic()
         return False
@@ -388,12 +421,13 @@ class KafkaClient:
         """Destroy the handle; may block on slow DNS, so it is called on the pool's reaper thread.
 
         ``Producer.close`` aborts and flushes without limit (librdkafka's -1), so it is asked only when nothing is left
-        to abort or flush. In doubt, after a fatal error or before init has ended, the handle is dropped instead.
+        to abort or flush. In doubt, after a fatal error or before init has ended, the handle is dropped instead; so it
+        is while a broker is asked for a topic, since close would wait for the answer.
         """
         handle, self._handle = self._handle, None
         if handle is None:
             return
-        settled = self.fault is None and len(handle) == 0
+        settled = self.fault is None and len(handle) == 0 and not self._asking
         if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
             self._serve_on(handle.close)
         self._siblings.gone(self)
@@ -479,6 +513,7 @@ class KafkaClient:
 
     def _answered(self) -> None:
         """A broker did what it was asked for: what went wrong before is over, for siblings that are idle, too."""
+        self.cut_off = False
         self._last.end()
         self._siblings.well(self)
 
@@ -486,6 +521,7 @@ class KafkaClient:
         """The cluster is there; but who waits for an answer may wait for another broker than the one that gave it."""
         if self.in_transaction or not self._idle():
             return False
+        self.cut_off = False
         if self.fault is None:
             self._summary = None
             self._last.end(lasting=False)
@@ -506,6 +542,7 @@ class KafkaClient:
     def _trouble(self, error: KafkaError) -> None:
         fault = self._no_new_token(error) or self._fault_of(error)
         summary = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+        self.cut_off = self.cut_off or summary
         if summary and self.last_error is None:
             # Mostly a broker that closed a connection which nobody used. If there is a cause, the next try brings it.
             self._summary = self._summary or (fault, time.monotonic())
@@ -770,10 +807,16 @@ def _number(config: Mapping[str, Any], key: str, default: float) -> float:
         return default
 
 
-def _propagation_ms(config: Mapping[str, object]) -> int:
+def _propagation_ms(config: Mapping[str, object], at_most: int = PROPAGATION_MS) -> int:
     """At most half of what a record has: it should fail for its topic, and not for its age."""
-    timeout = _number(config, "message.timeout.ms", _number(config, "transaction.timeout.ms", 2 * PROPAGATION_MS))
-    return min(PROPAGATION_MS, int(timeout / 2)) if timeout else PROPAGATION_MS  # 0 is without end
+    ours: Any = config.get("default.topic.config", {})  # it goes over all else
+    timeout = _number(config, "message.timeout.ms", _number(config, "transaction.timeout.ms", 2 * at_most))
+    timeout = _number(ours, "message.timeout.ms", timeout)
+    return min(at_most, int(timeout / 2)) if timeout else at_most  # 0 is without end
+
+
+def _ask_for_all(handle: cimpl.Producer, seconds: float) -> None:
+    handle.list_topics(timeout=seconds)
 
 
 def _is_fatal(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
 DeliveryOutcome = Literal["pending", "delivered", "failed", "purged", "aborted"]
 HeaderValue = str | bytes | None
@@ -194,10 +194,15 @@ class Delivery:
     def __await__(self) -> Generator[Any, None, DeliveryReport]:
         return self._answer().__await__()
 
-    async def decided(self, deadline: Deadline) -> None:
-        """Wait without blocking the loop until the fate is decided, the deadline has passed, or it is in vain."""
+    async def decided(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
+        """Wait without blocking the loop until the fate is decided, the deadline has passed, or it is in vain.
+
+        Args:
+            deadline: How long.
+            among: The records of the same call: it is in vain if it is for one of them.
+        """
         topics = self._outbox.topics
-        while not (self.done() or deadline.passed or topics.in_vain(self.topic, deadline)):
+        while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
             waiter = TaskWaiter()
             self._register(waiter)
             try:
@@ -253,11 +258,11 @@ class Delivery:
             self._place = report_of(self.topic, self._place)
         return self._place
 
-    def _wait(self, deadline: Deadline) -> None:
+    def _wait(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
         """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads."""
         waiter, topics = ThreadWaiter(), self._outbox.topics
         self._register(waiter)
-        while not (self.done() or deadline.passed or topics.in_vain(self.topic, deadline)):
+        while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
             seconds = topics.patience(self.topic, deadline)
             self._outbox.hurry()
             waiter.wait(seconds)

@@ -44,7 +44,8 @@ ROUND_WAITING = 0.05
 ROUND_IDLE = 0.5
 MAKERS_MAX = 32
 ASKERS_MAX = 4
-ASK_SLICE = 0.6  # an answer that takes longer is never heard: each question is asked anew
+PROBE = 0.3
+"""Seconds that a plain producer has to reach a broker; after them it is made as one that waits for its brokers."""
 TOLD_EVERY = 10.0
 """Seconds between two events about one missing topic."""
 REAPERS_MAX = 8
@@ -107,7 +108,7 @@ class Keeper:
         self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
         self._reaper = Workers(f"wd_di-{self.name}-reaper", min(self.limits.size, REAPERS_MAX))
         self._callbacks = Workers(f"wd_di-{self.name}-callback", 1)
-        self._askers = Workers(f"wd_di-{self.name}-topic", min(self.limits.size, ASKERS_MAX))
+        self._askers = Workers(f"wd_di-{self.name}-topic", ASKERS_MAX)
         self._told: dict[str, float] = {}
         self._mutex = threading.RLock()  # entered itself, as in Workers
         self._changed = threading.Condition(self._mutex)
@@ -189,6 +190,9 @@ class Keeper:
         plan = self.plan.slots[slot.index]
         try:
             client = self._connect(plan)
+            if not _answered(client):
+                self._reaper.submit(client.close)
+                client = self._connect(plan, patient=True)
         except Exception as error:  # noqa: BLE001  (whatever it is, the slot must not stay CREATING)
             self._not_created(core, slot, None, error)
             return
@@ -220,16 +224,18 @@ class Keeper:
         with suppress(RuntimeError):  # no more threads: the pool's poller serves it
             thread.start()
 
-    def _connect(self, plan: SlotPlan) -> Client:
+    def _connect(self, plan: SlotPlan, *, patient: bool = False) -> Client:
         client: Client
         if plan.deliver:
             statistics = partial(self._statistics, plan.index) if self.observer.wants(StatisticsEmitted) else None
+            trouble = partial(self._trouble, plan.index)
             client = KafkaClient(
                 plan.kafka,
                 plan.transactional_id,
                 statistics=statistics,
-                trouble=partial(self._trouble, plan.index),
+                trouble=trouble,
                 siblings=self._siblings.setdefault(str(plan.kafka.get("bootstrap.servers")), Siblings()),
+                patient=patient,
             )
         else:
             client = self.memory.connect(plan.transactional_id)
@@ -357,28 +363,30 @@ class Keeper:
                 return False
         if client.fault is not None:
             self.carry_out(self.core.doom(slot, client, broken(client.fault)))
-        if client.topics.watched and not client.topics.asking and (topics := client.topics.due()):
-            client.topics.asking = True
-            self._askers.submit(partial(self._ask, slot.index, client, topics))
+        for topic in client.topics.due():
+            client.topics.asking.add(topic)
+            self._askers.submit(partial(self._ask, slot.index, client, topic))
         return client.owes() > 0 and not (served and self.terms.shared)
 
-    def _ask(self, index: int, client: Client, topics: list[str]) -> None:
-        """Ask the brokers for topics whose records have no answer, and tell of those that they don't know."""
+    def _ask(self, index: int, client: Client, topic: str) -> None:
+        """Ask the brokers for a topic whose records have no answer, and tell of it if they don't know it."""
+        topics = client.topics
         try:
-            for topic in topics:
-                if client.ask(topic, ASK_SLICE) and client.topics.missing(topic):
-                    self._tell_missing(index, topic, client.topics.hint(topic))
-                client.topics.asked(topic)
+            answered = client.ask(topic, topics.slice)
+            if answered and topics.missing(topic):
+                self._tell_missing(index, topic, topics.hint(topic))
+            topics.asked(topic, answered=answered or client.last_error is not None)
         finally:
-            client.topics.asking = False
+            topics.asking.discard(topic)
 
     # -- telling -----------------------------------------------------------------------------------
 
     def _tell_missing(self, index: int, topic: str, hint: str) -> None:
         now = time.monotonic()
-        if now - self._told.get(topic, -TOLD_EVERY) < TOLD_EVERY:
-            return
-        self._told = {each: at for each, at in self._told.items() if now - at < TOLD_EVERY} | {topic: now}
+        with self._mutex:
+            if now - self._told.get(topic, -TOLD_EVERY) < TOLD_EVERY:
+                return
+            self._told = {each: at for each, at in self._told.items() if now - at < TOLD_EVERY} | {topic: now}
         error = DeliveryError(f"records for {topic!r} have no answer{hint}")
         log_error(f"{self.name}.topic.{topic}", f"{self.name}: a topic may be misspelt", error)
         self.observer.emit(ErrorOccurred, pool=self.name, index=index, where="topic", error=error)
@@ -396,6 +404,16 @@ class Keeper:
         )
         log_error(f"{self.name}.leak.{lease.place}", f"{self.name}: a producer may have leaked", error)
         self.observer.emit(ErrorOccurred, pool=self.name, index=lease.slot.index, where="leak", error=error)
+
+
+def _answered(client: Client) -> bool:
+    """Whether the brokers can be reached; that of a transactional client shows when it is initialised."""
+    try:
+        if client.transactional_id is None:
+            client.probe(PROBE)
+    except Fault:
+        return client.fault is not None  # it won't be better for another one
+    return True
 
 
 def _limits(plan: Plan, backoff: float) -> Limits:

@@ -142,6 +142,7 @@ class MemoryClient:
         self.doubtful = False
         self.full_at: int | None = None
         self.out_of_step = False
+        self.cut_off = False
         self._broker = broker
         self._writer: Writer | None = None
         self._queue: deque[tuple[Delivery, Record]] = deque()
@@ -162,6 +163,9 @@ class MemoryClient:
     def ask(self, topic: str, seconds: float) -> bool:  # noqa: ARG002
         """Every topic is there, with every partition."""
         return False
+
+    def reach(self, deadline: Deadline) -> None:
+        """Nothing here is ever out of reach."""
 
     def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:  # noqa: ARG002
         """Nothing here is ever out of date."""

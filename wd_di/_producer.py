@@ -127,7 +127,10 @@ class Producer(Handle):
         refuse_on_loop("produce_sync", self._sender.terms)
         deadline, sender = self._deadline(timeout_ms), self._sending()
         if sender is None:
-            return [delivery.result(0) for delivery in self._implicitly(records, deadline)]
+            deliveries = self._implicitly(records, deadline, answered_by=deadline)
+            return [delivery.result(0) for delivery in deliveries]
+        if sender.keeps_back(records):
+            sender.client.reach(deadline)
         deliveries = sender.send_all(records, deadline)
         sender.settle(deliveries, deadline)
         return sender.reports(deliveries)
@@ -136,9 +139,12 @@ class Producer(Handle):
         sender = self._sending()
         return self._implicitly(records, deadline) if sender is None else sender.send_all(records, deadline)
 
-    def _implicitly(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
+    def _implicitly(
+        self, records: list[Prepared], deadline: Deadline, *, answered_by: Deadline | None = None
+    ) -> list[Delivery]:
         """A transaction around the call."""
         self._sender.terms.refuse_implicit()
         with self.transaction() as tx:
+            tx._unit.answered_by = answered_by  # noqa: SLF001  (as below)
             deliveries: list[Delivery] = tx._async(records, deadline)  # noqa: SLF001  (its own kind)
         return deliveries

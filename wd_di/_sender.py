@@ -79,6 +79,14 @@ class Sender:
             self.ledger.ended = True
         self.client.outbox.end(self.ledger)
 
+    def keeps_back(self, records: list[Prepared]) -> bool:
+        """Whether a call's records had better wait until a broker can be reached.
+
+        An unknown topic's time to appear runs from its first record on, also while there is no broker to create it.
+        """
+        client = self.client
+        return client.cut_off and any(client.topics.new(topic) for topic, _ in records)
+
     def send_all(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """Enqueue all, waiting for room in a full queue."""
         return [self.send(topic, record, deadline) for topic, record in records]
@@ -146,9 +154,10 @@ class Sender:
         """
         topics = self.client.topics
         for delivery in deliveries:
-            while not (delivery.done() or deadline.passed or topics.in_vain(delivery.topic, deadline)):
+            while not (delivery.done() or deadline.passed or topics.all_in_vain(deliveries, deadline)):
                 if self.terms.shared:
-                    delivery._wait(deadline)  # noqa: SLF001  (asking for its error would count as telling it)
+                    # Asking for its error would count as telling it.
+                    delivery._wait(deadline, deliveries)  # noqa: SLF001
                 else:
                     self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
                     topics.patience(delivery.topic, deadline)  # so that the poller may ask
@@ -162,7 +171,7 @@ class Sender:
         self._flush_for(pending)
         try:
             for delivery in pending:
-                await delivery.decided(deadline)
+                await delivery.decided(deadline, pending)
                 if not delivery.done():
                     break
         finally:
@@ -227,8 +236,9 @@ class Sender:
         where = f"{self.terms.pool}: producer {self.index} refused a record for {topic!r}"
         if fault.kind is not Kind.OUTDATED:
             return DeliveryError(f"{where}: {fault}")
-        place = self.client.topics.place(topic)
-        return DeliveryError(f"{where}: {fault}{place}; one that was made a moment ago is known to it soon: try again")
+        # First what it has to do, since what the brokers say of the topic may end with a question.
+        later = "one that was made a moment ago is known to it soon: try again"
+        return DeliveryError(f"{where}: {fault}; {later}{self.client.topics.place(topic)}")
 
     def closed_error(self) -> Exception:
         """Return what is raised when the time is over."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from wd_di._delivery import Delivery
     from wd_di._threads import Deadline
@@ -19,15 +19,20 @@ librdkafka's 30,000 are longer than our deadlines, so that a misspelt topic woul
 a topic by itself says "unknown" until it is there: for 0.1 s as a rule, 1.2 s on three busy brokers, and 3 s while
 another one takes over from a controller that was killed.
 """
+PATIENT_MS = 30_000
+"""The same where no broker has been reached yet: librdkafka's own."""
 ASK_AFTER = 1.0
 ASK_AGAIN = 0.5
+ASK_SLICE = 0.6
+ASK_SLICE_MAX = 2.4
+"""Seconds that a broker has for its answer; more after each silence, since a slow link's late answer is never heard."""
 MISSING_FRESH = 2.0
 """Seconds for which a topic that wasn't there may be taken as missing: it may have been made since."""
 FRESH = 10.0
 """Seconds after which an answer explains nothing any more."""
 STEPS = 10
 """A waiting borrower looks up this often within its deadline, and has the brokers asked at every second look."""
-STEP_MIN = 0.05
+STEP_MIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,15 @@ class Answer:
         partitions: How many there are; ``None`` if the topic can't be used.
         missing: Whether there is no such topic.
         hint: What that explains, for the end of a message.
+        at: When it was said, in monotonic time.
+        since: When it was said for the first time, if nothing else was said in between.
     """
 
     partitions: int | None
     missing: bool
     hint: str
     at: float
+    since: float
 
     @property
     def fresh(self) -> bool:
@@ -62,7 +70,8 @@ class Topics:
     """
 
     def __init__(self, *, patient: bool = False) -> None:
-        self.asking: bool = False
+        self.asking: set[str] = set()
+        self.slice: float = ASK_SLICE
         self._patient = patient
         self._answered: set[str] = set()
         self._first: dict[str, Delivery] = {}
@@ -89,7 +98,7 @@ class Topics:
     def due(self) -> list[str]:
         """Return the topics that the brokers should be asked for now."""
         now = time.monotonic()
-        topics = [topic for topic, at in tuple(self._due.items()) if at <= now]
+        topics = [topic for topic, at in tuple(self._due.items()) if at <= now and topic not in self.asking]
         return [topic for topic in topics if not self._is_answered(topic)]
 
     def _is_answered(self, topic: str) -> bool:
@@ -101,8 +110,9 @@ class Topics:
             self._answered.add(topic)
         return True
 
-    def asked(self, topic: str) -> None:
+    def asked(self, topic: str, *, answered: bool) -> None:
         """Go on asking for as long as the topic's first record has no answer."""
+        self.slice = ASK_SLICE if answered else min(2 * self.slice, ASK_SLICE_MAX)
         if topic in self._first:
             self._due[topic] = time.monotonic() + ASK_AGAIN
         else:
@@ -111,12 +121,14 @@ class Topics:
     def learn_missing(self, topic: str) -> None:
         """A broker said that there is no such topic."""
         hint = f"the brokers know no topic {topic!r}: does the topic exist?"
-        self._answers[topic] = Answer(None, missing=True, hint=hint, at=time.monotonic())
+        earlier, now = self.answer_for(topic), time.monotonic()
+        since = earlier.since if earlier is not None and earlier.missing else now
+        self._answers[topic] = Answer(None, missing=True, hint=hint, at=now, since=since)
 
     def learn(self, topic: str, partitions: Mapping[int, Any], error: str | None) -> None:
         """Keep a broker's description of the topic."""
-        count = len(partitions) if error is None and partitions else None
-        self._answers[topic] = Answer(count, missing=False, hint=_hint(topic, partitions, error), at=time.monotonic())
+        count, now = len(partitions) if error is None and partitions else None, time.monotonic()
+        self._answers[topic] = Answer(count, missing=False, hint=_hint(topic, partitions, error), at=now, since=now)
 
     def answer_for(self, topic: str) -> Answer | None:
         """Return what was last said, if that may still be true."""
@@ -127,6 +139,10 @@ class Topics:
         """Whether the brokers know no such topic."""
         answer = self.answer_for(topic)
         return answer is not None and answer.missing and time.monotonic() - answer.at < MISSING_FRESH
+
+    def new(self, topic: str) -> bool:
+        """Whether nothing was sent to it yet, nor said of it."""
+        return not (topic in self._answered or topic in self._first or topic in self._answers)
 
     def ask_soon(self, topic: str) -> None:
         """Let the poller ask the brokers for the topic, whether or not a record waits."""
@@ -155,25 +171,27 @@ class Topics:
         rest = deadline.started + min(ASK_AFTER, 2 * step) - now
         if rest > 0:
             return deadline.slice(rest)
-        answer = self._answers.get(topic)
-        if answer is None or now - answer.at >= min(ASK_AGAIN, step):
-            self._due[topic] = now
+        for each in {topic, *self._first}:
+            answer = self._answers.get(each)
+            if answer is None or now - answer.at >= min(ASK_AGAIN, step):
+                self._due[each] = now
         return deadline.slice(min(step, deadline.to_half or step))
 
     def in_vain(self, topic: str, deadline: Deadline) -> bool:
         """Whether to give up at half of the deadline: the brokers have said that there is no such topic.
 
-        Not what they said before: it may have been made since. Nor if the settings ask for patience.
+        Or earlier, if they have said so for as long as a topic may take to appear. What they said before the call
+        doesn't count, for it may have been made since; nor does anything if the settings ask for patience.
         """
-        said = self.missing(topic) and self._answers[topic].at >= deadline.started
-        return said and not self._patient and deadline.half_passed
+        answer = self._answers.get(topic) if self.missing(topic) else None
+        if answer is None or answer.at < deadline.started or self._patient:
+            return False
+        return deadline.half_passed or answer.at - max(answer.since, deadline.started) >= PROPAGATION_MS / 1000
 
-    def all_in_vain(self, late: tuple[Delivery, ...], deadline: Deadline) -> list[Delivery]:
-        """Return those that wait in vain, of the records of one commit; the poller may ask for the others."""
-        for topic in {late[0].topic, *self._first} if late else ():
-            self.patience(topic, deadline)
+    def all_in_vain(self, deliveries: Iterable[Delivery], deadline: Deadline) -> list[Delivery]:
+        """Return those that wait in vain, of the records of one call or commit."""
         lost = {topic for topic in tuple(self._answers) if self.in_vain(topic, deadline)}
-        return [delivery for delivery in late if delivery.topic in lost] if lost else []
+        return [each for each in deliveries if each.topic in lost and not each.done()] if lost else []
 
 
 def _hint(topic: str, partitions: Mapping[int, Any], error: str | None) -> str:

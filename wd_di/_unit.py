@@ -80,6 +80,7 @@ class Unit(Sender):
         "_rules",
         "abort_confirmed",
         "abort_only",
+        "answered_by",
         "async_face",
         "face",
         "first_write",
@@ -99,6 +100,7 @@ class Unit(Sender):
         self.hooks: Hooks = Hooks()
         self.first_write: float | None = None
         self.abort_only: bool = False
+        self.answered_by: Deadline | None = None  # of a call that is a transaction of its own
         self.abort_confirmed: bool = False
         self.inner_error: BaseException | None = None
         self.retirement: Retirement | None = None
@@ -203,8 +205,9 @@ class Unit(Sender):
 
     def _commit(self) -> None:
         self._end_writing()
-        deadline = Deadline(self._rules.commit_timeout)
-        self._flush_all(deadline)
+        deadline, answered_by = Deadline(self._rules.commit_timeout), self.answered_by
+        sooner = answered_by is not None and answered_by.left < deadline.left
+        self._flush_all(answered_by if answered_by is not None and sooner else deadline)
         try:
             self._end_transaction(deadline)
         except TransactionError as error:
@@ -218,7 +221,7 @@ class Unit(Sender):
 
     def _flush_all(self, deadline: Deadline) -> None:
         """Phase (a): every record is answered, or the transaction aborts. Its outcome is known either way."""
-        reserve = min(self._rules.abort_timeout, self._rules.commit_timeout / 3)
+        reserve = min(self._rules.abort_timeout, deadline.seconds / 3)
         try:
             self._drain(Deadline(max(0.0, deadline.left - reserve)), lambda: bool(self._in_vain(deadline)))
         except BaseException as raised:
@@ -231,7 +234,10 @@ class Unit(Sender):
 
     def _in_vain(self, deadline: Deadline) -> list[Delivery]:
         """The records without an answer whose topic isn't there."""
-        return self.client.topics.all_in_vain(tuple(self.ledger.pending), deadline)
+        late = tuple(self.ledger.pending)
+        if late:
+            self.client.topics.patience(late[0].topic, deadline)  # so that the poller may ask
+        return self.client.topics.all_in_vain(late, deadline)
 
     def _unflushed(self, deadline: Deadline) -> Exception | None:
         """Why phase (b) must not begin."""
@@ -245,8 +251,9 @@ class Unit(Sender):
             return self._homeless(lost)
         if late:
             why = f"{self.client.topics.hint(late[0].topic)}{because(self.client, deadline)}"  # both: as in a sender
-            text = f"{len(late)} of {ledger.records} records had no answer in time (commit_timeout_ms is "
-            text += f"{self._rules.commit_timeout * 1000:.0f}){why}"
+            name = "timeout_ms" if deadline is self.answered_by else "commit_timeout_ms"
+            text = f"{len(late)} of {ledger.records} records had no answer in time ({name} is "
+            text += f"{deadline.seconds * 1000:.0f}){why}"
             return self._error(TransactionAbortedError, text)
         return None
 

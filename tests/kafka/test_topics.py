@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -268,6 +271,47 @@ def test_topics_that_the_broker_makes(servers: str, make: Callable[..., Producer
             producer.produce_sync(topic, "made", timeout_ms=2_000)
 
     assert [["made"]] * 2 == [values(servers, topic) for topic in topics]
+
+
+AWAY = 5.5
+"""Seconds for which a broker is away: longer than an unknown topic has to appear once there is one to ask."""
+
+
+def test_topics_of_a_broker_that_is_away() -> None:
+    """While a broker that creates topics is away, a record that waits for it waits for its topic, too."""
+    recorder, kinds = Recorder(), {"plain": plain, "in a transaction": pool}
+    with started() as kafka, ExitStack() as pools:
+        servers, [broker] = kafka.bootstrap_servers, kafka.brokers
+        opened = {name: pools.enter_context(make(servers, size=2, observer=recorder)) for name, make in kinds.items()}
+        broker.kill()
+        until(lambda: {event.pool for event in recorder.of(ErrorOccurred)} == {each.name for each in opened.values()})
+        late = pools.enter_context(plain(servers, size=1, open_policy="background"))
+        comes = threading.Timer(AWAY, broker.start)
+        comes.start()
+
+        def produce(name: str, topic: str) -> None:
+            with opened[name].producer() if name == "plain" else opened[name].transaction() as producer:
+                producer.produce_sync(topic, "made")
+
+        async def awaited(name: str, topic: str) -> None:
+            async with opened[name].producer() if name == "plain" else opened[name].transaction() as producer:
+                await producer.produce_sync(topic, "made")
+
+        def from_the_start(topic: str) -> None:
+            with late.producer() as producer:
+                producer.produce_async(topic, "made")
+                producer.flush()
+
+        calls: list[Callable[[str], object]] = [from_the_start]
+        for name in kinds:
+            calls += [partial(produce, name), lambda topic, name=name: asyncio.run(awaited(name, topic))]
+        topics = [unique("away") for _ in calls]
+        with ThreadPoolExecutor(len(calls)) as executor:
+            found = [executor.submit(call, topic) for call, topic in zip(calls, topics, strict=True)]
+        comes.join()
+
+        assert [None] * len(calls) == [each.exception() for each in found]
+        assert [["made"]] * len(calls) == [values(servers, topic) for topic in topics]
 
 
 DEMANDING = "demanding"
