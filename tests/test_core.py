@@ -138,6 +138,101 @@ def test_who_is_granted_an_old_one_can_tell() -> None:
     assert not bench.core.expired(bench.borrow())
 
 
+def test_who_held_one_for_too_long_can_tell() -> None:
+    """By the clock of now; a pool that is closing has no other one to give."""
+    bench = aged(7, lifetime=8)
+    lease = bench.borrow()
+    before = bench.core.outlived(lease)
+    bench.now += 1
+    held_too_long = bench.core.outlived(lease)
+    bench.core.close()
+
+    assert [False, True, False] == [before, held_too_long, bench.core.outlived(lease)]
+
+
+# -- going on with another one ---------------------------------------------------------------------
+
+AGED = Retirement("transactional_id_expiry_ms")
+
+
+def test_an_exchange_gives_what_is_idle() -> None:
+    """The holder goes on at once, and the slot it had is retired."""
+    bench = Bench(warm=True).warm()
+    lease = bench.borrow()
+    first = lease.slot
+    effects = bench.core.exchange(lease, AGED)
+
+    assert [lease] == effects.wake
+    assert [first] == effects.retire
+    assert (LeaseState.GRANTED, True) == (lease.state, lease.slot is not first)
+    assert bench.core.release(lease) is None
+
+
+def test_an_exchange_comes_before_all_who_wait() -> None:
+    """What comes free first is the holder's, who brought a slot along; the others keep their order."""
+    bench = Bench(size=1, warm=True).warm()
+    lease = bench.borrow()
+    waiting = [bench.queue("first"), bench.queue("second")]
+    bench.core.exchange(lease, AGED)
+    before = lease.state
+    bench.create(bench.core.retired(bench.slots[0]))
+
+    assert [LeaseState.WAITING, LeaseState.GRANTED] == [before, lease.state]
+    assert 2 * [LeaseState.WAITING] == [each.state for each in waiting]
+    effects = bench.core.release(lease)
+    assert effects is not None
+    assert waiting[:1] == effects.wake
+
+
+def test_an_exchange_for_a_forgotten_id_trusts_no_older_one() -> None:
+    """Only what the coordinator has heard of since, and all that follow from the first retirement."""
+    bench = aged(10, 4)
+    lease = bench.borrow()
+    bench.core.exchange(lease, Retirement("expired", expired=True))
+    older = bench.core.expired(lease)
+    bench.core.exchange(lease, Retirement("expired", expired=True))
+    bench.now += 1
+    bench.create(bench.core.retired(bench.slots[0]))
+
+    assert older
+    assert "lr" == bench.states()
+    assert not bench.core.expired(lease)
+
+
+def test_an_exchange_that_is_given_up() -> None:
+    """Who waits no longer holds nothing, and a late slot is the next one's."""
+    bench = Bench(size=1, warm=True).warm()
+    lease = bench.borrow()
+    bench.core.exchange(lease, AGED)
+
+    assert bench.core.withdraw(lease, timed_out=True)
+    assert bench.core.release(lease) is None
+    bench.create(bench.core.retired(bench.slots[0]))
+    assert "i" == bench.states()
+
+
+def test_no_exchange_in_a_closing_pool() -> None:
+    """It is refused, and the lease still stands."""
+    bench = Bench(size=1, warm=True).warm()
+    lease = bench.borrow()
+    bench.core.close()
+    with pytest.raises(PoolClosedError):
+        bench.core.exchange(lease, AGED)
+
+    assert "l" == bench.states()
+
+
+def test_a_close_fails_who_waits_for_another_one() -> None:
+    """As all who wait."""
+    bench = Bench(size=1, warm=True).warm()
+    lease = bench.borrow()
+    bench.core.exchange(lease, AGED)
+    effects = bench.core.close()
+
+    assert [lease] == effects.wake
+    assert isinstance(lease.error, PoolClosedError)
+
+
 # -- borrowing and giving back ---------------------------------------------------------------------
 
 

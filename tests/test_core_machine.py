@@ -156,6 +156,19 @@ class Machine(RuleBasedStateMachine):
 
         assert self.core.release(lease, retirement) is None
 
+    @precondition(lambda self: self.held and not self.core.closing)
+    @rule(number=ANY, expired=strategies.booleans())
+    def exchange(self, number: int, *, expired: bool) -> None:
+        lease = self.one(self.held, number)
+        self.held.remove(lease)
+        self.banned.add(lease.slot.client)
+        lease.waiter = Waiter()
+        effects = self.core.exchange(lease, Retirement("expired", expired=expired))
+        self.queue.insert(0, lease)
+        self.carry_out(effects)
+
+        assert lease.state in (LeaseState.WAITING, LeaseState.GRANTED)
+
     # -- the pool's threads -----------------------------------------------------------------------
 
     @precondition(lambda self: self.creating)

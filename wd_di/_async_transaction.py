@@ -22,7 +22,7 @@ class AsyncTransaction(InTransaction, AsyncProducer):
     __slots__ = ("_unit",)
 
     def __init__(self, held: Held, unit: Unit) -> None:
-        super().__init__(held, unit)
+        super().__init__(held)
         self._unit = unit
 
     async def send_offsets(self, offsets: Any, group_metadata: Any, *, timeout_ms: int | None = None) -> None:

@@ -24,7 +24,7 @@ from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, Poo
 from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Unpack
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 
 H = TypeVar("H")
+
+AGED = "transactional_id_expiry_ms"
+"""Why a producer is retired whose id the broker may have forgotten."""
 
 
 class Hold(Lease):
@@ -61,7 +64,7 @@ class Hold(Lease):
         if unit is not None:
             unit.face = unit.face or Transaction(self, unit)
             return unit.face
-        self._producer = self._producer or Producer(self, self.sender)
+        self._producer = self._producer or Producer(self)
         return self._producer
 
     def async_handle(self) -> AsyncProducer:
@@ -70,7 +73,7 @@ class Hold(Lease):
         if unit is not None:
             unit.async_face = unit.async_face or AsyncTransaction(self, unit)
             return unit.async_face
-        self._async_producer = self._async_producer or AsyncProducer(self, self.sender)
+        self._async_producer = self._async_producer or AsyncProducer(self)
         return self._async_producer
 
     def open_unit(self) -> Unit | None:
@@ -143,6 +146,49 @@ class Desk:
                 self._abandon(hold)
                 raise
 
+    def flaw(self, hold: Hold) -> Retirement | None:
+        """Why a held producer is to be exchanged before another transaction: its id was forgotten, or may have been."""
+        if hold.core is not self.keeper.core or hold.sender.ledger.ended:
+            return None
+        if hold.retirement is not None:
+            return hold.retirement if hold.retirement.expired else None
+        return Retirement(AGED) if hold.core.outlived(hold) else None
+
+    def exchange(self, hold: Hold, timeout_ms: int | None) -> None:
+        """Let the holder go on with another producer.
+
+        Raises:
+            PoolTimeoutError: None came free, or could be connected, in time; the hold has ended.
+            PoolClosedError, PoolOpenError: There is nothing to wait for; the hold has ended.
+        """
+        timeout_ms = check_timeout(timeout_ms, self.keeper.settings.timeout_ms)
+        deadline = Deadline(timeout_ms / 1000)
+        flaw = self._end(hold)
+        try:
+            for each in self._until_fit(hold, flaw):
+                waiter = ThreadWaiter()
+                self._swap(hold, each, waiter)
+                waiter.wait(deadline.left)
+                self._waited(hold, timeout_ms)
+        except BaseException:
+            self._abandon(hold)
+            raise
+
+    async def exchange_async(self, hold: Hold, timeout_ms: int | None) -> None:
+        """Let a task go on with another producer, as :meth:`exchange` does."""
+        timeout_ms = check_timeout(timeout_ms, self.keeper.settings.timeout_ms)
+        deadline = Deadline(timeout_ms / 1000)
+        flaw = self._end(hold)
+        try:
+            for each in self._until_fit(hold, flaw):
+                waiter = TaskWaiter()
+                self._swap(hold, each, waiter)
+                await waiter.wait(deadline.left)
+                self._waited(hold, timeout_ms)
+        except BaseException:
+            self._abandon(hold)
+            raise
+
     def give_back(self, hold: Hold) -> None:
         """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
         hold.sender.end()
@@ -168,28 +214,55 @@ class Desk:
         return Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
 
     def _equipped(self, hold: Hold, *, ambient: bool) -> bool:
-        """Make the granted hold fit for use; false if its producer broke or aged while idle, unseen by the poller."""
-        client = hold.slot.client
-        if client is None:  # a forced close was faster than this thread
-            raise PoolClosedError(f"{self.keeper.name}: the pool is closed")
-        if client.fault is not None:
-            self._release(hold, broken(client.fault))
+        """Make the granted hold fit for use; false if its producer isn't, and was given back."""
+        flaw = self._equip(hold)
+        if flaw is not None:
+            self._release(hold, flaw)
             return False
-        if hold.core.expired(hold):  # the poller couldn't renew it in time, as after SIGSTOP
-            self._release(hold, Retirement("transactional_id_expiry_ms"))
-            return False
-        hold.sender = Sender(hold.slot.index, client, self.keeper.terms)
         if ambient:
             hold.ambient = True
             hold.outer = self._held.get(hold.owner)
             self._held[hold.owner] = hold
         return True
 
+    def _equip(self, hold: Hold) -> Retirement | None:
+        """Let the hold send by its slot's producer, unless that broke or aged while idle, unseen by the poller."""
+        client = hold.slot.client
+        if client is None:  # a forced close was faster than this thread
+            raise PoolClosedError(f"{self.keeper.name}: the pool is closed")
+        if client.fault is not None:
+            return broken(client.fault)
+        if hold.core.expired(hold):  # the poller couldn't renew it in time, as after SIGSTOP
+            return hold.retirement or Retirement(AGED)
+        hold.sender, hold.retirement = Sender(hold.slot.index, client, self.keeper.terms), None
+        return None
+
+    def _end(self, hold: Hold) -> Retirement | None:
+        """End the claim on a producer that won't do, and say why; once, for two threads may share the hold."""
+        sender = hold.sender
+        with sender.ledger.gate:
+            sender.refuse_if_ended()
+            flaw = self.flaw(hold)
+            if flaw is not None:
+                sender.end()
+            return flaw
+
+    def _until_fit(self, hold: Hold, flaw: Retirement | None) -> Iterator[Retirement]:
+        """Yield why the hold's present producer won't do, until it has one that does."""
+        while flaw is not None:
+            yield flaw
+            flaw = self._equip(hold)
+
+    def _swap(self, hold: Hold, flaw: Retirement, waiter: Waiter) -> None:
+        hold.waiter = waiter
+        self.keeper.carry_out(hold.core.exchange(hold, flaw))
+        self.keeper.nudge()
+
     def _abandon(self, hold: Hold) -> None:
         """Give back whatever the hold has by now: an interrupt may come between any two steps."""
-        if not hold.core.withdraw(hold):
-            self._forget(hold)
-            self._release(hold)
+        hold.core.withdraw(hold)
+        self._forget(hold)
+        self._release(hold)
 
     def _forget(self, hold: Hold) -> None:
         """Unlink the hold, also when scopes end in another order than they began."""

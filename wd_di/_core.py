@@ -66,7 +66,7 @@ class Retirement(NamedTuple):
 class Lease:
     """One borrower's claim on a slot, from the request to the return."""
 
-    __slots__ = ("error", "outer", "owner", "place", "reported", "since", "slot", "state", "waiter")
+    __slots__ = ("error", "heard_after", "outer", "owner", "place", "reported", "since", "slot", "state", "waiter")
 
     slot: Slot
 
@@ -75,6 +75,7 @@ class Lease:
         self.place: str | None = place
         self.state: LeaseState = LeaseState.NEW
         self.since: float = 0.0
+        self.heard_after: float = 0.0  # older producers won't do: it has met one that was forgotten
         self.waiter: Waiter | None = None
         self.error: BaseException | None = None
         self.reported: bool = False
@@ -272,6 +273,27 @@ class Core:
         with self._lock:
             return self._take_back(lease, retirement)
 
+    def exchange(self, lease: Lease, retirement: Retirement) -> Effects:
+        """Take back a producer that is no good any more; its holder gets the next one that is ready.
+
+        Before all who wait: it brought a slot along, and gets no more than one.
+
+        Raises:
+            PoolClosedError: The pool is closing; the lease still stands.
+        """
+        with self._lock:
+            self._refuse_if_closing()
+            effects = self._take_back(lease, retirement) or Effects()
+            if retirement.expired:
+                lease.heard_after = self._clock()
+            if self._grant_ready(lease):
+                effects.wake.append(lease)
+                return effects
+            lease.state = LeaseState.WAITING
+            self._waiters[lease] = None
+            self._waiters.move_to_end(lease, last=False)
+            return self._grow(effects)
+
     # -- producers come and go -----------------------------------------------------------------
 
     @property
@@ -328,7 +350,11 @@ class Core:
 
     def expired(self, lease: Lease) -> bool:
         """Whether the coordinator may have forgotten the id of the slot that was granted just now."""
-        return self._forgotten(lease.slot, lease.since)
+        return lease.slot.heard_at < lease.heard_after or self._forgotten(lease.slot, lease.since)
+
+    def outlived(self, lease: Lease) -> bool:
+        """Whether it may have by now, while the slot was held; a closing pool has no other one to give."""
+        return not self.closing and self._forgotten(lease.slot, self._clock())
 
     def doom(self, slot: Slot, client: object, retirement: Retirement) -> Effects | None:
         """A producer was found broken while idle or shared: retire it now, or when its last holder returns."""

@@ -29,12 +29,20 @@ class Held(Protocol):
 class Handle:
     """A borrower's hold on a sender, for as long as its block lasts."""
 
-    __slots__ = ("_held", "_sender", "index")
+    __slots__ = ("_held",)
 
-    def __init__(self, held: Held, sender: Sender) -> None:
-        self.index: int = sender.index
+    def __init__(self, held: Held) -> None:
         self._held = held
-        self._sender = sender
+
+    @property
+    def index(self) -> int:
+        """The slot's, zero-based."""
+        return self._sender.index
+
+    @property
+    def _sender(self) -> Sender:
+        """Asked anew each time: a claim may come by another producer between two transactions."""
+        return self._held.sender
 
     def transaction(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
         """Return a transaction on this very producer; the options are those of ``ProducerPool.transaction``.
@@ -109,6 +117,10 @@ class InTransaction:
     def _hook(self, when: When, fn: Callable[..., object]) -> None:
         self._unit.refuse_if_ended()
         self._unit.hooks.add(when, fn)
+
+    @property
+    def _sender(self) -> Unit:
+        return self._unit
 
     def _sending(self) -> Unit:
         return self._unit

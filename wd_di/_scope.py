@@ -105,7 +105,7 @@ class Run:
         held = self._look()
         if not self._joined:
             refuse_on_loop("a transaction", self._rules.terms)
-            held = self._hold = held or self._borrow()
+            held = self._hold = self._taken(held)
             self._begin(held)
         try:
             return cast("Transaction", self._current(held).handle())
@@ -130,7 +130,7 @@ class Run:
         refuse_outside_of_a_task(self._rules.terms.pool)
         held = self._look()
         if not self._joined:
-            held = self._hold = held or await self._borrow_async()
+            held = self._hold = await self._taken_async(held)
             self._begin(held)  # local, 0.07 ms: not worth a hop to a worker
         try:
             return cast("AsyncTransaction", self._current(held).async_handle())
@@ -195,6 +195,21 @@ class Run:
             if unit is not None:
                 unit.run_hooks()
             raise
+
+    def _taken(self, held: Hold | None) -> Hold:
+        """The claim to begin on: a new one, or the one at hand, with another producer if the broker forgot its id."""
+        if held is None:
+            return self._borrow()
+        if self._desk.flaw(held) is not None:
+            self._desk.exchange(held, self._options.timeout_ms)
+        return held
+
+    async def _taken_async(self, held: Hold | None) -> Hold:
+        if held is None:
+            return await self._borrow_async()
+        if self._desk.flaw(held) is not None:
+            await self._desk.exchange_async(held, self._options.timeout_ms)
+        return held
 
     def _borrow(self) -> Hold:
         hold = self._desk.borrow(self._options.timeout_ms, ambient=self._ambient)

@@ -23,7 +23,7 @@ class Transaction(InTransaction, Producer):
     __slots__ = ("_unit",)
 
     def __init__(self, held: Held, unit: Unit) -> None:
-        super().__init__(held, unit)
+        super().__init__(held)
         self._unit = unit
 
     def _hook(self, when: When, fn: Callable[..., object]) -> None:

@@ -74,6 +74,7 @@ class Unit(Sender):
         "_began",
         "_held",
         "_interrupt",
+        "_lent",
         "_offering",
         "_offsets_sent",
         "_outcome",
@@ -105,6 +106,7 @@ class Unit(Sender):
         self.inner_error: BaseException | None = None
         self.retirement: Retirement | None = None
         self._held = held
+        self._lent = held.sender  # the claim may come by another one
         self._rules = rules
         self._began = time.monotonic()
         self._outcome: Outcome | None = None
@@ -151,8 +153,8 @@ class Unit(Sender):
     def _begin(self) -> None:
         try:
             # Under the gate: a checkout that ends in another thread must not give back a producer that has just begun.
-            with self._held.sender.ledger.gate:
-                self._held.sender.refuse_if_ended()
+            with self._lent.ledger.gate:
+                self._lent.refuse_if_ended()
                 self.client.begin()
         except Fault as fault:
             error = self._failed("begin", fault)

@@ -352,7 +352,7 @@ class PoolSettings(_Frozen):
     transactional_id_expiry_ms: PositiveMs = 604_800_000
     """The brokers' ``transactional.id.expiration.ms``: they forget an id that is idle for longer, 7 days by default.
 
-    A producer that was idle for 80 % of it is initialised again before it is used.
+    A producer that was idle for 80 % of it is initialised again before it is used, also where it was held meanwhile.
     """
 
     implicit_transactions: bool = True

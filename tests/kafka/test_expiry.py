@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from wd_di.errors import TransactionAbortedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from wd_di import AsyncTransaction, Producer
     from wd_di.testing import LocalKafka
 
 EXPIRATION_MS = 2_000
@@ -149,3 +151,73 @@ def test_none_where_the_pool_knows(forgetful: LocalKafka, topic: str, group: str
 
         assert {"transactional_id_expiry_ms"} == {event.reason for event in recorder.of(ProducerRetired)}
         assert [] == failures(orders, offsets_first(group, topic, servers))
+
+
+# -- held all the while ------------------------------------------------------------------------------
+
+
+def held_failures(producer: Producer, work: Callable[[Transaction], object]) -> list[Exception]:
+    """What went wrong with some transactions of one block."""
+    met: list[Exception] = []
+    for _ in range(2 * SIZE):
+        try:
+            with producer.transaction() as tx:
+                work(tx)
+        except (TransactionAbortedError, DeliveryError) as error:
+            met.append(error)
+    return met
+
+
+@pytest.mark.parametrize("first", ["offsets", "record"])
+def test_one_failure_in_a_held_block(
+    forgetful: LocalKafka, forgotten: Callable[[ProducerPool], None], topic: str, group: str, first: str
+) -> None:
+    """A producer that was held until the broker forgot it fails once, and the block goes on with another one."""
+    servers = forgetful.bootstrap_servers
+    work = offsets_first(group, topic, servers) if first == "offsets" else lambda tx: tx.produce_async(topic, "late")
+    with used(forgetful, topic, Recorder()) as orders, orders.producer() as producer:
+        forgotten(orders)
+        [failure] = held_failures(producer, work)
+
+    assert "INVALID_PRODUCER_ID_MAPPING" in str(failure)
+    assert 2 * SIZE - 1 == values(servers, topic).count("late")
+
+
+def test_a_retry_in_a_held_block(
+    forgetful: LocalKafka, forgotten: Callable[[ProducerPool], None], topic: str, group: str
+) -> None:
+    """Its second attempt gets through, and so do the calls of a task."""
+    servers = forgetful.bootstrap_servers
+
+    async def held(orders: ProducerPool) -> None:
+        async with orders.producer() as producer:
+            await asyncio.to_thread(forgotten, orders)
+
+            async def work(tx: AsyncTransaction) -> None:
+                await tx.produce_sync(topic, "late")
+
+            await orders.run(work, retry=Retry(attempts=2, backoff_ms=1))
+            await producer.produce_sync(topic, "late")
+
+    with used(forgetful, topic, Recorder()) as orders:
+        with orders.producer():
+            forgotten(orders)
+            orders.run(offsets_first(group, topic, servers), retry=Retry(attempts=2, backoff_ms=1))
+        asyncio.run(held(orders))
+
+    assert 3 == values(servers, topic).count("late")
+    assert 1 == committed(servers, group, topic)
+
+
+def test_no_failure_in_a_held_block_where_the_pool_knows(
+    forgetful: LocalKafka, forgotten: Callable[[ProducerPool], None], topic: str, group: str
+) -> None:
+    """Told how long the broker remembers, the pool gives the block another producer before anything is sent."""
+    recorder, servers = Recorder(), forgetful.bootstrap_servers
+    orders = pool(servers, size=1, observer=recorder, transactional_id_expiry_ms=EXPIRATION_MS)
+    with orders, orders.producer() as producer:
+        producer.produce_sync(topic, "early")
+        forgotten(orders)
+
+        assert [] == held_failures(producer, offsets_first(group, topic, servers))
+    assert {"transactional_id_expiry_ms"} == {event.reason for event in recorder.of(ProducerRetired)}
