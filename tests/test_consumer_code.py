@@ -41,6 +41,8 @@ def faults(source: str) -> list[str]:
         found.append("nobody looks at error()")
     if "send_offsets" in mentioned and "seek" not in mentioned:
         found.append("nobody seeks back after an abort")
+    if "seek" in mentioned and "assignment" not in mentioned:
+        found.append("seek() raises for a partition that was lost, in place of the reason")
     if "send_offsets" in mentioned and "read_uncommitted" in source:
         found.append("committed() doesn't wait for what is in doubt")
     return found
@@ -134,7 +136,8 @@ with Consumer({"group.id": "g", "enable.auto.commit": False}) as consumer:
     if message is not None and message.error() is None:
         with pool.transaction() as tx:
             tx.send_offsets([TopicPartition("orders", 0, message.offset() + 1)], member)
-        consumer.seek(message)
+        if TopicPartition("orders", 0) in consumer.assignment():
+            consumer.seek(message)
 """
 UNSAFE = {
     "auto commit by default": (', "enable.auto.commit": False', ""),
@@ -144,6 +147,7 @@ UNSAFE = {
     "no look at errors": (" and message.error() is None", ""),
     "old offsets": ("{", '{"isolation.level": "read_uncommitted", '),
     "no seek back": ("consumer.seek(message)", "print(message)"),
+    "seek on what is lost": ("consumer.assignment()", "known"),
     "truth": ("message is not None and", "message and"),
     "truth of a negation": ("message is not None and message.error() is None", "not message or message.error()"),
     "truth of an assignment": ("    message = consumer.poll(1)", "    while message := consumer.poll(1): pass"),

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from threading import Timer
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import confluent_kafka
 import pytest
@@ -262,6 +262,11 @@ class ReadingOn(Consumer):
     """A consumer that reads once more before it closes."""
 
     read: ClassVar[list[int | None]]
+    last: ClassVar[ReadingOn]
+
+    def __enter__(self) -> Self:
+        ReadingOn.last = self
+        return super().__enter__()
 
     def __exit__(self, *args: object) -> None:
         message = self.poll(10)
@@ -324,6 +329,22 @@ def test_the_first_page_loses_no_order(
     assert (NONE, [b"A1"], [0]) == (first_page.stands(), first_page.billed(), ReadingOn.read)
     first_page.run()
     assert (1, [b"A1", b"A1", b"tea"]) == (first_page.stands(), first_page.billed())
+
+
+def test_the_first_page_tells_of_a_rebalance(first_page: FirstPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the order's partition went to another member meanwhile, that is what the program hears of."""
+
+    def lose(tx: Transaction, *_: object) -> None:
+        ReadingOn.last.unassign()
+        raise RebalancedError("the group has moved on")
+
+    monkeypatch.setattr(ReadingOn, "read", [], raising=False)
+    monkeypatch.setattr(confluent_kafka, "Consumer", ReadingOn)
+    monkeypatch.setattr(Transaction, "send_offsets", lose)
+
+    with pytest.raises(RebalancedError):
+        first_page.run()
+    assert [b"A1"] == first_page.billed()
 
 
 def test_the_first_page_bills_a_tombstone(first_page: FirstPage) -> None:
