@@ -407,8 +407,19 @@ def test_a_probe_leaves_nothing_to_ask_for(kafka):
     assert {} == statistics(client)["topics"]
 
 
+def test_a_later_proof_is_a_new_one(monkeypatch):
+    """That brokers were there once proves nothing: a later probe asks them again."""
+    with MockKafka() as kafka:
+        client = connect(kafka, None)
+        client.probe(5)
+        client.probe(0)  # no need to ask
+    monkeypatch.setattr(_client, "PROOF_FRESH", 0.0)
+
+    assert kind(client.probe, 0.3) is not None
+
+
 def test_a_cluster_without_an_id(kafka):
-    """Where metadata bring no id at once, a connection is proved by asking for a topic."""
+    """Where metadata bring no id at once, a connection is proved by asking for all topics."""
     client, asked = listening(kafka), []
     nothing = KafkaException(KafkaError(KafkaError._TIMED_OUT, "Failed to retrieve cluster id"))
     handle = client._handle
@@ -417,19 +428,19 @@ def test_a_cluster_without_an_id(kafka):
         def cluster_id(self, seconds: float) -> None:  # noqa: ARG002
             raise nothing
 
-        def list_topics(self, topic: str, timeout: float) -> None:
-            asked.append(topic)
-            handle.list_topics(topic, timeout=timeout)
+        def list_topics(self, timeout: float) -> None:
+            asked.append("all topics")
+            handle.list_topics(timeout=timeout)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(handle, name)
 
     client._handle = WithoutId()
-    client.probe(5)
     late = kind(client.probe, 0)
+    client.probe(5)
     client._handle = handle
 
-    assert ["wd_di:probe"] == asked
+    assert ["all topics"] == asked
     assert Kind.RETRIABLE is late
 
 
@@ -560,7 +571,7 @@ def test_an_error_after_a_siblings_success_stands(kafka):
     note(idle, *NO_HOST)
     idle.poll(0)
     before = idle.last_error
-    busy.probe(5)
+    busy.ask("orders", 5)
 
     assert "Failed to resolve" in before
     assert "Failed to resolve" in idle.last_error_since(started)

@@ -56,6 +56,9 @@ CAUSE_AFTER = 5.0
 ASK_SLICE = 0.2
 """Seconds that an error may wait for what the brokers say of its topic."""
 
+PROOF_FRESH = 1.0
+"""Seconds for which a connection that was proved needs no other proof."""
+
 RENEWAL_MAX = 2.0
 """Seconds for all of these questions: the brokers may be busy, or far."""
 
@@ -203,6 +206,7 @@ class KafkaClient:
         self._renewed: dict[str, float] = {}
         self._looked_up: dict[str, float] = {}
         self._deaf = -1.0
+        self._proved = -PROOF_FRESH
         self._asking: list[str] = []
         self._wrote = False
         self._unheard = False
@@ -343,18 +347,24 @@ class KafkaClient:
         return 0 if self._handle is None else len(self._handle)
 
     def probe(self, seconds: float) -> None:
-        """Ask any broker for the cluster's id, the cheapest proof of a connection.
+        """Ask any broker for the cluster's id, the cheapest proof of a connection; one that is a second old will do.
 
-        Not for a topic: librdkafka would ask again for one that doesn't exist in every second of its life.
+        Who knows the id isn't asked again, and not every cluster has one: then for all topics. Not for a single one,
+        since librdkafka would ask again for what doesn't exist in every second of its life.
         """
         deadline = Deadline(seconds)
+        if time.monotonic() - self._proved < PROOF_FRESH:
+            return
         try:
-            self._call(lambda handle: handle.cluster_id(seconds))
+            if self._proved > 0:
+                self._call(functools.partial(_ask_for_all, seconds=seconds))
+            else:
+                self._call(lambda handle: handle.cluster_id(seconds))
         except (Fault, AttributeError):  # upstream calls the method experimental
             if deadline.left < BREATH:
                 raise
-            # Metadata came without an id, which other makers may not have. The colon keeps this from being created.
-            self._call(lambda handle: handle.list_topics("wd_di:probe", timeout=deadline.left))
+            self._call(functools.partial(_ask_for_all, seconds=deadline.left))
+        self._proved = time.monotonic()
         self._answered()
 
     def ask(self, topic: str, seconds: float) -> bool:
