@@ -347,18 +347,21 @@ def test_blocking_calls(run_trio: Callable[[Main], None], clicks: ProducerPool) 
         run_trio(lambda: main(producer))
 
 
-def test_opening_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pool that is opened under trio only begins to connect, as on asyncio's loop."""
+def test_opening_does_not_block(run_trio: Callable[[Main], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open a pool under trio would block it, and there is no task to await that in: both are refused."""
 
     async def main() -> None:
-        pool.open()
+        with pytest.raises(ScopeError, match=r"orders: open: trio runs in this thread.*trio\.to_thread"):
+            pool.open()
+        with pytest.raises(ScopeError, match="this needs asyncio, and here runs trio"):
+            await pool.aopen()
 
     def connect(deadline: object) -> None:
         pytest.fail("waited")
 
     pool = plain_pool()
     monkeypatch.setattr(pool, "_connect", connect)
-    trio.run(main)
+    run_trio(main)
     pool.close()
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from asyncio import _get_running_loop
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wd_di._async_producer import AsyncProducer
@@ -101,6 +102,7 @@ class Desk:
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self._held: dict[object, Lease] = {}
+        self._waiting: dict[threading.Thread, object] = {}
 
     def current(self) -> Hold | None:
         """What the calling thread or task holds, the innermost; child tasks and other threads inherit nothing."""
@@ -200,9 +202,18 @@ class Desk:
         """After a fork nobody in the child holds anything."""
         self._held = {}
 
+    @contextmanager
+    def working_for(self, borrower: object) -> Iterator[None]:
+        """Let this thread's questions after its holds be those of a task that waits for it."""
+        self._waiting[threading.current_thread()] = borrower
+        try:
+            yield
+        finally:
+            del self._waiting[threading.current_thread()]
+
     def holds(self) -> int:
-        """How many slots the calling thread or task holds."""
-        count, lease = 0, self._held.get(owner())
+        """How many slots the calling thread or task holds, or the task that waits for this thread."""
+        count, lease = 0, self._held.get(self._waiting.get(threading.current_thread(), owner()))
         while lease is not None:
             count, lease = count + 1, lease.outer
         return count

@@ -48,6 +48,11 @@ def refuse_in_trio(what: str) -> None:
         )
 
 
+def on_loop() -> bool:
+    """Whether an event loop runs in this thread, and would stand still while it blocks."""
+    return _get_running_loop() is not None or in_trio()
+
+
 def in_trio() -> bool:
     """Whether trio runs this thread; it is never imported for that."""
     lowlevel = sys.modules.get("trio.lowlevel")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wd_di._client import Client, Fault, Kind
 from wd_di._delivery import Delivery, DeliveryReport, Ledger
-from wd_di._loop import in_trio
+from wd_di._loop import on_loop
 from wd_di._troubles import last_error
 from wd_di.errors import (
     AuthorizationError,
@@ -269,12 +269,12 @@ class Sender:
         return [delivery.result(0) for delivery in deliveries]
 
 
-def refuse_on_loop(what: str, terms: Terms) -> None:
+def refuse_on_loop(what: str, terms: Terms, instead: str = "use 'async with' and await its calls") -> None:
     """Refuse a call that would block the event loop which runs in this thread."""
-    if (_get_running_loop() is not None or in_trio()) and not terms.allow_blocking_in_loop:
+    if on_loop() and not terms.allow_blocking_in_loop:
         raise ScopeError(
-            f"{terms.pool}: {what} would block the event loop that runs in this thread: use 'async with' and await "
-            "its calls, move it to asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"
+            f"{terms.pool}: {what} would block the event loop that runs in this thread: {instead}, move it to "
+            "asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"
         )
 
 

@@ -146,7 +146,11 @@ def _with(settings: PoolSettings, **given: int | None) -> PoolSettings:
 def _build(settings: PoolSettings, configure: Configure | None) -> ProducerPool:
     pool = ProducerPool(settings, name=NAME, configure=configure, observer=container.observer())
     if settings.open_policy == "fail":
-        pool.open()
+        try:
+            pool.open()
+        except BaseException:
+            pool.close(timeout_ms=0, force=True)  # also where opening was refused, as on an event loop
+            raise
     return pool
 
 

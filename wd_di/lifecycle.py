@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from dependency_injector import containers, providers
 
 from wd_di import _diagnosis
-from wd_di._loop import outwaited, refuse_outside_of_a_task
+from wd_di._loop import on_loop, outwaited, refuse_outside_of_a_task
 from wd_di._threads import Workers
 from wd_di.errors import ScopeError
+from wd_di.pool import ProducerPool
 from wd_di.providers import PoolResource
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def running(
     Raises:
         ScopeError: Wiring has imported the running program, whose last lines aren't guarded, and so runs it again.
         PoolOpenError: On entering: a pool can't be opened.
+        ScopeError: A plain ``with`` on a thread with a running event loop, which it would block: use ``async with``.
         ExceptionGroup: On leaving without an exception: what failed while closing.
     """
     _refuse_second_run()
@@ -178,6 +180,7 @@ def open_pools(container: containers.Container) -> None:
 
     Raises:
         PoolOpenError: A pool can't be opened; with notes on what failed while closing the others.
+        ScopeError: On a thread with a running event loop, which this would block.
     """
     opened: list[Resource] = []
     for path, pool in _pools(_made(container)).items():
@@ -186,6 +189,8 @@ def open_pools(container: containers.Container) -> None:
             if not pool.initialized:
                 pool.init()
                 opened.append(pool)
+            if on_loop() and isinstance(made := pool(), ProducerPool):  # the container itself has only begun to
+                made.open()
         except BaseException as error:
             _tell(_close(opened), error)
             raise

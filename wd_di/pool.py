@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
 import os
 import threading
 import time
 import warnings
 import weakref
-from asyncio import _get_running_loop
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from wd_di import _retry
-from wd_di._checkout import Checkout, Desk
+from wd_di._checkout import Checkout, Desk, owner
 from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
 from wd_di._green import refuse_eventlet
 from wd_di._keeper import Keeper
-from wd_di._loop import in_trio
+from wd_di._loop import on_loop, outwaited, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._memory import MemoryBroker
 from wd_di._plan import claim, default_instance, make_plan, release
-from wd_di._threads import Deadline
+from wd_di._sender import refuse_on_loop
+from wd_di._threads import Deadline, Workers
 from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError, uncopyable
 from wd_di.events import (
     ConnectionPoolCreated,
@@ -36,7 +38,7 @@ from wd_di.events import (
 from wd_di.settings import checked_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
     from types import TracebackType
 
     from wd_di._plan import Configure, Plan
@@ -50,8 +52,24 @@ EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
 PROBE_PATIENCE = 0.2
 """Seconds of the first probe; between two of them we look for what makes all others pointless."""
+OPEN_INSTEAD = "await pool.aopen(), or 'async with' the pool or running(...)"
 FORCE_PATIENCE = 0.15
 """Seconds after the deadline of a close that ending what is taken by force may take."""
+
+
+_workers = Workers("wd_di-pool", 16)
+"""Open, reload and close for tasks that wait."""
+_begins_on_loops: ContextVar[bool] = ContextVar("_begins_on_loops", default=False)
+
+
+@contextmanager
+def begins_on_loops() -> Iterator[None]:
+    """On an event loop's thread, a pool that is opened in this block only begins to: its first checkouts connect."""
+    token = _begins_on_loops.set(True)
+    try:
+        yield
+    finally:
+        _begins_on_loops.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +226,7 @@ class ProducerPool:
         Raises:
             PoolOpenError: With the reason; the pool is closed then, and nothing of it is left.
             PoolClosedError: It was closed before.
+            ScopeError: On a thread with a running event loop, which waiting would block: await :meth:`aopen` there.
         """
         deadline = Deadline.of_ms(timeout_ms, self._settings.open_timeout_ms)
         self._refresh()
@@ -215,14 +234,34 @@ class ProducerPool:
             self._refuse_if_closed()
             if self._opened:
                 return
+        if self._settings.open_policy == "fail":
+            if on_loop() and _begins_on_loops.get():
+                self._keeper.start()
+                return
+            refuse_in_trio(f"{self.name}: open")
+            refuse_on_loop("open", self._keeper.terms, OPEN_INSTEAD)
         self._keeper.start()
-        if self._settings.open_policy == "fail" and _get_running_loop() is None and not in_trio():
+        if self._settings.open_policy == "fail":
             try:
                 self._connect(deadline)
             except BaseException:
                 self.close(timeout_ms=0, force=True)
                 raise
         self._opened = True
+
+    async def aopen(self, *, timeout_ms: int | None = None) -> None:
+        """Open as :meth:`open` does, while the event loop goes on; a cancellation waits for the end, and then goes on.
+
+        Args:
+            timeout_ms: Milliseconds; ``None`` is the pool's ``open_timeout_ms``.
+
+        Raises:
+            PoolOpenError: With the reason; the pool is closed then, and nothing of it is left.
+            PoolClosedError: It was closed before.
+            ScopeError: No task of asyncio's runs here.
+        """
+        refuse_outside_of_a_task(self.name)
+        await outwaited(_workers, lambda: self.open(timeout_ms=timeout_ms))
 
     def _refuse_if_closed(self) -> None:
         if self._keeper.core.closing:
@@ -277,7 +316,13 @@ class ProducerPool:
         if not hasattr(self, "_keeper"):
             return f"<ProducerPool {self.name!r}, not made>"  # its settings are refused, and a debugger looks
         stats = self.stats()
-        state = "closed" if self._keeper.core.closing else "open" if self._opened or stats.totals.requests else "new"
+        state = (
+            "closed"
+            if self._keeper.core.closing
+            else "open"
+            if self._keeper.started or stats.totals.requests
+            else "new"
+        )
         return (
             f"<ProducerPool {self.name!r} {state}: {stats.size} slots, {stats.idle} idle, {stats.in_use} in use, "
             f"{stats.waiting} waiting>"
@@ -324,6 +369,16 @@ class ProducerPool:
         duration = (time.monotonic() - started) * 1000
         self.observer.emit(ConnectionPoolReloaded, pool=self.name, generation=generation, duration_ms=duration)
 
+    async def areload(
+        self, settings: PoolSettings | Mapping[str, object] | None = None, *, timeout_ms: int | None = None
+    ) -> None:
+        """Reload as :meth:`reload` does, while the event loop goes on; arguments and errors are the same.
+
+        ``configure`` is called on a worker thread. A cancellation waits for the end, and then goes on.
+        """
+        refuse_outside_of_a_task(self.name)
+        await outwaited(_workers, lambda: self.reload(settings, timeout_ms=timeout_ms))
+
     def _reloaded(self) -> bool:
         core = self._keeper.core
         return core.closing or not (self._keeper.started and core.outdated())
@@ -369,6 +424,20 @@ class ProducerPool:
             self._report = report = self._make_report(started, unsettled, purged)
             self._finish(report)
         return report
+
+    async def aclose(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
+        """Close as :meth:`close` does, while the event loop goes on; arguments and report are the same.
+
+        A cancellation waits for the end, and then goes on.
+        """
+        refuse_outside_of_a_task(self.name)
+        task = owner()
+
+        def close() -> CloseReport:
+            with self._desk.working_for(task):
+                return self.close(timeout_ms=timeout_ms, force=force)
+
+        return await outwaited(_workers, close)
 
     def _close_again(self, deadline: Deadline, *, force: bool) -> CloseReport:
         """Join a close that is under way; what it left with its holders can be taken by force later."""
@@ -429,6 +498,19 @@ class ProducerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.aopen()
+        except asyncio.CancelledError:  # it may be open by now, and nobody would close it
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     def __reduce__(self) -> NoReturn:
         raise uncopyable(

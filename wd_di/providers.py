@@ -12,7 +12,7 @@ from dependency_injector import containers, providers
 
 from wd_di._scope import Options
 from wd_di.errors import PoolClosedError, ScopeError, SettingsError, uncopyable
-from wd_di.pool import ProducerPool
+from wd_di.pool import ProducerPool, begins_on_loops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -232,7 +232,8 @@ class PoolResource(providers.Resource[ProducerPool]):
         self._opening, self._failure = True, None
         try:
             self._check_settings(args, kwargs)
-            pool: ProducerPool = super()._provide(args, kwargs)  # type: ignore[misc]  # overridable, not in the stubs
+            with begins_on_loops():  # what a container does by itself can't be awaited
+                pool: ProducerPool = super()._provide(args, kwargs)  # type: ignore[misc]  # overridable, not in the stubs
         except Exception as error:
             self._failures, self._failure = self._failures + 1, error
             raise

@@ -15,7 +15,7 @@ from wd_di._core import Retirement, State
 from wd_di._memory import MemoryBroker, MemoryClient, Record
 from wd_di._threads import Deadline
 from wd_di.errors import DeliveryError, PoolError
-from wd_di.pool import CloseReport, ProducerPool, checked_observer
+from wd_di.pool import CloseReport, ProducerPool, begins_on_loops, checked_observer
 from wd_di.settings import PoolSettings, checked_pool
 from wd_di.testing._sent import Sent, listed, missing
 
@@ -178,7 +178,8 @@ class FakePool(ProducerPool):
 
     def open(self, *, timeout_ms: int | None = None) -> None:
         """Open as the real pool does; on an event loop's thread too, since nothing here takes time."""
-        super().open(timeout_ms=timeout_ms)
+        with begins_on_loops():
+            super().open(timeout_ms=timeout_ms)
         if self._settings.open_policy != "background" and self._keeper.limits.warm:
             self._keeper.wait_until(lambda: self._ready() == self._settings.size, Deadline(PATIENCE))
 

@@ -1,0 +1,281 @@
+"""How tasks open, reload and close pools: while their loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from blockbuster import blockbuster_ctx
+from dependency_injector import containers, providers
+from scripted import PATIENCE, Script, committed, make_pool, outcome, plain_pool
+from standin import StandInPool
+
+import wd_di
+from wd_di import (
+    KafkaSettings,
+    PoolClosedError,
+    PoolOpenError,
+    PoolResource,
+    PoolSettings,
+    ProducerPool,
+    ScopeError,
+    SettingsError,
+    open_pools,
+    running,
+)
+from wd_di._threads import Deadline
+from wd_di.testing import FakePool
+
+if TYPE_CHECKING:
+    from wd_di.testing import MockKafka
+
+DEAD = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+INSTEAD = r"await pool\.aopen\(\), or 'async with' the pool or running\(\.\.\.\)"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """What the pool's clients do."""
+    return Script.install(monkeypatch)
+
+
+# -- what tasks do -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transactional_id", ["t-{instance}-{index}", None])
+async def test_a_pool_in_async_with(mock_kafka: MockKafka, transactional_id: str | None) -> None:
+    """It is connected inside of the block and closed after it, and nothing of that blocks the loop."""
+    kafka = KafkaSettings(bootstrap_servers=mock_kafka.bootstrap_servers)
+    settings = PoolSettings(size=2, transactional_id=transactional_id, instance="test", kafka=kafka)
+    with blockbuster_ctx(scanned_modules=["wd_di"]):
+        async with ProducerPool(settings, name="orders") as pool:
+            idle = pool.stats().idle
+            async with pool.producer() as producer:
+                report = await producer.produce_sync("orders", "tea")
+            await pool.areload()
+            generation = pool.stats().generation
+
+    assert "orders" == report.topic
+    assert (2 if transactional_id else 1) == idle
+    assert 1 == generation
+    assert isinstance(outcome(pool.open), PoolClosedError)
+
+
+async def test_each_by_itself(script: Script) -> None:
+    """Opening, reloading and closing do what the plain calls do, with their arguments and reports."""
+    pool = make_pool(size=2, max_lifetime_ms=10_000)
+    await pool.aopen(timeout_ms=1_000)
+    await pool.aopen()
+    await pool.areload(PoolSettings(size=2, deliver=False, transactional_id="u-{index}", instance="test"))
+    ids = [client.transactional_id for client in script.clients]
+    report = await pool.aclose(timeout_ms=1_000, force=True)
+    again = await pool.aclose()
+
+    assert ["t-test-0", "t-test-1", "u-0", "u-1"] == sorted(str(each) for each in ids)
+    assert report.clean
+    assert again is report
+
+
+async def test_what_fails_is_told_to_the_task() -> None:
+    """Wrong arguments, settings and addresses raise what the plain calls raise."""
+    pool = plain_pool()
+    wrong = await _outcome(pool.aopen(timeout_ms=-1))
+    await pool.aopen()
+    refused = await _outcome(pool.areload(PoolSettings(size=9, deliver=False)))
+    await pool.aclose()
+    closed = await _outcome(pool.aopen())
+    dead = await _outcome(_within(ProducerPool(PoolSettings(size=1, open_timeout_ms=200, kafka=DEAD))))
+
+    assert [ValueError, SettingsError, PoolClosedError, PoolOpenError] == [
+        type(each) for each in (wrong, refused, closed, dead)
+    ]
+
+
+async def _within(pool: ProducerPool) -> None:
+    async with pool:
+        pytest.fail("entered")
+
+
+async def _outcome(awaited: object) -> object:
+    try:
+        return await awaited  # type: ignore[misc]  # each is awaitable
+    except Exception as error:  # noqa: BLE001  (it is compared)
+        return error
+
+
+@pytest.mark.parametrize("call", ["aopen", "areload", "aclose"])
+def test_only_in_a_task(call: str) -> None:
+    """Whoever drives them by hand is told that they need asyncio, and the pool stays as it was."""
+    pool = plain_pool()
+    coroutine = getattr(pool, call)()
+    with pytest.raises(ScopeError, match="orders: this needs asyncio, and no task"):
+        coroutine.send(None)
+
+    assert "new" in repr(pool)
+    assert pool.close().clean
+
+
+@pytest.mark.parametrize("how", ["aclose", "aexit"])
+async def test_a_task_does_not_wait_for_itself(script: Script, how: str) -> None:
+    """Closing waits for others, but not for what the closing task holds, which closes when it is given back."""
+    pool = make_pool(size=1, close_timeout_ms=PATIENCE * 1_000)
+    await pool.aopen()
+    started = asyncio.get_running_loop().time()
+    async with pool.transaction() as tx:
+        tx.produce_async("orders", "tea")
+        await (pool.aclose() if how == "aclose" else pool.__aexit__(None, None, None))
+        took = asyncio.get_running_loop().time() - started
+
+    assert took < PATIENCE / 2
+    assert ["tea"] == committed(pool)
+
+
+async def test_closing_waits_for_another_task() -> None:
+    """What another task holds is waited for."""
+    pool, taken, closing = plain_pool(close_timeout_ms=PATIENCE * 1_000), asyncio.Event(), asyncio.Event()
+    await pool.aopen()
+
+    async def hold() -> None:
+        async with pool.producer():
+            taken.set()
+            await closing.wait()
+
+    holder = asyncio.create_task(hold())
+    await taken.wait()
+    closer = asyncio.create_task(pool.aclose())
+    await asyncio.to_thread(pool._keeper.wait_until, lambda: pool._keeper.core.closing, Deadline(PATIENCE))
+    unfinished = not closer.done()
+    closing.set()
+    report = await closer
+    await holder
+
+    assert unfinished
+    assert report.clean
+
+
+async def test_a_cancelled_start_leaves_nothing(script: Script) -> None:
+    """A task that is cancelled while its pool connects waits for that, and leaves the pool closed."""
+    begun, go = threading.Event(), threading.Event()
+
+    def init() -> None:
+        begun.set()
+        go.wait(PATIENCE)
+
+    script.on("init", init)
+    pool = make_pool()
+    task = asyncio.create_task(_within(pool))
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    task.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert "closed" in repr(pool)
+    assert 0 == pool.stats().idle
+
+
+# -- what would block --------------------------------------------------------------------------------
+
+
+async def test_opening_on_a_loop(script: Script) -> None:
+    """To open a pool on a loop's thread is refused, the awaited call is named, and nothing was begun."""
+    pool = make_pool()
+    for call in (pool.open, pool.__enter__):
+        with pytest.raises(ScopeError, match=f"orders: open would block the event loop.*{INSTEAD}"):
+            call()
+    begun = list(script.clients)
+    await pool.aopen()
+    pool.open()  # it is open already
+    await pool.aclose()
+
+    assert [] == begun
+
+
+async def test_where_blocking_is_allowed(script: Script) -> None:
+    """In a notebook a plain ``with`` connects, as everywhere."""
+    with make_pool(allow_blocking_in_loop=True) as pool:
+        assert 1 == pool.stats().idle
+
+
+async def test_what_only_begins() -> None:
+    """A pool that connects in the background blocks nobody, and may be opened anywhere."""
+    with make_pool(open_policy="background") as pool:
+        async with pool.producer() as producer:
+            assert 0 == producer.index
+
+
+async def test_a_fake_on_a_loop() -> None:
+    """A fake takes no time, and is open at once: both ways are the same to it."""
+    with FakePool("orders") as plain:
+        plain.open()
+    async with FakePool("orders") as fake, fake.transaction() as tx:
+        tx.produce_async("orders", "tea")
+
+    assert ["tea"] == [sent.value for sent in fake.committed]
+
+
+class Container(containers.DeclarativeContainer):
+    """Two pools that would connect."""
+
+    allowed = providers.Object(False)
+    orders = PoolResource(
+        providers.Factory(PoolSettings, size=1, deliver=False, allow_blocking_in_loop=allowed), observer=None
+    )
+    clicks = PoolResource(PoolSettings(size=1, deliver=False, allow_blocking_in_loop=True))
+
+
+@pytest.mark.parametrize("how", ["running", "open_pools"])
+async def test_a_container_on_a_loop(how: str) -> None:
+    """A container's pools aren't opened on a loop's thread, either; those that were are closed again."""
+    container = Container()
+    with pytest.raises(ScopeError, match=f"orders: open would block the event loop.*{INSTEAD}"):
+        running(container).__enter__() if how == "running" else open_pools(container)
+
+    assert [False, False] == [container.orders.initialized, container.clicks.initialized]
+
+
+@pytest.mark.parametrize("how", ["running", "open_pools"])
+async def test_a_container_where_blocking_is_allowed(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """In a notebook they are opened, each of them."""
+    opened: list[str] = []
+    connect = ProducerPool._connect
+    monkeypatch.setattr(ProducerPool, "_connect", lambda *given: opened.append(given[0].name) or connect(*given))
+    container = Container(allowed=True)
+    if how == "running":
+        with running(container):
+            pass
+    else:
+        open_pools(container)
+        wd_di.close_pools(container)
+
+    assert {"orders", "clicks"} == set(opened)
+
+
+async def test_what_a_container_does_by_itself() -> None:
+    """Resources that are initialised on a loop, and the first injection, only construct; checkouts connect."""
+    container = Container()
+    container.init_resources()
+    async with container.orders().producer() as producer:
+        index = producer.index
+    await asyncio.to_thread(wd_di.close_pools, container)
+
+    assert 0 == index
+
+
+async def test_a_container_with_stand_ins() -> None:
+    """What stands in for a pool, and is none, may be opened anywhere."""
+    container = Container()
+    with container.orders.override(StandInPool()), container.clicks.override(StandInPool()), running(container):
+        pass
+
+
+async def test_the_global_pool_on_a_loop() -> None:
+    """A setup that would connect is refused, and leaves room for another one."""
+    settings = PoolSettings(size=1, deliver=False, open_policy="fail")
+    with pytest.raises(ScopeError, match="default: open would block the event loop"):
+        wd_di.setup(settings=settings)
+    await asyncio.to_thread(wd_di.setup, settings=settings)
+    await asyncio.to_thread(wd_di.close)
