@@ -287,3 +287,19 @@ async def test_callback(pool, script):
     script.silent = False
 
     assert ("delivered", "wd_di-orders-callback") == await told
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["late", "cancelled"])
+async def test_a_failure_after_its_awaited_call_is_forgotten(pool, script, cancelled):
+    """Who gave up on a produce_sync, or was told that it is late, isn't told of its failure by flush."""
+    script.failing.add("broken")
+    async with pool.producer() as producer:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01 if cancelled else PATIENCE):
+                await producer.produce_sync("broken", timeout_ms=10_000 if cancelled else 10)
+        waiting = list(producer._sender.ledger.pending)
+        script.silent = False
+        await producer.flush()
+
+        assert ["failed"] == [delivery.outcome for delivery in waiting]
+        assert {} == producer._sender.ledger.failed

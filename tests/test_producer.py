@@ -10,7 +10,18 @@ from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, FutureThread, Script, committed, fault, make_pool, outcome, plain_pool, watch
+from scripted import (
+    PATIENCE,
+    FutureThread,
+    Script,
+    ScriptedClient,
+    committed,
+    fault,
+    make_pool,
+    outcome,
+    plain_pool,
+    watch,
+)
 
 from wd_di._client import Kind
 from wd_di._delivery import DeliveryReport, Message
@@ -259,6 +270,66 @@ def test_a_failure_that_was_told_is_forgotten(pool, script, tell):
         producer.flush()
 
         assert {} == delivery._ledger.failed
+
+
+LATE = {
+    "produce_sync": lambda producer: producer.produce_sync("broken", timeout_ms=1),
+    "produce_many_sync": lambda producer: producer.produce_many_sync([Message("broken")] * 2, timeout_ms=1),
+}
+
+
+@pytest.mark.parametrize("call", LATE.values(), ids=LATE)
+@pytest.mark.parametrize("interrupted", [False, True], ids=["late", "interrupted"])
+def test_a_failure_after_its_call_is_forgotten(pool, script, call, interrupted):
+    """Who was told that the records of a call are in doubt isn't told once more by flush, and nothing piles up."""
+    script.failing.add("broken")
+    script.silent = True
+    with pool.producer() as producer:
+        if interrupted:
+            script.on("flush", KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt if interrupted else DeliveryTimeoutError):
+            call(producer)
+        waiting = list(producer._sender.ledger.pending)
+        script.silent = False
+        producer.flush()
+
+        assert {"failed"} == {delivery.outcome for delivery in waiting}
+        assert {} == producer._sender.ledger.failed
+
+
+def test_what_others_told_of_is_still_to_be_told(pool, script):
+    """A flush or a delivery that ran out of time has told of no failure: the next flush does."""
+    script.failing.add("broken")
+    script.silent = True
+    with pool.producer() as producer:
+        delivery = producer.produce_async("broken")
+        for ask in (producer.flush, delivery.result, delivery.exception):
+            with pytest.raises(DeliveryTimeoutError):
+                ask(timeout_ms=1)
+        with pytest.raises(DeliveryTimeoutError):
+            producer.produce_sync("broken", timeout_ms=1)
+        script.silent = False
+        with pytest.raises(DeliveryError, match="1 of 1") as caught:
+            producer.flush()
+
+    assert (delivery,) == caught.value.failed
+
+
+def test_a_late_call_tells_what_else_it_knows(pool, script, monkeypatch):
+    """Of the records of one call some may have failed and others be late: its error tells both, and flush neither."""
+    acknowledge = ScriptedClient._acknowledge
+    script.failing.add("broken")
+    with monkeypatch.context() as patch, pool.producer() as producer:
+        patch.setattr(
+            ScriptedClient, "_acknowledge", lambda *given: None if given[2].name == "lost" else acknowledge(*given)
+        )
+        with pytest.raises(DeliveryTimeoutError) as caught:
+            producer.produce_many_sync([Message("broken"), Message("lost")], timeout_ms=50)
+
+        assert "no answer for 1 of 2 records" in str(caught.value)
+        assert "of the others 1 failed, the first: broken is broken" in str(caught.value)
+        assert {} == producer._sender.ledger.failed
+        pool.close(timeout_ms=0, force=True)
 
 
 def test_a_failure_that_one_looks_at_while_it_is_raised(pool, script):

@@ -34,6 +34,7 @@ from wd_di.errors import (
     AuthorizationError,
     CommitOutcomeUnknownError,
     DeliveryError,
+    DeliveryTimeoutError,
     FencedError,
     PropagationError,
     RebalancedError,
@@ -225,6 +226,18 @@ def test_consecutive_transactions(pool):
 
 
 # -- deliveries --------------------------------------------------------------------------------------
+
+
+def test_failure_of_a_late_call(pool, script):
+    """A record whose produce_sync was told to be late, and which fails then, aborts all the same."""
+    script.failing.add("broken")
+    script.silent = True
+    with pytest.raises(DeliveryError, match="1 of 1 records weren't delivered"), pool.transaction() as tx:
+        with pytest.raises(DeliveryTimeoutError):
+            tx.produce_sync("broken", timeout_ms=1)
+        script.silent = False
+
+    assert [] == committed(pool)
 
 
 def test_failed_delivery(pool, script):

@@ -130,7 +130,11 @@ class AsyncProducer(Handle):
         if sender.keeps_back(records):
             await outwaited(sender.terms.jobs, lambda: sender.client.reach(deadline))
         deliveries = [await self._send(sender, record, deadline) for record in records]
-        await sender.settle_async(deliveries, deadline)
+        try:
+            await sender.settle_async(deliveries, deadline)
+        except BaseException:  # late, or interrupted: whoever called knows which records are in doubt
+            sender.ledger.forget(deliveries)
+            raise
         return sender.reports(deliveries)
 
     async def _send(self, sender: Sender, record: Prepared, deadline: Deadline) -> Delivery:

@@ -117,9 +117,10 @@ class Ledger:
         self.ended: bool = False
 
     def forget(self, told: Iterable[Delivery]) -> None:
-        """Its borrower knows of these failures; a transaction must still abort for them."""
+        """Its borrower knows of these failures, or has been told that they may come; a transaction still aborts."""
         if not self.transactional:
             for delivery in told:
+                delivery._told = True  # noqa: SLF001  (first: whoever settles looks at it last)
                 self.failed.pop(delivery, None)
 
 
@@ -133,7 +134,7 @@ class Delivery:
     and asked for its result raises ``DeliveryTimeoutError`` at once.
     """
 
-    __slots__ = ("_callbacks", "_error", "_ledger", "_outbox", "_outcome", "_place", "_waiters", "topic")
+    __slots__ = ("_callbacks", "_error", "_ledger", "_outbox", "_outcome", "_place", "_told", "_waiters", "topic")
 
     def __init__(self, topic: str, ledger: Ledger, outbox: Outbox) -> None:
         self.topic: str = topic
@@ -142,6 +143,7 @@ class Delivery:
         self._outcome: DeliveryOutcome = "pending"
         self._place: Place | DeliveryReport | None = None
         self._error: BaseException | None = None
+        self._told = False
         self._waiters: list[ThreadWaiter | TaskWaiter] | None = None
         self._callbacks: list[Callable[[Delivery], object]] | None = None
 
@@ -459,6 +461,8 @@ class Outbox:
         ledger = delivery._ledger  # noqa: SLF001
         if ledger.transactional or not ledger.ended:  # else nobody will ask the ledger any more
             ledger.failed[delivery] = None
+            if delivery._told:  # noqa: SLF001
+                ledger.forget([delivery])
         watched = bool(delivery._waiters or delivery._callbacks)  # noqa: SLF001
         delivery._settle(outcome, error, None, batches)  # noqa: SLF001
         self._after(delivery)

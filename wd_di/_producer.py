@@ -132,7 +132,11 @@ class Producer(Handle):
         if sender.keeps_back(records):
             sender.client.reach(deadline)
         deliveries = sender.send_all(records, deadline)
-        sender.settle(deliveries, deadline)
+        try:
+            sender.settle(deliveries, deadline)
+        except BaseException:  # late, or interrupted: whoever called knows which records are in doubt
+            sender.ledger.forget(deliveries)
+            raise
         return sender.reports(deliveries)
 
     def _async(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:

@@ -210,9 +210,11 @@ class Sender:
             first = next((each for each in late if self.client.topics.missing(each.topic)), late[0]).topic
             # Both: the brokers answer for the topic, while a broker that is away may go on being the last error.
             why = f"{self.client.topics.hint(first)}{because(self.client, deadline)}"
+            failed = [delivery._error for delivery in deliveries if delivery._error is not None]  # noqa: SLF001
+            also = f"; of the others {len(failed)} failed, the first: {failed[0]}" if failed else ""
             raise DeliveryTimeoutError(
                 f"{self.terms.pool}: no answer for {len(late)} of {len(deliveries)} records in time, the first to "
-                f"{first!r}; they may still be delivered{why}"
+                f"{first!r}; they may still be delivered{why}{also}"
             )
 
     def serve(self, call: Callable[[float], None], seconds: float) -> None:
