@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from dependency_injector import containers, providers
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 import wd_di
 from wd_di import KafkaSettings, Observer, PoolResource, PoolSettings, ProducerPool, SettingsError
@@ -40,6 +40,22 @@ class Own(PoolSettings):
     """Settings with a field of an application's own."""
 
     region: str
+
+
+class Named(PoolSettings):
+    """Settings that take whatever an application puts there."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Strict(KafkaSettings):
+    """Kafka's settings, but for those that have no field."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _with_kafka(kafka: KafkaSettings, **update: object) -> PoolSettings:
+    return PoolSettings(deliver=False, size=2, kafka=kafka.model_copy(update=update))
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +154,10 @@ def test_a_mapping_is_validated(build: Callable[[object], PoolSettings], kind: A
         (object(), "not object$"),
         ({"size": 0, "deliver": False}, "size: Input should be greater than or equal to 1, got int$"),
         ({"size": SECRET}, "size: .*got str$"),
-        ({"siz": SECRET}, "siz: Extra inputs are not permitted, got str$"),
+        ({"siz": SECRET}, r"siz: a pool has no such setting, did you mean size\?, got str$"),
+        ({"Max-Waiting": SECRET}, r"Max-Waiting: .*, did you mean max_waiting\?, got str$"),
+        ({"own_region": SECRET}, "own_region: a pool has no such setting, got str$"),
+        ({"": SECRET}, "'': a pool has no such setting, got str$"),
         ({"kafka": {"linger.ms": SECRET}}, r"kafka\.linger\.ms: .*, got str$"),
         ({"kafka": {"sasl.password": [SECRET]}}, r"kafka\.sasl\.password: .*, got list$"),
         ({"kafka": {"error_cb": print}}, r"kafka: error_cb can't be set .*error\.occurred"),
@@ -148,6 +167,18 @@ def test_a_mapping_is_validated(build: Callable[[object], PoolSettings], kind: A
         (MEMORY.model_copy(update={"size": None}), "size: .*, got NoneType$"),
         (MEMORY.model_copy(update={"timeout_ms": -1}), "timeout_ms: .*, got int$"),
         (MEMORY.model_copy(update={"kafka": None}), "kafka: .*, got NoneType$"),
+        (MEMORY.model_copy(update={"timeout": 7}), "timeout: model_copy .* own names only: it is timeout_ms$"),
+        (MEMORY.model_copy(update={"siez": SECRET}), r"siez: a pool has no such setting, did you mean size\?$"),
+        (MEMORY.model_copy(update={3: SECRET}), "3: a pool has no such setting$"),
+        (MEMORY.model_copy(update={"linger_ms": 7}), "linger_ms: it is Kafka's own: it belongs into the field kafka$"),
+        (MEMORY.model_copy(update={"sasl.password": SECRET}), r"sasl\.password: it is Kafka's own"),
+        (Named(deliver=False).model_copy(update={"timeout": 7}), "timeout: .*: it is timeout_ms$"),
+        (_with_kafka(KafkaSettings(), **{"transactional.id": "x"}), r"kafka: transactional\.id can't be shared"),
+        (_with_kafka(KafkaSettings(), error_cb=print), r"kafka: error_cb can't be set .*error\.occurred"),
+        (_with_kafka(KafkaSettings(), linger_ms=SECRET), r"kafka\.linger\.ms: .*, got str$"),
+        (_with_kafka(KafkaSettings(linger_ms=3), metadata_broker_list=[SECRET]), r"kafka\.bootstrap\.servers: .*list$"),
+        (_with_kafka(KafkaSettings(linger_ms=3), **{"queue.buffering.max.ms": 5}), "kafka: .* is given twice .*"),
+        (_with_kafka(Strict(), debug=SECRET), "debug: .*got str$"),
         (PoolSettings.model_construct(deliver=False, order=SECRET), "order: .*, got str$"),  # type: ignore[arg-type]
     ],
 )
@@ -173,12 +204,45 @@ def test_what_model_copy_made_is_made_good(build: Callable[[object], PoolSetting
 
 
 @everywhere
+@pytest.mark.parametrize(
+    ("update", "key", "value"),
+    [
+        ({"linger_ms": "5"}, "linger_ms", 5),
+        ({"linger.ms": 5}, "linger_ms", 5),
+        ({"linger.ms": 5.0}, "linger_ms", 5),
+        ({"metadata_broker_list": "a:1"}, "bootstrap_servers", "a:1"),
+        ({"sasl_password": SECRET}, "sasl_password", SecretStr(SECRET)),
+        ({"sasl": {"password": SECRET}}, "sasl_password", SecretStr(SECRET)),
+    ],
+)
+def test_what_model_copy_made_of_kafka_is_made_good(
+    build: Callable[[object], PoolSettings], update: dict[str, object], key: str, value: object
+) -> None:
+    """What a copy was told under any of a setting's names is found in its field, over what was there, and hidden."""
+    kafka = build(_with_kafka(Strict(linger_ms=3), **update)).kafka
+
+    assert isinstance(kafka, Strict)
+    assert value == getattr(kafka, key)
+    assert SECRET not in f"{kafka!r} {kafka.model_dump()}"
+
+
+@everywhere
 def test_good_settings_are_kept(build: Callable[[object], PoolSettings]) -> None:
     """Settings of a subclass reach the pool with all that they have."""
-    settings = build(Own(deliver=False, size=2, region="north"))
+    kafka = Strict(linger_ms=5)
+    settings = build(Own(deliver=False, size=2, region="north", kafka=kafka))
 
     assert isinstance(settings, Own)
     assert ("north", 2) == (settings.region, settings.size)
+    assert kafka is settings.kafka
+
+
+@everywhere
+def test_what_a_subclass_allows(build: Callable[[object], PoolSettings]) -> None:
+    """Names that are no fields are no mistake where the class of the settings takes them."""
+    settings = build(Named(deliver=False, size=2).model_copy(update={"region": "north"}))
+
+    assert "north" == settings.region  # type: ignore[attr-defined]
 
 
 # -- containers --------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from enum import Enum
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -468,18 +469,50 @@ def checked_pool(name: object, given: object) -> PoolSettings:
     if not isinstance(name, str) or not name:
         raise SettingsError(f"the name of a pool is text that isn't empty, got {_kind(name)}")
     if isinstance(given, PoolSettings):
+        if misplaced := _misplaced(given):
+            raise SettingsError(f"{name}: {misplaced}")
         values = {key: getattr(given, key) for key in PoolSettings.model_fields if key in given.model_fields_set}
     elif isinstance(given, Mapping):
         values = {key: value for key, value in given.items() if value is not None}
     else:
         raise SettingsError(f"{name}: {_no_settings(given)}")
+    kafka = values.get("kafka")
+    if isinstance(kafka, KafkaSettings):
+        values["kafka"] = kafka.librdkafka() | _besides_fields(kafka)
     try:
         checked = PoolSettings.model_validate(values)
+        if isinstance(kafka, KafkaSettings):
+            again = type(kafka).of(values["kafka"])
+            checked = checked.model_copy(update={"kafka": kafka if again == kafka else again})
     except ValidationError as error:
         problems = _problems(error)
     else:
         return _unless_changed(given, checked) if isinstance(given, PoolSettings) else checked
     raise SettingsError(f"{name}: {problems}")
+
+
+def _misplaced(given: PoolSettings) -> str:
+    """Say what ``model_copy`` was told to update that is no field: pydantic keeps it where nobody looks for it."""
+    names = _besides_fields(given)
+    if type(given).model_config.get("extra") != "forbid":  # a subclass wants them, but for what it would have renamed
+        names = {key: each for key, each in names.items() if key == "timeout"}
+    return "; ".join(f"{key}: {_no_setting(key)}" for key in names)
+
+
+def _besides_fields(given: BaseModel) -> dict[Any, object]:
+    others = {**given.__dict__, **(given.model_extra or {})}
+    return {key: others[key] for key in others if key in given.model_fields_set - type(given).model_fields.keys()}
+
+
+def _no_setting(key: object) -> str:
+    """Say what to write in place of a key that is no field of ``PoolSettings``."""
+    if key == "timeout":
+        return "model_copy takes the fields' own names only: it is timeout_ms"
+    if _is_kafkas(key):
+        return "it is Kafka's own: it belongs into the field kafka"
+    like = str(key).lower().replace("-", "_").replace(".", "_")
+    near = get_close_matches(like, PoolSettings.model_fields, n=1)
+    return f"a pool has no such setting{f', did you mean {near[0]}?' if near else ''}"
 
 
 def _unless_changed(given: PoolSettings, checked: PoolSettings) -> PoolSettings:
@@ -523,5 +556,7 @@ def _problem(error: Mapping[str, Any]) -> str:
     if not error["loc"]:
         return text
     first, *others = map(str, error["loc"])
+    if error["type"] == "extra_forbidden" and not others:
+        return f"{first or repr(first)}: {_no_setting(first)}, got {type(error['input']).__name__}"
     where = [first, *map(dotted, others)] if first in PoolSettings.model_fields else [dotted(first)]
     return f"{'.'.join(where)}: {text}, got {type(error['input']).__name__}"
