@@ -148,7 +148,7 @@ def test_a_mapping_is_validated(build: Callable[[object], PoolSettings], kind: A
         (KafkaSettings(linger_ms=5), r"not KafkaSettings: pass PoolSettings\(kafka=\.\.\.\)"),
         (PoolSettings, "not the class PoolSettings: pass an instance"),
         (App, "not the class App: pass an instance"),
-        (SECRET, "not str$"),
+        (SECRET, r"not str: a pool's name is passed as name=\.\.\.$"),
         (5_000, "not int$"),
         ([("size", 2)], "not list$"),
         (object(), "not object$"),
@@ -281,10 +281,68 @@ def test_a_configuration_of_settings() -> None:
     assert settings.orders == _settled(container.orders())
 
 
-def test_a_configuration_without_the_pool() -> None:
-    """An option that nobody has set is None, which the error says."""
-    with pytest.raises(SettingsError, match=r"^orders: .*, not NoneType: pass one, .*settings\.provided\.orders"):
-        Configured().orders()
+OPTION = r"the configuration option config\.orders isn't defined, or not loaded yet: .* config\.from_dict for example"
+
+
+def _overridden(config: Any) -> Any:
+    other = providers.Dependency()
+    other.override(config.orders)
+    return other
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    "option",
+    [
+        lambda config: config.orders,
+        lambda config: config.orders.required(),
+        lambda config: config.orders.as_(dict),
+        _overridden,
+    ],
+)
+def test_a_configuration_without_the_pool(option: Callable[[Any], Any], *, strict: bool) -> None:
+    """An option that nobody has set is named, with the pool and the way out, wherever settings come from a provider."""
+    config = providers.Configuration(strict=strict)
+    for name, ask in (
+        ("orders", PoolResource(option(config), name="orders")),
+        ("clicks", PoolResource(name="clicks")),
+        ("default", wd_di.setup),
+    ):
+        if name == "clicks":
+            ask.add_kwargs(settings=option(config))
+        with (
+            wd_di.default.container.settings.override(option(config)),
+            pytest.raises(SettingsError, match=f"^{name}: the pool has no settings: {OPTION}$"),
+        ):
+            ask()
+
+    assert not wd_di.is_active()
+
+
+def test_a_configuration_that_is_a_pools_own() -> None:
+    """A whole configuration that was never loaded is told; an option that is an empty mapping is one."""
+    config = providers.Configuration("mine")
+    resource = PoolResource(config, name="orders")
+    with pytest.raises(SettingsError, match=r"^orders: .* the configuration option mine isn't defined, or not loaded"):
+        resource()
+    config.from_dict({"deliver": False, "nothing": {}})
+
+    with pytest.raises(SettingsError, match=r"^orders: nothing: a pool has no such setting"):
+        resource()
+    with pytest.raises(SettingsError, match=r"^orders\[0\]: bootstrap\.servers is missing"):
+        PoolResource(config.nothing, name="orders")()
+
+
+@pytest.mark.parametrize("build", [_by_pool, _by_reload, _by_fake, _by_faked, _by_setup])
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_option_in_place_of_its_value(build: Callable[[object], PoolSettings], *, strict: bool) -> None:
+    """Where a value is wanted, the option itself is told by its kind, and whether there is a value."""
+    config = providers.Configuration(strict=strict)
+    with pytest.raises(SettingsError, match=f"not ConfigurationOption: {OPTION}, and pass what it returns then$"):
+        build(config.orders)
+    config.from_dict({"orders": {"deliver": False}})
+    with pytest.raises(SettingsError, match=r"not ConfigurationOption: pass what it returns$"):
+        build(config.orders)
 
 
 @pytest.mark.parametrize("name", ["bare", "none"])

@@ -11,7 +11,7 @@ from dependency_injector import containers, providers
 from wd_di.errors import AlreadyConfiguredError, NotConfiguredError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool
-from wd_di.providers import PoolResource
+from wd_di.providers import PoolResource, refuse_undefined
 from wd_di.settings import PoolSettings, Settings, checked_pool
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def setup(
     """
     _place.take()
     try:
+        if settings is None:
+            refuse_undefined(NAME, container.settings)
         given = container.settings() if settings is None else settings
         _place.pool = _build(_with(checked_pool(NAME, given), size=size, timeout_ms=timeout_ms), configure)
     except BaseException:

@@ -13,6 +13,7 @@ from dependency_injector import containers, providers
 from wd_di._scope import Options
 from wd_di.errors import PoolClosedError, ScopeError, SettingsError, uncopyable
 from wd_di.pool import ProducerPool, begins_on_loops
+from wd_di.settings import undefined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -220,9 +221,13 @@ class PoolResource(providers.Resource[ProducerPool]):
 
     def _check_settings(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Settings that were never given show here at the latest: the constructor can't demand them."""
-        if args or self.args or "settings" in {*kwargs, *self.kwargs}:
+        named = {**self.kwargs, **kwargs}
+        given = (*self.args, *args, *([named["settings"]] if "settings" in named else []))
+        if given:
+            refuse_undefined(self.name, given[0])
             return
-        wanted = inspect.signature(self.provides).parameters.get("settings")
+        provides: Any = self.provides
+        wanted = inspect.signature(provides).parameters.get("settings")
         if wanted is not None and wanted.default is wanted.empty:
             raise SettingsError(
                 f"{self.name}: the pool has no settings: pass them, PoolResource(settings.provided.{self.name})"
@@ -240,6 +245,14 @@ class PoolResource(providers.Resource[ProducerPool]):
         finally:
             self._opening = False
         return pool
+
+
+def refuse_undefined(name: str, settings: object) -> None:
+    """Raise SettingsError where a pool's settings come from an option that nobody has defined: it would be None."""
+    while isinstance(settings, providers.Provider) and settings.last_overriding is not None:
+        settings = settings.last_overriding
+    if missing := undefined(settings):
+        raise SettingsError(f"{name}: the pool has no settings: {missing}")
 
 
 def _check_options(options: TransactionOptions) -> None:

@@ -6,6 +6,7 @@ Clashes between settings are found in ``_plan``: they need the pool's name and w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
@@ -528,18 +529,37 @@ def _same(one: object, other: object) -> bool:
 
 def _no_settings(given: object) -> str:
     text = f"the settings of a pool are a PoolSettings or a mapping of its fields, not {_kind(given)}"
-    if given is None:
-        return f"{text}: pass one, in a container for example PoolResource(settings.provided.orders)"
-    if isinstance(given, KafkaSettings):
-        return f"{text}: pass PoolSettings(kafka=...)"
-    if isinstance(given, type):
-        return f"{text}: pass an instance"
-    pools = _pools_in(given)
-    if pools:
-        return f"{text}: pass one of its pools ({', '.join(pools)}), in a container settings.provided.{pools[0]}"
-    if callable(given):
-        return f"{text}: pass what it returns"
-    return text
+    ways: list[tuple[object, str]] = [
+        (given is None, "pass one, in a container for example PoolResource(settings.provided.orders)"),
+        (isinstance(given, KafkaSettings), "pass PoolSettings(kafka=...)"),
+        (isinstance(given, str), "a pool's name is passed as name=..."),
+        (isinstance(given, type), "pass an instance"),
+        (pools := _pools_in(given), _one_of(pools)),
+        (missing := undefined(given), f"{missing}, and pass what it returns then"),
+        (callable(given), "pass what it returns"),
+    ]
+    return ": ".join([text, *[way for holds, way in ways if holds][:1]])
+
+
+def _one_of(pools: list[str]) -> str:
+    return f"pass one of its pools ({', '.join(pools)}), in a container settings.provided.{pools[0]}" if pools else ""
+
+
+def undefined(provider: Any) -> str | None:
+    """Say what is missing if this is an option of dependency-injector's ``Configuration``, or one, without a value."""
+    kind = type(provider)  # asked in place of the option, which answers every name with an option
+    if not hasattr(kind, "__IS_PROVIDER__"):
+        return None
+    if hasattr(kind, "option"):  # config.orders.as_(...), which fails in its own way without a value
+        return undefined(provider.option)
+    if not hasattr(kind, "get_name"):
+        return None
+    with suppress(Exception):  # in strict mode it raises
+        value = provider()
+        if value is not None and (value or hasattr(kind, "get_name_segments")):  # an option may be an empty mapping
+            return None
+    load = "check its name and load the configuration before, with config.from_yaml or config.from_dict for example"
+    return f"the configuration option {provider.get_name()} isn't defined, or not loaded yet: {load}"
 
 
 def _pools_in(given: object) -> list[str]:
