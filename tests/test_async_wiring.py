@@ -743,7 +743,7 @@ async def test_an_override_before_or_after_the_first_use(container: Container) -
     wired(container)
     with FakePool("first") as first, container.orders.override(first):
         await by_injected()
-    with running(container):
+    async with running(container):
         await by_injected()
         with FakePool("second") as second, container.orders.override(second):
             await by_string()
