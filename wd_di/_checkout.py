@@ -8,7 +8,7 @@ import threading
 import weakref
 from asyncio import _get_running_loop
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from wd_di._async_producer import AsyncProducer
 from wd_di._async_transaction import AsyncTransaction
@@ -21,11 +21,12 @@ from wd_di._recipe import Recipe
 from wd_di._sender import Sender
 from wd_di._threads import Deadline, ThreadWaiter, check_timeout
 from wd_di._transaction import Transaction
-from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError
+from wd_di._watch import Watch, watch
+from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError, WdDiError
 from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Unpack
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from wd_di._unit import Unit
 
 
-H = TypeVar("H")
-
 AGED = "transactional_id_expiry_ms"
 """Why a producer is retired whose id the broker may have forgotten."""
 
@@ -45,7 +44,17 @@ AGED = "transactional_id_expiry_ms"
 class Hold(Lease):
     """A borrower's lease with what the borrower works with."""
 
-    __slots__ = ("_async_producer", "_keeper", "_producer", "ambient", "core", "retirement", "sender", "unit")
+    __slots__ = (
+        "_async_producer",
+        "_keeper",
+        "_producer",
+        "ambient",
+        "core",
+        "retirement",
+        "sender",
+        "unit",
+        "watch",
+    )
 
     sender: Sender
 
@@ -55,6 +64,7 @@ class Hold(Lease):
         self.ambient: bool = False
         self.retirement: Retirement | None = None
         self.unit: Unit | None = None
+        self.watch: Watch | None = None
         self._keeper = keeper
         self._producer: Producer | None = None
         self._async_producer: AsyncProducer | None = None
@@ -77,6 +87,16 @@ class Hold(Lease):
         self._async_producer = self._async_producer or AsyncProducer(self)
         return self._async_producer
 
+    def let_go(self) -> object:
+        """Return what works with it, and forget that."""
+        handle = self._async_producer or self._producer
+        self._producer = self._async_producer = None
+        return handle
+
+    def give_back(self) -> None:
+        """Return the slot; harmless when it is back."""
+        self._keeper.desk.give_back(self)
+
     def open_unit(self) -> Unit | None:
         """Return the transaction that is open here.
 
@@ -89,6 +109,9 @@ class Hold(Lease):
                 f"{self._keeper.name}: transaction {unit.id} is open in another thread or task, on this producer: use "
                 "the transaction itself, or a producer of your own"
             )
+        if unit is not None and unit.watch is not None and unit.watch.adrift:
+            unit.watch.end()
+            return None
         return unit
 
     def scope(self, **options: Unpack[TransactionOptions]) -> TransactionScope:
@@ -110,6 +133,10 @@ class Desk:
         if hold is None:
             return None
         assert isinstance(hold, Hold)  # noqa: S101  (nothing else is put in)
+        seen = hold.watch if hold.unit is None else hold.unit.watch
+        if seen is not None and seen.adrift:
+            seen.end()
+            return self.current()
         return hold
 
     def borrow(self, timeout_ms: int | None, *, ambient: bool) -> Hold:
@@ -129,8 +156,8 @@ class Desk:
                     self._wait(hold, timeout_ms, deadline)
                 if self._equipped(hold, ambient=ambient):
                     return hold
-            except BaseException:
-                self._abandon(hold)
+            except BaseException as error:
+                self._abandon(hold, error)
                 raise
 
     async def borrow_async(self, timeout_ms: int | None, *, ambient: bool) -> Hold:
@@ -144,8 +171,8 @@ class Desk:
                     await self._wait_async(hold, timeout_ms, deadline)
                 if self._equipped(hold, ambient=ambient):
                     return hold
-            except BaseException:
-                self._abandon(hold)
+            except BaseException as error:
+                self._abandon(hold, error)
                 raise
 
     def flaw(self, hold: Hold) -> Retirement | None:
@@ -172,8 +199,8 @@ class Desk:
                 self._swap(hold, each, waiter)
                 waiter.wait(deadline.left)
                 self._waited(hold, timeout_ms)
-        except BaseException:
-            self._abandon(hold)
+        except BaseException as error:
+            self._abandon(hold, error)
             raise
 
     async def exchange_async(self, hold: Hold, timeout_ms: int | None) -> None:
@@ -187,16 +214,24 @@ class Desk:
                 self._swap(hold, each, waiter)
                 await waiter.wait(deadline.left)
                 self._waited(hold, timeout_ms)
-        except BaseException:
-            self._abandon(hold)
+        except BaseException as error:
+            self._abandon(hold, error)
             raise
 
     def give_back(self, hold: Hold) -> None:
         """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
-        hold.sender.end()
-        if hold.ambient:
+        try:
+            hold.sender.end()
+            if hold.ambient:
+                self._forget(hold)
+            self._release(hold, hold.retirement or _unfit(hold.sender.client))
+            hold.watch = None
+        except BaseException:  # a signal's, between any two steps; each of them may be taken twice
+            hold.sender.end()
             self._forget(hold)
-        self._release(hold, hold.retirement or _unfit(hold.sender.client))
+            self._release(hold, hold.retirement or _unfit(hold.sender.client))
+            self._mend()
+            raise
 
     def forget_all(self) -> None:
         """After a fork nobody in the child holds anything."""
@@ -269,11 +304,17 @@ class Desk:
         self.keeper.carry_out(hold.core.exchange(hold, flaw))
         self.keeper.nudge()
 
-    def _abandon(self, hold: Hold) -> None:
+    def _abandon(self, hold: Hold, error: BaseException) -> None:
         """Give back whatever the hold has by now: an interrupt may come between any two steps."""
-        hold.core.withdraw(hold)
-        self._forget(hold)
-        self._release(hold)
+        if not hold.core.withdraw(hold):
+            self._forget(hold)
+            self._release(hold)
+        if not isinstance(error, (WdDiError, asyncio.CancelledError)):
+            self._mend()
+
+    def _mend(self) -> None:
+        """Finish what the core decided and nobody has carried out."""
+        self.keeper.carry_out(self.keeper.core.mend())
 
     def _forget(self, hold: Hold) -> None:
         """Unlink the hold, also when scopes end in another order than they began."""
@@ -328,6 +369,7 @@ class Desk:
         keeper.nudge()
 
     def _waited(self, hold: Hold, timeout_ms: int) -> None:
+        hold.waiter = None
         if hold.core.withdraw(hold, timed_out=True):
             raise self._timed_out(timeout_ms)
         if hold.error is not None:
@@ -395,7 +437,7 @@ class Checkout(Recipe[Producer, AsyncProducer]):
 class Borrowing:
     """One checkout, from enter to exit."""
 
-    __slots__ = ("_ambient", "_desk", "_hold", "_timeout_ms")
+    __slots__ = ("__weakref__", "_ambient", "_desk", "_hold", "_timeout_ms")
 
     def __init__(self, desk: Desk, timeout_ms: int | None, *, ambient: bool) -> None:
         self._desk = desk
@@ -408,35 +450,39 @@ class Borrowing:
         held = self._desk.current() if self._ambient else None
         if held is not None:
             return held.handle()
-        self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient)
-        return self._or_give_back(self._hold.handle)
+        hold = self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient)
+        try:
+            hold.watch = watch(self, hold.let_go, hold.give_back)
+            return hold.handle()
+        except BaseException:  # a signal's: Python leaves only what it has entered
+            self.__exit__(None, None, None)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hold, self._hold = self._hold, None
+        hold = self._hold
         if hold is not None:
             self._desk.give_back(hold)
+            self._hold = None
 
     async def __aenter__(self) -> AsyncProducer:
         refuse_outside_of_a_task(self._desk.keeper.name)
         held = self._desk.current() if self._ambient else None
         if held is not None:
             return held.async_handle()
-        self._hold = await self._desk.borrow_async(self._timeout_ms, ambient=self._ambient)
-        return self._or_give_back(self._hold.async_handle)
+        hold = self._hold = await self._desk.borrow_async(self._timeout_ms, ambient=self._ambient)
+        try:
+            hold.watch = watch(self, hold.let_go, hold.give_back)
+            return hold.async_handle()
+        except BaseException:  # as above
+            self.__exit__(None, None, None)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)  # giving back contains no await, so no cancellation can come between
-
-    def _or_give_back(self, make: Callable[[], H]) -> H:
-        try:
-            return make()
-        except BaseException:  # Ctrl-C: Python leaves only what it has entered
-            self.__exit__(None, None, None)
-            raise
 
 
 def broken(fault: Fault) -> Retirement:

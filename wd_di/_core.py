@@ -86,6 +86,7 @@ class Slot:
     """One place of the pool; its index is fixed for life, its client comes and goes."""
 
     __slots__ = (
+        "at_work",
         "client",
         "created_at",
         "failures",
@@ -111,6 +112,7 @@ class Slot:
         self.idle_since: float = 0.0
         self.not_before: float = 0.0
         self.failures: int = 0
+        self.at_work: bool = False
 
     def __repr__(self) -> str:
         return f"<Slot {self.index} {self.state.value}>"
@@ -216,6 +218,7 @@ class Core:
         # Re-entrant: a signal handler or the garbage collector may come here on the thread that is inside already.
         self._lock = threading.RLock()
         self._late: deque[tuple[Lease, Retirement | None]] = deque()
+        self._disturbed = False
         self._slots = tuple(Slot(index) for index in range(limits.size))
         self._idle: deque[Slot] = deque()
         self._waiters: OrderedDict[Lease, None] = OrderedDict()
@@ -256,7 +259,7 @@ class Core:
         with self._lock:
             if lease.state is not LeaseState.WAITING:
                 return False
-            del self._waiters[lease]
+            self._waiters.pop(lease, None)
             lease.state = LeaseState.DONE
             self._timeouts += timed_out
             return True
@@ -294,6 +297,14 @@ class Core:
             self._waiters.move_to_end(lease, last=False)
             return self._grow(effects)
 
+    def mend(self) -> Effects | None:
+        """What is left to do when an exception of a signal's handler has come between two steps, here or of a caller.
+
+        From within another decision it waits for the next :meth:`tick`, as a late return does.
+        """
+        self._disturbed = True
+        return None if self._lock._is_owned() else self.tick()  # type: ignore[attr-defined]  # noqa: SLF001
+
     # -- producers come and go -----------------------------------------------------------------
 
     @property
@@ -317,9 +328,18 @@ class Core:
                 self._create(self._due()[:1], effects)
             return effects
 
+    def begin(self, slot: Slot, state: State) -> bool:
+        """Whether the slot's creation or retirement is to be done now; false if another thread is at it, or was."""
+        with self._lock:
+            if slot.at_work or slot.state is not state:
+                return False
+            slot.at_work = True
+            return True
+
     def created(self, slot: Slot, client: object) -> Effects:
         """The slot's producer is ready: hand it to the longest waiter, or let it rest."""
         with self._lock:
+            slot.at_work = False
             slot.client = client
             slot.created_at = slot.heard_at = self._clock()
             slot.failures = 0
@@ -374,6 +394,7 @@ class Core:
         """
         with self._lock:
             slot.client = slot.retirement = None
+            slot.at_work = False
             slot.state = State.EMPTY
             effects = Effects()
             if not self.closing:
@@ -387,6 +408,9 @@ class Core:
         """What is due by now: late returns, postponed creations, expired producers, leaks."""
         with self._lock:
             effects = Effects()
+            if self._disturbed:
+                self._mend(effects)
+                self._disturbed = False
             while self._late:
                 effects.add(self._take_back(*self._late.popleft()))
             if self.closing:
@@ -539,11 +563,11 @@ class Core:
         return True
 
     def _grant(self, lease: Lease, slot: Slot) -> None:
-        slot.leases.append(lease)
-        slot.state = State.LEASED
-        lease.slot = slot
         lease.since = self._clock()
+        lease.slot = slot
         lease.state = LeaseState.GRANTED
+        slot.state = State.LEASED
+        slot.leases.append(lease)
 
     def _has_room(self, slot: Slot) -> bool:
         return len(slot.leases) < self.limits.share and slot.retirement is None and slot.generation == self.generation
@@ -556,13 +580,13 @@ class Core:
     def _take_back(self, lease: Lease, retirement: Retirement | None) -> Effects | None:
         if lease.state is not LeaseState.GRANTED:
             return None
-        lease.state = LeaseState.DONE
         slot = lease.slot
-        slot.leases.remove(lease)
-        if retirement is not None and slot.retirement is None:
-            slot.retirement = retirement
-            if retirement.expired:
-                return self._retire_expired(slot)
+        slot.retirement, known = slot.retirement or retirement, slot.retirement
+        lease.state = LeaseState.DONE
+        if lease in slot.leases:  # it isn't, if a signal came when it was granted
+            slot.leases.remove(lease)
+        if known is None and retirement is not None and retirement.expired:
+            return self._retire_expired(slot)
         return self._settle(slot)
 
     def _retire_expired(self, found: Slot) -> Effects | None:
@@ -592,8 +616,9 @@ class Core:
     def _offer(self, slot: Slot) -> Effects | None:
         effects = Effects() if self._waiters else None
         while effects and self._waiters and self._has_room(slot):
-            lease, _ = self._waiters.popitem(last=False)
+            lease = next(iter(self._waiters))
             self._grant(lease, slot)
+            del self._waiters[lease]
             effects.wake.append(lease)
         if not slot.leases:
             slot.state = State.IDLE
@@ -603,6 +628,27 @@ class Core:
             effects = effects or Effects()
             self._roll(effects)
         return effects
+
+    def _mend(self, effects: Effects) -> None:
+        """Put every slot in order, and repeat what may not have been carried out; whoever does it asks :meth:`begin`.
+
+        Only after an interruption: it costs a look at each slot.
+        """
+        for lease in [lease for lease in self._waiters if lease.state is not LeaseState.WAITING]:
+            del self._waiters[lease]
+            if lease.error is not None:
+                effects.wake.append(lease)
+            elif lease not in lease.slot.leases:
+                lease.slot.leases.append(lease)
+        for slot in self._slots:
+            astray = slot.state is State.LEASED or (slot.state is State.IDLE and slot not in self._idle)
+            effects.wake += [lease for lease in slot.leases if lease.waiter is not None]
+            if slot.state is State.CREATING and not slot.at_work:
+                effects.create.append(slot)
+            elif slot.state is State.RETIRING and not slot.at_work:
+                effects.retire.append(slot)
+            elif astray and not slot.leases:
+                effects.add(self._settle(slot))
 
     def _retire(self, slot: Slot, effects: Effects) -> None:
         slot.state = State.RETIRING

@@ -29,7 +29,7 @@ class Held(Protocol):
 class Handle:
     """A borrower's hold on a sender, for as long as its block lasts."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("__weakref__", "_held")
 
     def __init__(self, held: Held) -> None:
         self._held = held

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wd_di._checkout import broken
 from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
-from wd_di._core import Core, Effects, Limits, Retirement, Slot
+from wd_di._core import Core, Effects, Limits, Retirement, Slot, State
 from wd_di._delivery import Outbox
 from wd_di._scope import Options, TransactionScope
 from wd_di._sender import Terms
@@ -126,9 +126,13 @@ class Keeper:
             if self.started:
                 return
             self.started = True
-        self._poller.start()
-        if self.limits.warm:
-            self.carry_out(self.core.warm())
+        try:
+            self._poller.start()
+            if self.limits.warm:
+                self.carry_out(self.core.warm())
+        except BaseException:  # a signal's
+            self.started = False
+            raise
 
     def trouble(self) -> BaseException | str | None:
         """The last thing that went wrong with a client that isn't working yet."""
@@ -154,8 +158,8 @@ class Keeper:
     def _wake(self, effects: Effects) -> None:
         """Wake borrowers; one whose loop is closed can't take its slot, so the next one gets it."""
         for lease in effects.wake:  # it may grow: by a call in itself, a closed loop's many tasks would end the stack
-            assert lease.waiter is not None  # noqa: S101  (it waited)
-            if not lease.waiter.wake():
+            waiter = lease.waiter
+            if waiter is not None and not waiter.wake():  # none: it was woken before, see Core.mend
                 effects.add(self.core.release(lease))
 
     def wait_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
@@ -186,6 +190,8 @@ class Keeper:
     # -- making ------------------------------------------------------------------------------------
 
     def _create(self, core: Core, slot: Slot) -> None:
+        if not core.begin(slot, State.CREATING):
+            return
         started = time.monotonic()
         plan = self.plan.slots[slot.index]
         try:
@@ -292,6 +298,8 @@ class Keeper:
 
     def _retire(self, core: Core, slot: Slot, *, late: bool = False) -> None:
         """Close a producer; one that comes back late, after the pool's close, still has time to send what it owes."""
+        if not core.begin(slot, State.RETIRING):
+            return
         client, retirement = slot.client, slot.retirement or Retirement("close")
         if retirement.reason not in ORDINARY:
             self._tell_retired(slot, client, retirement)

@@ -68,7 +68,9 @@ class Recipe(ABC, Generic[T_co, A_co]):
     ) -> bool | None:
         # Not bool: only AbortTransaction is ever swallowed, but after bool a type checker demands another return behind
         # every block that returns from inside.
-        return self._take().__exit__(kind, error, trace)
+        scope, self._scope = self._scope, None
+        assert scope is not None  # noqa: S101  (Python leaves only what it has entered)
+        return scope.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> A_co:
         scope = self._scope = self._fresh()
@@ -81,7 +83,9 @@ class Recipe(ABC, Generic[T_co, A_co]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return await self._take().__aexit__(kind, error, trace)
+        scope, self._scope = self._scope, None
+        assert scope is not None  # noqa: S101  (as above)
+        return await scope.__aexit__(kind, error, trace)
 
     def __reduce__(self) -> NoReturn:
         raise uncopyable(self, "it belongs to its pool. Ask the process's own pool for another")
@@ -90,11 +94,6 @@ class Recipe(ABC, Generic[T_co, A_co]):
         if self._scope is not None:
             raise ScopeError(f"{self!r} is open already: ask the pool for another one")
         return self.begin()
-
-    def _take(self) -> Scope[T_co, A_co]:
-        scope, self._scope = self._scope, None
-        assert scope is not None  # noqa: S101  (Python leaves only what it has entered)
-        return scope
 
     if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
 

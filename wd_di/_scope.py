@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 from wd_di._async_transaction import AsyncTransaction
@@ -15,6 +17,7 @@ from wd_di._sender import refuse_on_loop
 from wd_di._threads import check_timeout
 from wd_di._transaction import Transaction
 from wd_di._unit import Unit
+from wd_di._watch import watch
 from wd_di.errors import AbortTransaction, NotTransactionalError, PropagationError, ScopeError, TransactionError
 
 if TYPE_CHECKING:
@@ -82,7 +85,18 @@ class TransactionScope(Recipe[Transaction, AsyncTransaction]):
 class Run:
     """One run of a scope, from enter to exit."""
 
-    __slots__ = ("_ambient", "_borrowed", "_bound", "_desk", "_hold", "_joined", "_options", "_rules", "unit")
+    __slots__ = (
+        "__weakref__",
+        "_ambient",
+        "_borrower",
+        "_bound",
+        "_desk",
+        "_hold",
+        "_joined",
+        "_options",
+        "_rules",
+        "unit",
+    )
 
     def __init__(self, desk: Desk, rules: Rules, options: Options, bound: Hold | None, *, ambient: bool) -> None:
         self._desk = desk
@@ -91,7 +105,7 @@ class Run:
         self._bound = bound
         self._ambient = ambient
         self._hold: Hold | None = None
-        self._borrowed = False
+        self._borrower: Desk | None = None
         self._joined = False
         self.unit: Unit | None = None
 
@@ -103,46 +117,51 @@ class Run:
     def __enter__(self) -> Transaction:
         refuse_in_trio(self._rules.terms.pool)
         held = self._look()
-        if not self._joined:
-            refuse_on_loop("a transaction", self._rules.terms)
-            held = self._hold = self._taken(held)
-            self._begin(held)
         try:
-            return cast("Transaction", self._current(held).handle())
-        except BaseException as error:  # a signal's: Python leaves only what it has entered
             if not self._joined:
-                self.__exit__(type(error), error, None)
+                refuse_on_loop("a transaction", self._rules.terms)
+                held = self._hold = self._taken(held)
+                self._begin(held)
+            return cast("Transaction", self._current(held).handle())
+        except BaseException as error:  # Python leaves only what it has entered
+            _make_sure(self._hold, self.unit, self._borrower, error)
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        unit = self._entered()
+        unit = self.unit
+        assert unit is not None  # noqa: S101  (Python leaves only what it has entered)
         if self._joined:
             self._mark(unit, error)
             return False
         try:
             return self._finish(unit, error, self._options.commit_on)
+        except BaseException as raised:
+            _make_sure(self._hold, unit, self._borrower, raised)
+            raise
         finally:
             unit.run_hooks()
 
     async def __aenter__(self) -> AsyncTransaction:
         refuse_outside_of_a_task(self._rules.terms.pool)
         held = self._look()
-        if not self._joined:
-            held = self._hold = await self._taken_async(held)
-            self._begin(held)  # local, 0.07 ms: not worth a hop to a worker
         try:
+            if not self._joined:
+                held = self._hold = await self._taken_async(held)
+                self._begin(held)  # local, 0.07 ms: not worth a hop to a worker
             return cast("AsyncTransaction", self._current(held).async_handle())
         except BaseException as error:  # as above
-            if not self._joined:
+            if self._hold is not None and self.unit is not None and self._hold.unit is self.unit:
                 await self.__aexit__(type(error), error, None)
+            _make_sure(self._hold, self.unit, self._borrower, error)
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        unit = self._entered()
+        unit = self.unit
+        assert unit is not None  # noqa: S101  (as above)
         if self._joined:
             self._mark(unit, error)
             return False
@@ -162,7 +181,7 @@ class Run:
         held = self._bound or self._desk.current()
         open_ = held.open_unit() if held is not None else None
         if open_ is not None and self._joins():
-            self._joined, self._hold, self.unit = True, held, open_
+            self._joined, self.unit = True, open_
             return held
         if self._options.propagation == "mandatory":
             raise PropagationError(f"{self._rules.terms.pool}: propagation is 'mandatory', and no transaction is open")
@@ -190,8 +209,9 @@ class Run:
             unit = Unit(hold, self._rules, next(_numbers), owner())
             unit.begin()
             self.unit = unit
-        except BaseException:
-            self._leave(hold, unit)
+            unit.watch = watch(self, unit.let_go, partial(_abandoned, hold, unit, self._borrower))
+        except BaseException as error:
+            _make_sure(hold, unit, self._borrower, error)
             if unit is not None:
                 unit.run_hooks()
             raise
@@ -213,22 +233,18 @@ class Run:
 
     def _borrow(self) -> Hold:
         hold = self._desk.borrow(self._options.timeout_ms, ambient=self._ambient)
-        self._borrowed = True
+        self._borrower = self._desk
         return hold
 
     async def _borrow_async(self) -> Hold:
         hold = await self._desk.borrow_async(self._options.timeout_ms, ambient=self._ambient)
-        self._borrowed = True
+        self._borrower = self._desk
         return hold
 
     @staticmethod
     def _current(hold: Hold | None) -> Hold:
         assert hold is not None  # noqa: S101  (joined or borrowed)
         return hold
-
-    def _entered(self) -> Unit:
-        assert self.unit is not None  # noqa: S101  (Python leaves only what it has entered)
-        return self.unit
 
     def _refuse_unfit(self, hold: Hold) -> None:
         hold.sender.refuse_if_ended()
@@ -261,17 +277,43 @@ class Run:
 
     def _finish(self, unit: Unit, error: BaseException | None, commit_on: tuple[type[Exception], ...]) -> bool:
         try:
-            return unit.finish(error, commit_on)
-        finally:
-            self._leave(self._current(self._hold), unit)
+            swallowed = unit.finish(error, commit_on)
+            _leave(self._hold, unit, self._borrower)
+        except BaseException as raised:
+            _make_sure(self._hold, unit, self._borrower, raised)
+            raise
+        return swallowed
 
-    def _leave(self, hold: Hold, unit: Unit | None) -> None:
-        if unit is not None:
-            hold.retirement = hold.retirement or unit.retirement
-            if unit.heard:
-                hold.core.heard_of(hold.slot)
-        if self._borrowed:
-            self._desk.give_back(hold)
+
+def _leave(hold: Hold | None, unit: Unit | None, borrower: Desk | None) -> None:
+    """Give the slot back to where it was borrowed for this transaction, if it was; harmless when it is back."""
+    assert hold is not None  # noqa: S101  (borrowed or bound)
+    if unit is not None:
+        hold.retirement = hold.retirement or unit.retirement
+        if unit.heard:
+            hold.core.heard_of(hold.slot)
+    if borrower is not None:
+        borrower.give_back(hold)
+
+
+def _make_sure(hold: Hold | None, unit: Unit | None, borrower: Desk | None, error: BaseException) -> None:
+    """End what has begun; harmless when it has ended, for an exception of a signal's may come between any two steps."""
+    if hold is None:
+        return
+    try:
+        if unit is not None and hold.unit is unit:
+            unit.finish(error, ())
+    finally:
+        _leave(hold, unit, borrower)
+
+
+def _abandoned(hold: Hold, unit: Unit, borrower: Desk | None) -> None:
+    """End a transaction whose run is gone without its exit."""
+    try:
+        _make_sure(hold, unit, borrower, GeneratorExit())
+    finally:
+        if not isinstance(unit.owner, weakref.ref):  # a task's hooks need its loop
+            unit.run_hooks()
 
 
 _numbers = itertools.count(1)

@@ -33,8 +33,11 @@ class ThreadWaiter:
         self._lock.acquire()
 
     def wake(self) -> bool:
-        """Let the waiting thread go on. Called once."""
-        self._lock.release()
+        """Let the waiting thread go on."""
+        try:
+            self._lock.release()
+        except RuntimeError:  # it was told already
+            return True
         return True
 
     def wake_later(self, batches: object) -> None:  # noqa: ARG002  (a thread needs no loop's turn)
@@ -92,23 +95,32 @@ class Workers:
 
     def submit(self, job: Callable[[], object]) -> None:
         """Run the job soon; here and now if the interpreter no longer starts threads."""
-        with self._mutex:
-            self._jobs.append(job)
-            if self._idle >= len(self._jobs):
-                self._changed.notify()
-                return
-            if self._threads >= self._limit:
-                return
-            self._threads += 1
-        self._start()
-
-    def _start(self) -> None:
+        counted: list[bool] = []
         try:
-            threading.Thread(target=self._work, name=self.name, daemon=True).start()
-        except RuntimeError:  # "can't create new thread at interpreter shutdown" (cpython#113964)
-            self._work(linger=0.0)
+            with self._mutex:
+                self._jobs.append(job)
+                if self._idle >= len(self._jobs):
+                    self._changed.notify()
+                    return
+                if self._threads >= self._limit:
+                    return
+                self._threads += 1
+                counted.append(True)
+            self._start(counted)
+        except BaseException:  # a signal's: the thread may have begun, or never will
+            with self._mutex:
+                self._threads -= _taken(counted)
+            raise
 
-    def _work(self, linger: float = LINGER) -> None:
+    def _start(self, counted: list[bool]) -> None:
+        try:
+            threading.Thread(target=self._work, args=(counted,), name=self.name, daemon=True).start()
+        except RuntimeError:  # "can't create new thread at interpreter shutdown" (cpython#113964)
+            self._work(counted, linger=0.0)
+
+    def _work(self, counted: list[bool], linger: float = LINGER) -> None:
+        if not _taken(counted):  # who wanted this thread doesn't count it any more
+            return
         while (job := self._next(linger)) is not None:
             try:
                 job()
@@ -126,6 +138,14 @@ class Workers:
                 return self._jobs.popleft()
             self._threads -= 1
             return None
+
+
+def _taken(counted: list[bool]) -> bool:
+    """Whether it was still there; each once, whoever asks first."""
+    try:
+        return counted.pop()
+    except IndexError:
+        return False
 
 
 _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
@@ -156,16 +176,15 @@ class Poller:
 
     def start(self) -> None:
         """Start the thread, if there is one to be had: at the interpreter's exit there isn't, and else maybe later."""
-        if self._stopped:
+        if self._stopped or (self._thread is not None and self._thread.ident is not None):
             return
         self.refused = False
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError:  # see Workers._start
+            self._thread = None
             self.refused = True
-            return
-        self._thread = thread
 
     def wake(self) -> None:
         """End the present nap."""
@@ -176,7 +195,7 @@ class Poller:
         """End the thread and wait for it at most ``seconds``; called by itself it doesn't wait."""
         self._stopped = True
         self.wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, seconds))
 
     def _run(self) -> None:

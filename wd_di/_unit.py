@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from wd_di._async_transaction import AsyncTransaction
     from wd_di._delivery import Delivery, DeliveryReport
     from wd_di._transaction import Transaction
+    from wd_di._watch import Watch
 
 SOFT_LIMIT = 0.8
 """Share of ``transaction.timeout.ms`` after which we end the transaction, before the coordinator fences us."""
@@ -90,6 +91,7 @@ class Unit(Sender):
         "inner_error",
         "owner",
         "retirement",
+        "watch",
     )
 
     def __init__(self, held: Open, rules: Rules, number: int, owner: object) -> None:
@@ -105,6 +107,7 @@ class Unit(Sender):
         self.abort_confirmed: bool = False
         self.inner_error: BaseException | None = None
         self.retirement: Retirement | None = None
+        self.watch: Watch | None = None
         self._held = held
         self._lent = held.sender  # the claim may come by another one
         self._rules = rules
@@ -437,6 +440,7 @@ class Unit(Sender):
             self.ledger.ended = True
 
     def _close(self, problem: BaseException | None) -> None:
+        self.watch = None
         self.end()
         outcome = self._outcome = self._outcome or "aborted"
         if outcome == "unknown":
@@ -451,6 +455,12 @@ class Unit(Sender):
             duration_ms=self._duration_ms(),
             error=problem,
         )
+
+    def let_go(self) -> object:
+        """Return what works with it, and forget that."""
+        face = self.async_face or self.face
+        self.face = self.async_face = None
+        return face
 
     # -- what a sender asks ------------------------------------------------------------------------
 

@@ -1,0 +1,249 @@
+"""What a signal's handler raises, wherever it comes, costs no slot, no waiter its turn and no later transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from interrupts import Interrupt, interrupt_everywhere
+from scripted import PATIENCE, FutureThread, Script, committed, in_thread, make_pool, outcome, plain_pool, watch
+
+from wd_di._client import Kind
+from wd_di._recipe import Recipe
+from wd_di._threads import Workers
+from wd_di.errors import CheckoutReturnedError, TransactionClosedError
+from wd_di.events import TransactionCommitted
+from wd_di.pool import ProducerPool
+
+USES: dict[str, tuple[Callable[..., ProducerPool], Callable[[ProducerPool], None]]] = {}
+
+
+def use(make: Callable[..., ProducerPool]) -> Callable[[Callable[[ProducerPool], None]], None]:
+    """What is interrupted, on a pool that ``make`` makes."""
+
+    def note(fn: Callable[[ProducerPool], None]) -> None:
+        USES[fn.__name__] = (make, fn)
+
+    return note
+
+
+@use(plain_pool)
+def checkout(pool: ProducerPool) -> None:
+    """A producer, taken and given back."""
+    with pool.producer():
+        pass
+
+
+@use(lambda: plain_pool(size=2, share=2))
+def shared_checkout(pool: ProducerPool) -> None:
+    """One that others may have at the same time."""
+    with pool.producer():
+        pass
+
+
+@use(plain_pool)
+def nested_checkout(pool: ProducerPool) -> None:
+    """A checkout within another, which gives the same producer."""
+    with pool.producer(), pool.producer():
+        pass
+
+
+@use(make_pool)
+def transaction(pool: ProducerPool) -> None:
+    """A transaction that commits."""
+    with pool.transaction() as tx:
+        tx.produce_async("orders")
+
+
+@use(make_pool)
+def aborted_transaction(pool: ProducerPool) -> None:
+    """One that its block aborts."""
+    with suppress(ZeroDivisionError), pool.transaction() as tx:
+        tx.produce_async("orders")
+        raise ZeroDivisionError
+
+
+@use(make_pool)
+def transaction_in_a_checkout(pool: ProducerPool) -> None:
+    """Two of them on one producer."""
+    with pool.producer() as producer:
+        with producer.transaction() as tx:
+            tx.produce_async("orders")
+        with producer.transaction() as tx:
+            tx.produce_async("orders")
+
+
+@use(make_pool)
+def broken_producer(pool: ProducerPool) -> None:
+    """A producer that can only be retired."""
+    with suppress(Exception), pool.transaction():
+        pool._keeper.core.living()[0][1].break_down(Kind.FATAL)
+
+
+def settled(pool: ProducerPool) -> bool:
+    """Whether nobody holds anything, once the pool's own threads have done their part."""
+    size, until = pool._settings.size, time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        stats = pool.stats()
+        if (stats.available, stats.in_use, stats.waiting) == (size, 0, 0) and not stats.creating + stats.retiring:
+            return not pool._desk._held
+        threading.Event().wait(0.001)
+    return False
+
+
+@pytest.fixture(autouse=True)
+def _script(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script.install(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage() -> Iterator[None]:
+    """What is collected meanwhile must not be interrupted: that would be printed, and prove nothing."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("name", USES)
+def test_no_place_loses_a_slot(name: str) -> None:
+    """Interrupted at any place between enter and exit, the slot is back, and the next transaction is its own."""
+    make, fn = USES[name]
+    with make() as pool:
+        fn(pool)  # what is done once has been done
+        settled(pool)
+        for place in interrupt_everywhere(lambda: fn(pool)):
+            assert settled(pool), place
+            assert in_thread(pool.stats).idle >= 0, place  # no lock was left behind
+            if pool._keeper.terms.transactional:
+                before = len(committed(pool))
+                outcome(lambda: produce(pool))
+                assert before + 1 == len(committed(pool)), place
+
+
+def produce(pool: ProducerPool) -> None:
+    """Commit one record."""
+    with pool.transaction() as tx:
+        tx.produce_async("orders")
+
+
+def test_no_place_loses_a_waiter() -> None:
+    """Whoever waits gets the slot, wherever the one who gives it back is interrupted."""
+    with plain_pool(timeout_ms=int(PATIENCE * 1000)) as pool:
+
+        def hand_over() -> None:
+            with pool.producer():
+                waiting.append(FutureThread(lambda: USES["checkout"][1](pool)))
+                waiting[-1].start()
+                until = time.monotonic() + PATIENCE
+                while not pool._keeper.core._waiters and time.monotonic() < until:
+                    time.sleep(0.001)
+
+        waiting: list[FutureThread] = []
+        for place in interrupt_everywhere(hand_over):
+            while waiting:
+                assert waiting.pop().outcome() is None, place
+            assert settled(pool), place
+
+
+def test_no_place_loses_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is submitted after an interruption runs, and no thread is counted that never began."""
+    monkeypatch.setattr(Workers._work, "__defaults__", (0.01,))
+    workers = Workers("w", 1)
+    for place in interrupt_everywhere(lambda: workers.submit(lambda: None)):
+        ran = threading.Event()
+        workers.submit(ran.set)
+        assert ran.wait(PATIENCE), place
+
+
+# -- an exit that never began ------------------------------------------------------------------------
+
+
+@contextmanager
+def abandoned_exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Exits of recipes fail as they do when a signal's exception comes right before their first instruction."""
+
+    def fail(*_: Any) -> None:
+        raise Interrupt
+
+    async def fail_async(*_: Any) -> None:
+        raise Interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "__exit__", fail)
+        patch.setattr(Recipe, "__aexit__", fail_async)
+        yield
+
+
+def test_a_transaction_whose_exit_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is aborted before the next one begins, although its handle is still at hand; its hooks are run."""
+    told: list[str] = []
+    with make_pool() as pool:
+        events = watch(pool, TransactionCommitted)
+        with suppress(Interrupt), abandoned_exits(monkeypatch), pool.transaction() as tx:
+            tx.produce_async("orders", "lost")
+            tx.after_completion(told.append)
+        with pool.transaction() as following:
+            following.produce_async("orders", "next")
+
+        assert ["next"] == committed(pool)
+        assert (["aborted"], 1, 0) == (told, len(events), pool.stats().in_use)
+        with pytest.raises(TransactionClosedError):
+            tx.produce_async("orders")
+
+
+def test_a_transaction_within_a_checkout_whose_exit_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkout's own calls don't slip into it."""
+    with make_pool() as pool, pool.producer() as producer:
+        with suppress(Interrupt), abandoned_exits(monkeypatch), producer.transaction() as tx:
+            tx.produce_async("orders", "lost")
+        producer.produce_sync("orders", "next")
+
+        assert ["next"] == committed(pool)
+
+
+def test_a_checkout_whose_exit_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slot goes back as soon as the handle is gone, or its borrower takes another one."""
+    with plain_pool() as pool:
+        with suppress(Interrupt), abandoned_exits(monkeypatch), pool.producer() as producer:
+            pass
+        held = pool.stats().in_use
+        with pool.producer() as other, pytest.raises(CheckoutReturnedError):
+            producer.produce_async("orders")
+        with suppress(Interrupt), abandoned_exits(monkeypatch), pool.producer():
+            del producer, other
+
+        assert (1, 0) == (held, pool.stats().in_use)
+
+
+async def test_a_task_whose_exit_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task's transaction and checkout end with their handles, too."""
+    async with make_pool() as pool:
+
+        async def abandon() -> None:
+            async with pool.transaction() as tx:
+                tx.produce_async("orders", "lost")
+
+        with suppress(Interrupt), abandoned_exits(monkeypatch):
+            await asyncio.create_task(abandon())
+        async with pool.transaction() as tx:
+            tx.produce_async("orders", "next")
+
+        assert ["next"] == committed(pool)
+
+
+def test_a_handle_that_was_entered_by_hand() -> None:
+    """Who keeps only what an enter gave has it for as long as it is kept."""
+    with plain_pool() as pool:
+        producer = pool.producer().__enter__()
+        producer.produce_sync("orders")
+        held = pool.stats().in_use
+        del producer
+
+        assert (1, 0) == (held, pool.stats().in_use)
