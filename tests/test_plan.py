@@ -545,6 +545,7 @@ def test_text_that_c_would_cut(key: str, text: str) -> None:
 
     assert re.search(r"(NUL|surrogate|unicode)", str(caught.value))
     assert ("client.id" if key == "pool" else key) in str(caught.value)
+    assert (key == "pool") == ("made of the pool's name" in str(caught.value))
     assert key == "pool" or "secret" not in str(caught.value)
 
 

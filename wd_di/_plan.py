@@ -289,12 +289,13 @@ def _slot(
     transactional_id = _one_id(template.render(index), configured_id, who)
     if transactional_id is not None:
         kafka = {"transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS} | kafka | {"transactional.id": transactional_id}
+    chosen = "client.id" in kafka
     kafka.setdefault("client.id", f"{name}-{template.instance}-{os.getpid()}-{index}")
     for key, value in kafka.items():
         if problem := _unsendable(key):
             raise SettingsError(f"{who}: the name {key!r} {problem}")
         if problem := _unsendable(value):
-            made = " (it is made of the pool's name and its instance)" if key == "client.id" else ""
+            made = " (it is made of the pool's name and its instance)" if key == "client.id" and not chosen else ""
             raise SettingsError(f"{who}: {key} {problem}{made}")
     return SlotPlan(index, MappingProxyType(kafka), config.deliver, transactional_id)
 
