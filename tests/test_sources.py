@@ -195,6 +195,82 @@ def test_keys_that_are_no_strings_are_refused_as_ever() -> None:
         App(orders={"kafka": {1: "x"}})  # type: ignore[arg-type]
 
 
+# -- JSON -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "named"),
+    [
+        ("SSL", {"key": {"password": SECRET}}, "ssl .*ORDERS__KAFKA__SSL_KEY_PASSWORD"),
+        ("SSL", {"key": SECRET}, "ssl .*ORDERS__KAFKA__SSL_CA_LOCATION, .*"),
+        ("SSL", {}, "ssl .*ORDERS__KAFKA__SSL_CA_LOCATION, .*"),
+        ("SSL__KEY", {"password": SECRET, "pem": SECRET}, "ssl_key .*__SSL_KEY_PASSWORD, ORDERS__KAFKA__SSL_KEY_PEM"),
+        ("SSL_CA", {"pem": SECRET}, "ssl_ca .*ORDERS__KAFKA__SSL_CA_PEM"),
+        ("SASL", {"password": SECRET, SECRET: 1}, "sasl .*ORDERS__KAFKA__SASL_PASSWORD"),
+        ("SASL__OAUTHBEARER", {"client": {"secret": SECRET}}, r"sasl\.oauthbearer .*__SASL_OAUTHBEARER_CLIENT_SECRET"),
+        ("LINGER", {"ms": 5}, "linger .*ORDERS__KAFKA__LINGER_MS"),
+        ("QUEUE", {"buffering.max.ms": 5}, "queue .*ORDERS__KAFKA__LINGER_MS"),
+        ("ENABLED", {"events": 1}, "enabled .*ORDERS__KAFKA__ENABLED_EVENTS"),
+        ("X", {}, "x .*ORDERS__KAFKA__X"),
+        ("DEFAULT__TOPIC__CONFIG", {"acks": 1}, r"default\.topic\.config .*ORDERS__KAFKA__DEFAULT_TOPIC_CONFIG__ACKS"),
+    ],
+)
+@pytest.mark.parametrize("source", ["environment", "dotenv", "secrets"])
+def test_json_for_a_part_of_kafka(
+    source: str, part: str, given: object, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON below the field says that it isn't read there, with the variables in its place, and is never shown."""
+    variable = f"ORDERS__KAFKA__{part}"
+    if source == "environment":
+        monkeypatch.setenv(variable, json.dumps(given))
+    else:
+        name, text = (variable.lower(), "") if source == "secrets" else ("app.env", f"{variable}=")
+        Path(name).write_text(text + json.dumps(given))
+    with pytest.raises(ValidationError, match=f"orders.kafka\n .*{named}[ ]\\[") as caught:
+        App()
+
+    assert "is given JSON, which is read for the whole of the field kafka and not for a part of it" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_the_variables_in_place_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the error about JSON advises works, and so does JSON for the whole of Kafka's settings."""
+    monkeypatch.setenv("ORDERS__KAFKA", json.dumps({"ssl": {"ca": {"pem": "x"}}}))
+    monkeypatch.setenv("ORDERS__KAFKA__SSL_KEY_PASSWORD", SECRET)
+    monkeypatch.setenv("ORDERS__KAFKA__DEFAULT_TOPIC_CONFIG__ACKS", "1")
+
+    expected = {"ssl.ca.pem": "x", "ssl.key.password": SecretStr(SECRET), "default.topic.config": {"acks": 1}}
+    assert expected == App().orders.kafka.librdkafka()
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[1]", "{", "[::1]:9092"])
+def test_a_value_that_looks_like_json(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password may look like JSON, and an address begin like it."""
+    monkeypatch.setenv("ORDERS__KAFKA__SASL_PASSWORD", text)
+    monkeypatch.setenv("ORDERS__KAFKA__X_PASSWORD", text)
+    monkeypatch.setenv("ORDERS__KAFKA__BOOTSTRAP_SERVERS", "[::1]:9092")
+
+    expected = {"sasl.password": SecretStr(text), "x.password": SecretStr(text), "bootstrap.servers": "[::1]:9092"}
+    assert expected == App().orders.kafka.librdkafka()
+
+
+@pytest.mark.parametrize("name", ["ORDERS__KAFKA_SASL_PASSWORD", "ORDERS__SASL_PASSWORD", "ORDERS__SASL__PASSWORD"])
+def test_a_setting_beside_kafka(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that misses the field kafka by an underscore or a word is told where it belongs."""
+    monkeypatch.setenv(name, SECRET)
+    with pytest.raises(ValidationError, match="is Kafka's own: it belongs into the field kafka") as caught:
+        App()
+
+    assert SECRET not in str(caught.value)
+
+
+def test_a_variable_that_ends_with_the_delimiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no setting, and its value isn't shown."""
+    monkeypatch.setenv("ORDERS__KAFKA__", SECRET)
+    with pytest.raises(ValidationError, match="a key is empty, or a name in the environment ends with the delimiter"):
+        App()
+
+
 # -- wherever the pools are --------------------------------------------------------------------------
 
 

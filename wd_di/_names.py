@@ -112,7 +112,7 @@ def under_names(given: Mapping[Any, Any]) -> dict[str, Any]:
     """Bring all settings under librdkafka's names, nested ones too; ``None`` is as if not given.
 
     Raises:
-        ValueError: One is given twice with different values, or a key is no string. No value is shown.
+        ValueError: One is given twice with different values, or a key is empty or no string. No value is shown.
     """
     values: dict[str, Any] = {}
     for name, group in _grouped(given).items():
@@ -138,7 +138,7 @@ def in_one_form(given: dict[Any, Any], fields: Mapping[str, str]) -> dict[Any, A
     """
     try:
         groups = _grouped(given)
-    except ValueError:  # a key that is no string; the validation will say so
+    except ValueError:  # a key that is none; the validation will say so
         return given
     values: dict[str, Any] = {}
     for name, group in groups.items():
@@ -163,6 +163,8 @@ def _leaves(given: Mapping[Any, Any], outer: Path) -> Iterator[tuple[Path, Any]]
     for key, value in given.items():
         if not isinstance(key, str):
             raise ValueError(f"keys are strings, not {type(key).__name__}")  # noqa: TRY004  (pydantic passes ValueError on)
+        if not key.strip():
+            raise ValueError("a key is empty, or a name in the environment ends with the delimiter")
         path = (*outer, key)
         if isinstance(value, Mapping) and dotted(*path) != TOPIC_DEFAULTS:
             yield from _leaves(value, path)

@@ -5,6 +5,7 @@ Clashes between settings are found in ``_plan``: they need the pool's name and w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
@@ -90,6 +91,7 @@ def _passed_through(name: str, value: object, beside: Mapping[str, object], fiel
     """Check a value without a typed field: librdkafka takes text, confluent-kafka also callables and a logger."""
     if name in INSTEAD and (name, value) != ("delivery.report.only.error", False):
         raise ValueError(f"{name} can't be set for a pool's producers: {INSTEAD[name]}")
+    _refuse_json(name, value, fields)
     if name == TOPIC_DEFAULTS:
         return _topic_defaults(value, beside)
     longer = [each for each in fields if each.startswith(f"{name}.")]
@@ -107,6 +109,35 @@ def _passed_through(name: str, value: object, beside: Mapping[str, object], fiel
         # Of others str() is no value: "b'...'", "['...']", "<object at 0x...>" or asterisks.
         raise ValueError(f"{name} takes a string, number, boolean or callable, not {kind}")  # noqa: TRY004  (as below)
     return _unmasked(name, value if isinstance(value, SecretStr) or not is_secret(name) else SecretStr(str(value)))
+
+
+def _refuse_json(name: str, value: object, fields: Iterable[str]) -> None:
+    """Refuse a text that holds JSON: pydantic-settings reads it for a whole field only, and librdkafka never."""
+    if "." in name and is_secret(name):  # it may be a key in JSON; ssl_key takes none
+        return
+    read = _json(value)
+    if isinstance(read, list):
+        raise ValueError(f"{name} takes text, not a JSON list: separate its values by commas")  # noqa: TRY004  (as below)
+    if not isinstance(read, dict):
+        return
+    inner: list[str] = []
+    with suppress(ValueError):
+        inner = (
+            [f"{name}__{key}" for key in under_names(read)] if name == TOPIC_DEFAULTS else [*under_names({name: read})]
+        )
+    known = [each for each in inner if each in fields] or [each for each in fields if each.startswith(f"{name}.")][:3]
+    variables = ", ".join(f"ORDERS__KAFKA__{each.replace('.', '_').upper()}" for each in known or inner or [name])
+    raise ValueError(
+        f"{name} is given JSON, which is read for the whole of the field kafka and not for a part of it: in the "
+        f"environment each setting has a variable of its own, for a pool 'orders' for example {variables}"
+    )
+
+
+def _json(value: object) -> object:
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return None
 
 
 def _topic_defaults(value: object, beside: Mapping[str, object]) -> dict[str, object]:
@@ -291,6 +322,13 @@ class KafkaSettings(_Frozen):
         others = {name: _passed_through(name, values[name], values, fields) for name in values.keys() - fields.keys()}
         return {fields.get(name, name): others.get(name, value) for name, value in values.items()}
 
+    @field_validator("bootstrap_servers", mode="before")
+    @classmethod
+    def _no_list(cls, value: object) -> object:
+        if isinstance(value, list | tuple | set | frozenset) or isinstance(_json(value), list):
+            raise ValueError("it takes one text with commas in between, as 'one:9092,two:9092', not a list")  # noqa: TRY004  (pydantic passes ValueError on)
+        return value
+
     @field_validator("*", mode="after")
     @classmethod
     def _no_mask(cls, value: object, info: ValidationInfo) -> object:
@@ -387,8 +425,12 @@ class PoolSettings(_Frozen):
 
 
 def _is_kafkas(key: object) -> bool:
+    if not isinstance(key, str):
+        return False
     names = {dotted(name) for name in KafkaSettings.model_fields}
-    return isinstance(key, str) and any(f"{name}.".startswith(f"{dotted(key)}.") for name in names)
+    # ORDERS__KAFKA_LINGER_MS lacks an underscore.
+    own = dotted(key).removeprefix("kafka.")
+    return any(f"{name}.".startswith(f"{own}.") for name in names)
 
 
 class Settings(BaseSettings):
