@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import OFFSETS, Script, fault, in_thread, make_pool, outcome
+from scripted import OFFSETS, Script, fault, in_thread, make_pool, outcome, plain_pool
 
 import wd_di
 from wd_di._client import KafkaClient, Kind
-from wd_di._delivery import Outbox
+from wd_di._delivery import Message, Outbox
 from wd_di._threads import Workers
 from wd_di.errors import DeliveryError, WdDiError
 from wd_di.events import Observer
@@ -77,6 +78,66 @@ def test_a_failure_that_is_told_again_while_it_is_handled(pool, script):
         met += [error, outcome(delivery.result), outcome(lambda: _raise(delivery.exception()))]
 
     assert [2, 3, 3] == [len(chain(each)) for each in met]
+
+
+SHARED = {
+    "result": lambda delivery: delivery.result(),
+    "exception": lambda delivery: _raise(delivery.exception()),
+    "awaited": lambda delivery: asyncio.run(_awaited(delivery)),
+}
+
+
+@pytest.mark.parametrize("ask", SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize("transactional", [True, False])
+def test_one_error_of_many_records(ask, transactional):
+    """A fake gives all its records the one error that it was told; asked for again and again, it is never its own."""
+    given = OSError("out of space")
+    fake = FakePool(transactional=transactional)
+    fake.fail_delivery("orders", given)
+    deliveries: list[Any] = []
+
+    def work() -> None:
+        with fake.transaction() if transactional else fake.producer() as producer:
+            deliveries.extend(producer.produce_many_async([Message("orders")] * 3))
+            if not transactional:
+                producer.flush()
+
+    met = [outcome(work)]
+    for delivery in deliveries * 2:
+        met.append(outcome(lambda delivery=delivery: _meanwhile(met[0], lambda: ask(delivery))))
+        met.append(outcome(lambda: _meanwhile(met[-1], lambda: ask(deliveries[0]))))
+
+    assert isinstance(met[0], DeliveryError)
+    assert {OSError} == {type(error) for error in met[1:]}
+    for error in [*met, *(delivery.exception() for delivery in deliveries)]:
+        chain(error)
+
+
+def _meanwhile(error: Any, call: Any) -> None:
+    """Make the call while an error is handled that came from this one."""
+    wrapped = RuntimeError("mine")
+    wrapped.__cause__ = error
+    try:
+        _raise(wrapped)
+    except RuntimeError:
+        call()
+
+
+async def _awaited(delivery: Any) -> None:
+    await delivery
+
+
+def test_each_lost_record_has_its_own_error(script):
+    """What a close gives up fails with an error for each record: raised, it would else keep all others' frames."""
+    script.silent = True
+    pool = plain_pool()
+    with pool.producer() as producer:
+        deliveries = producer.produce_many_async([Message("orders")] * 3)
+    pool.close(timeout_ms=0)
+    errors = [delivery.exception(5_000) for delivery in deliveries]
+
+    assert {"the producer was closed before the broker had answered"} == {str(error) for error in errors}
+    assert 3 == len({id(error) for error in errors})
 
 
 def test_a_broken_producer_that_is_met_again_by_the_abort(pool, script):

@@ -471,6 +471,46 @@ def test_fail_next_refuses(fake):
         fake.fail_next("abort", unknown=True)
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        (("orders", "boom"), TypeError, r"error is an exception, such as DeliveryError\('out of space'\), not str"),
+        (("orders", ValueError), TypeError, "not the class ValueError"),
+        (("orders", KeyboardInterrupt()), TypeError, "not KeyboardInterrupt"),
+        ((None,), TypeError, "topic is a topic's name, not NoneType"),
+        ((["orders"],), TypeError, "not list"),
+        (("orders", None, "2"), TypeError, "times is a whole number, not str"),
+        (("orders", None, True), TypeError, "not bool"),
+        (("orders", None, -1), ValueError, "times is -1: it can't be negative"),
+    ],
+)
+def test_fail_delivery_refuses(fake, given, error, text):
+    """What can't fail a delivery is refused at once, and no record fails for it."""
+    topic, *why = given
+    with pytest.raises(error, match=text):
+        fake.fail_delivery(topic, *why[:1], **dict(zip(["times"], why[1:], strict=False)))
+    commit(fake, "fine")
+
+    assert ["fine"] == [sent.value for sent in fake.committed]
+
+
+@pytest.mark.parametrize(("times", "error"), [("2", TypeError), (1.0, TypeError), (True, TypeError), (-1, ValueError)])
+def test_fail_next_refuses_times(fake, times, error):
+    """How many calls fail is a number of calls."""
+    with pytest.raises(error, match="times is"):
+        fake.fail_next("commit", times=times)
+    commit(fake, "fine")
+
+
+@pytest.mark.parametrize("given", ["orders", {"topic": "orders"}, None, Sent])
+def test_expectations_are_sent(fake, given):
+    """What isn't a record to be expected is refused, instead of failing on what it lacks."""
+    commit(fake, "one")
+    for expect in (fake.assert_committed, fake.assert_aborted):
+        with pytest.raises(TypeError, match=r"a record is expected as Sent\(topic, value, \.\.\.\), not as "):
+            expect(Sent("orders"), given)
+
+
 def test_fail_delivery(fake):
     """Records for the topic fail after they were enqueued, those for others don't; the commit aborts."""
     fake.fail_delivery("orders")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import threading
 from collections import deque
 from contextlib import suppress
@@ -191,6 +192,8 @@ class Delivery:
             return DeliveryError(f"{self._outbox.pool}: a record for {self.topic!r} was aborted", [self])
         if self._error is not None:
             self._ledger.forget([self])
+            if _leads_to(sys.exception(), self._error):
+                self._keep_another()
         return self._error
 
     def __await__(self) -> Generator[Any, None, DeliveryReport]:
@@ -244,8 +247,8 @@ class Delivery:
         Kept, it would keep the frames of whoever was told, with their records; and told again while what came from it
         is handled, it would come from itself.
         """
-        with suppress(Exception):  # a class of the user's own may not let itself be copied
-            self._error = copy.copy(self._error)
+        if self._error is not None:
+            self._error = _another(self._error)
 
     def _late(self, deadline: Deadline) -> DeliveryTimeoutError:
         outbox = self._outbox
@@ -326,6 +329,34 @@ class Delivery:
 
     def __repr__(self) -> str:
         return f"<Delivery to {self.topic!r}: {self.outcome}>"
+
+
+def _another(error: BaseException) -> BaseException:
+    """Return its like, which has been raised nowhere; itself if its class won't be copied."""
+    try:
+        like = copy.copy(error)
+        if hasattr(error, "__notes__"):
+            like.__notes__ = [*error.__notes__]
+    except Exception:  # noqa: BLE001  (a user's class)
+        return error
+    return like if isinstance(like, BaseException) else error
+
+
+def _leads_to(handled: BaseException | None, error: BaseException) -> bool:
+    """Whether what is being handled came from the error, so that raised now this would come from itself.
+
+    One error may be that of several records, as in a fake, and have been raised for another one.
+    """
+    seen: set[int] = set()
+    todo = [handled]
+    while todo:
+        each = todo.pop()
+        if each is error:
+            return True
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            todo += (each.__cause__, each.__context__)
+    return False
 
 
 def _picture(topic: str, pool: str) -> Delivery:
@@ -429,8 +460,8 @@ class Outbox:
         self.settle()
         lost = self.unsettled()
         batches: Batches = {}
-        for delivery in lost:
-            self._failed(delivery, outcome, error, batches)
+        for delivery in lost:  # each its own: whoever raises one adds to its traceback
+            self._failed(delivery, outcome, _another(error), batches)
         wake_all(batches)
         return len(lost)
 

@@ -218,13 +218,13 @@ class FakePool(ProducerPool):
 
     def assert_committed(self, *expected: Sent) -> None:
         """Assert that each expected record was committed; there may be others."""
-        absent = missing(expected, self.committed)
+        absent = missing(_checked(expected), self.committed)
         if absent:
             raise AssertionError(self._story("not committed", absent))
 
     def assert_aborted(self, *expected: Sent) -> None:
         """Assert that each expected record was sent and aborted; there may be others."""
-        absent = missing(expected, self.aborted)
+        absent = missing(_checked(expected), self.aborted)
         if absent:
             raise AssertionError(self._story("not aborted", absent))
 
@@ -262,12 +262,14 @@ class FakePool(ProducerPool):
             times: How many calls fail.
 
         Raises:
-            ValueError: There is no such call, or ``unknown`` isn't for it.
+            ValueError: There is no such call, ``unknown`` isn't for it, or ``times`` is negative.
+            TypeError: ``times`` is no whole number.
         """
         if call not in get_args(Call):
             raise ValueError(f"call is one of {', '.join(get_args(Call))}, not {call!r}")
         if unknown and call != "commit":
             raise ValueError(f"only the outcome of a commit can be unknown, not that of {call!r}")
+        _check_times(times)
         kind = Kind.OTHER if unknown else _FAULTS[call]
         text = f"{call} failed on cue"
         faults = (Fault(kind, text, requires_abort=kind in (Kind.ABORTABLE, Kind.REBALANCED)) for _ in range(times))
@@ -282,7 +284,17 @@ class FakePool(ProducerPool):
             topic: The topic.
             error: What the deliveries report; a ``DeliveryError`` if left out.
             times: How many records; ``None`` is all from now on.
+
+        Raises:
+            TypeError, ValueError: An argument isn't what it should be.
         """
+        if not isinstance(topic, str):
+            raise TypeError(f"topic is a topic's name, not {type(topic).__name__}")
+        if error is not None and not isinstance(error, Exception):
+            given = f"the class {error.__name__}" if isinstance(error, type) else type(error).__name__
+            raise TypeError(f"error is an exception, such as DeliveryError('out of space'), not {given}")
+        if times is not None:
+            _check_times(times)
         self._broker.failing[topic] = (error or DeliveryError(f"a record for {topic!r} failed on cue"), times)
 
     def fence(self) -> None:
@@ -394,6 +406,20 @@ def faked(container: Any, pool: str, **options: Any) -> Iterator[FakePool]:
             yield fake
     finally:
         fake.close(timeout_ms=0, force=True)
+
+
+def _checked(expected: Sequence[Sent]) -> Sequence[Sent]:
+    for each in expected:
+        if not isinstance(each, Sent):
+            raise TypeError(f"a record is expected as Sent(topic, value, ...), not as {type(each).__name__}")
+    return expected
+
+
+def _check_times(times: object) -> None:
+    if not isinstance(times, int) or isinstance(times, bool):
+        raise TypeError(f"times is a whole number, not {type(times).__name__}")
+    if times < 0:
+        raise ValueError(f"times is {times}: it can't be negative")
 
 
 def _settings(
