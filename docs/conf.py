@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from sphinx.util.nodes import make_refnode
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 project = "wd_di"
-author = "the wd_di authors"
-version = release = _version("wd-di")
+author = "the wd_di maintainers"
+version = release = wd_di.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "changes"]

@@ -277,7 +277,7 @@ def test_errors_cross_to_a_real_process():
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         with pytest.raises(DeliveryError, match="1 of 1 records weren't delivered") as failed:
             processes.submit(_fail, "DeliveryError").result(40)
-        with pytest.raises(errors.MissingExtraError, match=r"pip install 'wd-di\[local-kafka\]'") as missing:
+        with pytest.raises(errors.MissingExtraError, match=r"pip install '\.\[local-kafka\]' in a clone") as missing:
             processes.submit(_fail, "MissingExtraError").result(40)
 
     assert ["aborted"] == [each.outcome for each in failed.value.failed]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path, PurePosixPath
 
 import pytest
+
+import wd_di
+from wd_di._version import DISTRIBUTION
 
 ROOT = Path(__file__).parent.parent
 USES = "by_itself: offset 0\nin_a_container: offset 0\nfor_the_whole_program: offset 0\n"
@@ -43,7 +48,7 @@ def test_the_wheel_holds_the_package_only(wheel):
     names = [PurePosixPath(name) for name in wheel.namelist()]
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wd_di").rglob("*.py")}
 
-    assert {"wd_di", "wd_di_pytest.py", "wd_di-0.1.0.dist-info"} == {name.parts[0] for name in names}
+    assert {"wd_di", "wd_di_pytest.py", "wd_di_kafka-0.1.0.dist-info"} == {name.parts[0] for name in names}
     assert modules | {"wd_di/py.typed"} == {str(name) for name in names if name.parts[0] == "wd_di"}
 
 
@@ -60,7 +65,7 @@ def test_metadata(metadata):
     """The licence is an SPDX expression with its text inside, and installers learn what they need to know."""
     fields = metadata.metadata
 
-    assert ("wd-di", "MIT", ["LICENSE"]) == (
+    assert ("wd-di-kafka", "MIT", ["LICENSE"]) == (
         fields["Name"],
         fields["License-Expression"],
         fields.get_all("License-File"),
@@ -127,3 +132,23 @@ def _run(*args: str, cwd: Path, **environment: str) -> str:
     )
     assert 0 == done.returncode, done.stderr
     return done.stdout
+
+
+def test_nobody_is_sent_to_another_package():
+    """What installs this package has one name everywhere: on the package index, wd-di is somebody else's."""
+    folders = [ROOT / name for name in ("wd_di", "tests", "examples", "docs", ".ci", ".github")]
+    written = [
+        *ROOT.glob("*"),
+        *(path for folder in folders for path in folder.rglob("*") if "_build" not in path.parts),
+    ]
+    texts = [path for path in written if path.suffix in ("", ".py", ".md", ".toml", ".txt", ".yml") and path.is_file()]
+    lines = [f"{path.name}: {line}" for path in texts for line in path.read_text().splitlines()]
+
+    assert [] == [line for line in lines if re.search(r"\bwd-di\b(?!-kafka)", line) and "somebody else's" not in line]
+
+
+def test_one_constant_names_the_distribution():
+    """The project is called what its errors and its documentation call it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert (project["name"], project["version"]) == (DISTRIBUTION, wd_di.__version__)

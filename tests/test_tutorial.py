@@ -50,7 +50,7 @@ def _script(page: Path, wheel: Path) -> str:
     return (
         commands.replace("mkdir shop-tutorial", ":")
         .replace("mkdir shop\n", "")
-        .replace("pip install 'wd-di[local-kafka]'", f"{install} '{wheel}[local-kafka]'")
+        .replace("pip install '../wd_di[local-kafka]'", f"{install} '{wheel}[local-kafka]'")
         .replace("pip install pytest", f"{install} pytest")
     )
 

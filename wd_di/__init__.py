@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wd_di._retry import Retry
     from wd_di._scope import Propagation, TransactionOptions, TransactionScope
     from wd_di._transaction import Transaction
+    from wd_di._version import __version__
     from wd_di.default import close, is_active, observer, producer, reload, setup, stats, transaction
     from wd_di.errors import (
         AbortTransaction,
@@ -93,6 +94,7 @@ else:
             "_producer": "Producer",
             "_retry": "Retry",
             "_scope": "Propagation TransactionOptions TransactionScope",
+            "_version": "__version__",
             "_transaction": "Transaction",
             "default": "close is_active observer producer reload setup stats transaction",
             "errors": (
@@ -196,6 +198,7 @@ __all__ = [
     "TransactionTimedOutError",
     "UnexpectedAbortError",
     "WdDiError",
+    "__version__",
     "close",
     "close_pools",
     "inject",

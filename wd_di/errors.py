@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from wd_di._version import DISTRIBUTION
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -53,7 +55,10 @@ class MissingExtraError(WdDiError, ImportError):
     """An optional part was used whose packages aren't installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs packages that aren't installed: pip install 'wd-di[{extra}]'")
+        super().__init__(
+            f"{feature} needs packages that aren't installed: add the extra {extra} where {DISTRIBUTION} is installed "
+            f"from, as by pip install '.[{extra}]' in a clone"
+        )
         self.extra = extra
 
 

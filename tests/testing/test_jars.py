@@ -79,5 +79,5 @@ def test_missing_extra(package, monkeypatch):
     """Without the packages of the extra the error names it."""
     monkeypatch.setitem(sys.modules, package, None)
 
-    with pytest.raises(MissingExtraError, match=r"wd-di\[local-kafka\]"):
+    with pytest.raises(MissingExtraError, match=r"the extra local-kafka where wd-di-kafka is installed from"):
         LocalKafka().start()
