@@ -43,3 +43,25 @@ async def test_plain_hooks_run_in_a_cancelled_scope() -> None:
 
     assert scope.cancelled_caught
     assert ["committed"] == told
+
+
+async def test_a_hook_that_ends_its_task_stops_no_other() -> None:
+    """What no ``except Exception`` catches comes out when the others have run, and beats a cancellation."""
+    told: list[str] = []
+
+    async def fail() -> None:
+        raise asyncio.CancelledError
+
+    def leave(_: str) -> None:
+        raise GeneratorExit("at last")
+
+    async def work(pool: FakePool) -> None:
+        async with pool.transaction() as tx:
+            tx.after_commit(fail)
+            tx.after_completion(leave)
+            tx.after_completion(told.append)
+
+    with FakePool() as pool, pytest.raises(GeneratorExit, match="at last"):
+        await work(pool)
+
+    assert ["committed"] == told

@@ -171,6 +171,25 @@ def test_failing_callback(pool, caplog):
     assert "orders: a delivery callback raised: ValueError('of the callback')" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_callback_that_exits(script, caplog, kind):
+    """A callback that raises something else than an Exception is logged as any other, and the next one runs."""
+
+    def leave(_delivery: Any) -> None:
+        raise kind
+
+    with plain_pool(name=f"exits-{kind.__name__}") as pool, pool.producer() as producer:
+        delivery = producer.produce_async("orders")
+        delivery.add_done_callback(leave)
+        called_by = []
+        done = threading.Event()
+        delivery.add_done_callback(lambda each: (called_by.append(each), done.set()))
+        assert done.wait(PATIENCE)
+
+    assert f"exits-{kind.__name__}: a delivery callback raised: {kind()!r}" in caplog.text
+    assert [delivery] == called_by
+
+
 def test_callback_once(pool):
     """A callback that is added while the answer comes runs exactly once."""
     counts: list[int] = []

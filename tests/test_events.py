@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import pickle
@@ -488,15 +489,79 @@ def test_exiting_listener_is_logged(observer: Observer, caplog: pytest.LogCaptur
 
 
 def test_interrupts_pass(observer: Observer) -> None:
-    """Ctrl-C is never swallowed."""
+    """Ctrl-C is never swallowed, and nobody misses an event for it."""
+    heard: list[Event] = []
 
     def interrupt(_: Event) -> None:
         raise KeyboardInterrupt
 
     observer.subscribe("*", interrupt)
+    observer.subscribe("*", heard.append)
 
     with pytest.raises(KeyboardInterrupt):
         observer.emit(TransactionStarted, **STARTED)
+    assert 1 == len(heard)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_what_a_listener_raises_on_another_thread(
+    observer: Observer, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    """There it isn't Ctrl-C, whatever it is: it is logged, the others are told, and the thread goes on."""
+    heard: list[Event] = []
+
+    def fail(_: Event) -> None:
+        raise error
+
+    observer.subscribe("*", fail)
+    observer.subscribe("*", heard.append)
+    thread = threading.Thread(target=lambda: heard.append(observer.emit(TransactionStarted, **STARTED)))  # type: ignore[func-returns-value]
+    thread.start()
+    thread.join()
+
+    assert 2 == len(heard)
+    assert f"failed on transaction.started: {error()!r}" in caplog.text
+
+
+def test_an_error_that_cannot_be_shown(observer: Observer, caplog: pytest.LogCaptureFixture) -> None:
+    """A listener's error whose own repr raises is logged by its class, and disturbs nobody."""
+
+    class Shy(Exception):  # noqa: N818
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    def fail(_: Event) -> None:
+        raise Shy
+
+    heard: list[Event] = []
+    observer.subscribe("*", fail)
+    observer.subscribe("*", heard.append)
+
+    observer.emit(TransactionStarted, **STARTED)
+
+    assert 1 == len(heard)
+    assert "failed on transaction.started: Shy, which has no repr" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_log_handler_that_exits_on_another_thread(observer: Observer, error: type[BaseException]) -> None:
+    """A handler that raises something else than an Exception doesn't end the thread that logs, as the pool's own."""
+    ended: list[str] = []
+
+    def exits(_: logging.LogRecord) -> None:
+        raise error
+
+    def work() -> None:
+        observer.emit(TransactionStarted, **STARTED)
+        ended.append("well")
+
+    observer.subscribe("*", _fail)
+    with _Handler("wd_di", exits):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    assert ["well"] == ended
 
 
 def test_listener_may_emit(observer: Observer) -> None:

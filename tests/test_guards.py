@@ -9,12 +9,13 @@ import confluent_kafka
 import pytest
 from confluent_kafka import ThrottleEvent
 from pydantic import SecretStr
+from scripted import in_thread
 
-from wd_di import PoolOpenError, PoolSettings, ProducerPool, _guards
+from wd_di import PoolOpenError, PoolSettings, PoolTimeoutError, ProducerPool, _guards
 from wd_di._client import Fault, KafkaClient, Kind
 from wd_di._delivery import Outbox
 from wd_di._errorlog import ErrorLog
-from wd_di._guards import TokenSource
+from wd_di._guards import TokenSource, guarded
 from wd_di._threads import Workers
 from wd_di.events import Observer
 from wd_di.testing import MockKafka
@@ -208,10 +209,55 @@ def test_throttle_cb_is_called_by_the_poller(monkeypatch: pytest.MonkeyPatch, ca
     assert any("throttle_cb failed" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_a_callback_that_exits_on_a_thread_of_ours(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a callback raises there is its own, whatever it is: it is logged, and the next one is called."""
+    told: list[Any] = []
+
+    def fail(event: Any) -> None:
+        told.append(event)
+        raise error
+
+    client = connect({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "throttle_cb": fail})
+    client._throttles.extend([1, 2])
+    raised = in_thread(lambda: client.poll(0))
+    client.close()
+
+    assert (None, [1, 2]) == (raised, told)
+    assert any(f"throttle_cb failed: {error()!r}" in message for message in caplog.messages)
+
+
+def test_ctrl_c_in_a_callback_passes() -> None:
+    """On the main thread it is nobody's own."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        guarded("throttle_cb", interrupt)
+
+
+def test_a_client_class_that_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What replaces the class of clients, and raises something else than an Exception, costs no slot."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(3)
+
+    pool = ProducerPool(PoolSettings.model_validate({"kafka": {"bootstrap.servers": "127.0.0.1:1"}, "size": 1}))
+    with monkeypatch.context() as patch:
+        patch.setattr(confluent_kafka, "Producer", leave)
+        with pytest.raises(PoolTimeoutError, match="producer 0: 3"):
+            pool.producer(timeout_ms=300).__enter__()
+    assert 0 == pool.stats().creating
+    pool.close()
+
+
 class _Lines:
     """The least that confluent-kafka wants of a logger."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.lines: list[str] = []
         self._error = error
 
@@ -222,8 +268,8 @@ class _Lines:
             raise self._error
 
 
-@pytest.mark.parametrize("error", [None, ValueError("mine")])
-def test_a_logger_is_used_and_can_do_no_harm(error: Exception | None, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [None, ValueError("mine"), SystemExit(3), GeneratorExit("mine")])
+def test_a_logger_is_used_and_can_do_no_harm(error: BaseException | None, caplog: pytest.LogCaptureFixture) -> None:
     """The given logger gets librdkafka's lines; what that raises is logged and comes out of no call."""
     lines = _Lines(error)
     client = connect({"bootstrap.servers": "127.0.0.1:1", "logger": lines})

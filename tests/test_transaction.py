@@ -907,6 +907,28 @@ def test_where_hooks_run(pool):
     assert ["from the hook"] == committed(pool)
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_hook_that_exits(pool, kind):
+    """What ends a program comes out of the block when all other hooks have run; the outcome stands."""
+    errors, log, first = watch(pool, ErrorOccurred), [], kind("first")
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    with pytest.raises(kind, match="first") as caught, pool.transaction() as tx:
+        tx.produce_async("orders", "one")
+        tx.after_commit(partial(fail, first))
+        add_hooks(tx, log)
+        tx.after_completion(lambda _: fail(SystemExit("second")))
+        tx.after_commit(lambda: log.append("last"))
+    produce_one(pool, "next")
+
+    assert first is caught.value
+    assert ["completion 1 committed", "after_commit 1", "completion 2 committed", "after_commit 2", "last"] == log[2:]
+    assert [("transaction.after_completion", "second")] == [(event.where, str(event.error)) for event in errors]
+    assert ["one", "next"] == committed(pool)
+
+
 def test_failing_hook(pool, caplog):
     """What a hook raises is an event and a log line; the others run, and the outcome stands."""
     errors, log = watch(pool, ErrorOccurred), []

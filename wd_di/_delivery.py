@@ -516,5 +516,5 @@ class Outbox:
             delivery._ledger.forget([delivery])  # noqa: SLF001
         try:
             fn(delivery)
-        except Exception as error:  # noqa: BLE001  (a user's callback must not end the worker)
+        except BaseException as error:  # noqa: BLE001  (a user's callback must not end the worker, nor by sys.exit)
             log_error(f"{self.pool}.callback", f"{self.pool}: a delivery callback raised", error)

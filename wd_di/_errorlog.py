@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -36,10 +35,28 @@ def write_log(
         return
     _writing.now = True
     try:
-        with suppress(Exception):  # a filter or handler that raises leaves nobody to tell
-            logger.log(level, "%s", text, exc_info=error, extra=extra)
+        logger.log(level, "%s", text, exc_info=error, extra=extra)
+    except BaseException as raised:  # a filter or handler that raises leaves nobody to tell
+        if not isinstance(raised, Exception) and _on_main_thread():  # a signal's may be that of a program's end
+            raise
     finally:
         _writing.now = False
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether a callback's exception is Ctrl-C: on another thread than the main one it is the callback's own."""
+    return isinstance(error, KeyboardInterrupt) and _on_main_thread()
+
+
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001  (a user's class)
+        return f"{type(error).__name__}, which has no repr"
 
 
 class ErrorLog:
@@ -64,7 +81,7 @@ class ErrorLog:
             return
         more = f" ({left_out} more since the last such line)" if left_out else ""
         extra = {"wd_di_key": key, "wd_di_suppressed": left_out}
-        write_log(LOGGER, logging.ERROR, f"{message}: {error!r}{more}", error=error, extra=extra)
+        write_log(LOGGER, logging.ERROR, f"{message}: {_shown(error)}{more}", error=error, extra=extra)
 
     def _admit(self, key: str, now: float) -> int | None:
         with LOCK:

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from wd_di._errorlog import is_ctrl_c
 from wd_di._names import revealed
 from wd_di.events import log_error
 
@@ -22,10 +23,12 @@ TOKEN_PATIENCE = 10.0
 
 
 def guarded(name: str, call: Callable[..., object], *args: object) -> None:
-    """Call it; an exception is logged."""
+    """Call it; an exception is logged, whatever it is. Only Ctrl-C is nobody's own."""
     try:
         call(*args)
-    except Exception as error:  # noqa: BLE001  (that's the point)
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
         log_error(name, f"{name} failed", error)
 
 

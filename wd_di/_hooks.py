@@ -43,26 +43,30 @@ class Hooks:
         while not doomed() and (fn := self._next_before_commit()) is not None:
             await _awaited(fn())
 
-    def run_after(self, outcome: Outcome, report: Callable[[str, Exception], None]) -> None:
-        """Call those that wait for this outcome; what one raises is reported, and the others still run."""
+    def run_after(self, outcome: Outcome, report: Callable[[str, BaseException], None]) -> None:
+        """Call those that wait for this outcome; what one raises is reported, and the others still run.
+
+        What ends a program or a thread, such as Ctrl-C or ``sys.exit``, comes out when the others have run.
+        """
+        ending: BaseException | None = None
         for when, call in self._after(outcome):
             try:
                 call()
-            except Exception as error:  # noqa: BLE001  (the outcome stands, whatever a hook does)
-                report(when, error)
+            except BaseException as error:  # noqa: BLE001  (the outcome stands, whatever a hook does)
+                ending = _kept(ending, when, error, report)
+        if ending is not None:
+            raise ending
 
-    async def run_after_async(self, outcome: Outcome, report: Callable[[str, Exception], None]) -> None:
+    async def run_after_async(self, outcome: Outcome, report: Callable[[str, BaseException], None]) -> None:
         """Call them from a task, and await those that are coroutine functions; a cancellation ends only one of them."""
-        cancelled: asyncio.CancelledError | None = None
+        ending: BaseException | None = None
         for when, call in self._after(outcome):
             try:
                 await _awaited(call())
-            except asyncio.CancelledError as error:
-                cancelled = error
-            except Exception as error:  # noqa: BLE001  (as above)
-                report(when, error)
-        if cancelled is not None:
-            raise cancelled
+            except BaseException as error:  # noqa: BLE001  (as above)
+                ending = _kept(ending, when, error, report)
+        if ending is not None:
+            raise ending
 
     def _after(self, outcome: Outcome) -> list[tuple[When, Callable[[], object]]]:
         mine = {"committed": "after_commit", "aborted": "after_abort"}.get(outcome)
@@ -81,6 +85,17 @@ class Hooks:
             return None
         self._done += 1
         return due[self._done - 1]
+
+
+def _kept(
+    ending: BaseException | None, when: str, error: BaseException, report: Callable[[str, BaseException], None]
+) -> BaseException | None:
+    """Return what is to be raised in the end: the first that no ``except Exception`` would catch. Report the others."""
+    if not isinstance(error, Exception) and (ending is None or isinstance(ending, asyncio.CancelledError)):
+        return error
+    if not isinstance(error, asyncio.CancelledError):
+        report(when, error)
+    return ending
 
 
 async def _awaited(result: object) -> None:

@@ -199,13 +199,13 @@ class Keeper:
             if not _answered(client):
                 self._reaper.submit(client.close)
                 client = self._connect(plan, patient=True)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the slot must not stay CREATING)
+        except BaseException as error:  # noqa: BLE001  (whatever it is, the slot must not stay CREATING)
             self._not_created(core, slot, None, error)
             return
         self._making[slot.index] = client
         try:
             self._initialise(core, slot, client)
-        except Exception as error:  # noqa: BLE001  (as above)
+        except BaseException as error:  # noqa: BLE001  (as above)
             self._not_created(core, slot, client, error)
             return
         finally:
@@ -278,7 +278,7 @@ class Keeper:
             else:
                 return
 
-    def _not_created(self, core: Core, slot: Slot, client: Client | None, raised: Exception) -> None:
+    def _not_created(self, core: Core, slot: Slot, client: Client | None, raised: BaseException) -> None:
         kind = raised.kind if isinstance(raised, Fault) else Kind.OTHER
         cause = client.last_error if client is not None and kind is Kind.RETRIABLE else None
         error = PoolOpenError(f"producer {slot.index}: {cause or raised}")
@@ -307,7 +307,7 @@ class Keeper:
         deadline = until or Deadline(self.settings.close_timeout_ms / 1000)
         try:
             lost = dispose(client, deadline, self.rules.abort_timeout, given_up=self._note_purged)
-        except Exception as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
+        except BaseException as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
             log_error(f"{self.name}.close", f"{self.name}: producer {slot.index} could not be closed", error)
             lost = 0
         self.observer.emit(

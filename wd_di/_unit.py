@@ -504,7 +504,7 @@ class Unit(Sender):
         """Run them on the loop of the task."""
         await self.hooks.run_after_async(self._outcome or "aborted", self._report)
 
-    def _report(self, where: str, error: Exception) -> None:
+    def _report(self, where: str, error: BaseException) -> None:
         log_error(f"{self.terms.pool}.{where}", f"{self.terms.pool}: {where} of transaction {self.id} failed", error)
         self._rules.observer.emit(
             ErrorOccurred, pool=self.terms.pool, index=self.index, where=f"transaction.{where}", error=error

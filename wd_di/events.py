@@ -9,7 +9,7 @@ from inspect import iscoroutinefunction
 from json import loads
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeVar, cast, overload
 
-from wd_di._errorlog import LOCK, ErrorLog
+from wd_di._errorlog import LOCK, ErrorLog, is_ctrl_c
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -307,7 +307,8 @@ class Observer:
     """Hands a pool's events to listeners; give one to as many pools as you like, before or after they open.
 
     Listeners are called in the order of their subscription, on the thread on which the event happens (often the
-    pool's own poller), so they must be quick. One that raises is logged on logger ``wd_di`` and disturbs nobody.
+    pool's own poller), so they must be quick. One that raises, be it ``SystemExit``, is logged on logger ``wd_di``
+    and disturbs nobody; Ctrl-C on the main thread comes out when the others have been told.
     """
 
     def __init__(self) -> None:
@@ -366,14 +367,18 @@ class Observer:
             self._tell(listeners, event(**values))
 
     def _tell(self, listeners: tuple[Subscription, ...], event: Event) -> None:
+        interrupt: BaseException | None = None
         for each in listeners:
             try:
                 each.listener(event)
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:  # noqa: BLE001  (whatever a listener does, the pool's work goes on)
+                if is_ctrl_c(error):
+                    interrupt = error
+                    continue
                 failed = f"listener {_qualified_name(each.listener)} failed on {event.name}"
                 self._errors.write(failed, failed, error)
+        if interrupt is not None:
+            raise interrupt
 
     def _add(self, events: Iterable[type[Event]], listener: Listener) -> Subscription:
         if not callable(listener) or iscoroutinefunction(listener):
