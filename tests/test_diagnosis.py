@@ -43,6 +43,19 @@ class Other(containers.DeclarativeContainer):
     later = providers.Dependency()
 
 
+class Group(containers.DeclarativeContainer):
+    """Has containers in it, one of them only named."""
+
+    shop = providers.Container(Shop)
+    given = providers.DependenciesContainer(orders=providers.Dependency())
+
+
+class Company(containers.DeclarativeContainer):
+    """Has a container in it that has containers in it."""
+
+    group = providers.Container(Group)
+
+
 Make = Callable[..., ModuleType]
 
 
@@ -50,13 +63,14 @@ Make = Callable[..., ModuleType]
 def make(monkeypatch) -> Iterator[Make]:
     """Makes modules whose function ``place`` names the given marker."""
     gc.collect()  # the containers of earlier tests
-    monkeypatch.setattr(_diagnosis, "_stopped", WeakKeyDictionary())
+    for noted in ("_stopped", "_running"):
+        monkeypatch.setattr(_diagnosis, noted, WeakKeyDictionary())
     made = []
 
     def module(name: str, marker: str = "Shop.orders.transaction", source: str = MARKED) -> ModuleType:
         made.append(name)
         sys.modules[name] = module = ModuleType(name)
-        vars(module).update(Shop=Shop, Other=Other)
+        vars(module).update(Shop=Shop, Other=Other, Group=Group, Company=Company)
         exec(source.format(marker=marker), vars(module))  # noqa: S102  (a module for this test alone)
         return module
 
@@ -80,7 +94,8 @@ def test_nobody_wired(make):
 
 
 @pytest.mark.parametrize(
-    ("others", "listed"), [([], "none"), (["why.api"], "'why.api'"), (["why.a", "why.b"], "'why.a', 'why.b'")]
+    ("others", "listed"),
+    [([], "none, or not any more"), (["why.api"], "'why.api'"), (["why.a", "why.b"], "'why.a', 'why.b'")],
 )
 def test_wired_elsewhere(make, others, listed):
     """A container that would do, and looks at other modules, is shown with those."""
@@ -149,6 +164,54 @@ def test_what_the_container_lacks(make, marker, reason):
     other.unwire()
 
 
+@pytest.mark.parametrize(
+    ("marker", "named"),
+    [
+        ("Group.shop.orders.transaction", "Group.shop.orders"),
+        ("Group.shop.name", "Group.shop.name"),
+        ("Company.group.shop.orders.transaction", "Company.group.shop.orders"),
+        ("Company.group.shop", "Company.group.shop"),
+        ("Group.given.orders.provided.transaction.call()", "Group.given.orders"),
+        ("Company.group.given.orders.provided.transaction.call()", "Company.group.given.orders"),
+    ],
+)
+def test_a_container_within_another_class(make, marker, named):
+    """A marker that leads into containers of a container is named by its whole path."""
+    module = make("why.services", marker)
+    other = Other()
+    other.wire(modules=[module])
+
+    assert f"isn't of the class that the marker names, {named}: wire a container" in said(module)
+    other.unwire()
+
+
+def test_a_container_within_another_is_not_shown(make):
+    """Of containers within others, which nobody wires, the outermost is shown."""
+    module = make("why.services", "Company.group.shop.orders.transaction")
+    assert "container.wire(modules=['why.services']) wasn't called for the function's module" == said(module)
+    company = Company()
+
+    assert said(module).endswith("; there is a Company, and it is wired to none, or not any more")
+    assert company.group is not None
+
+
+def test_a_placeholder_within_a_container(make):
+    """A placeholder of a container in the container is named by its path, and the advice holds."""
+    module = make("why.services", "Company.group.given.orders.provided.transaction.call()")
+    company = Company()
+    company.wire(modules=[module])
+
+    advice = "Give the Company its group.given, and mark by path: Provide['group.given.orders.transaction']"
+    assert said(module).endswith(advice)
+    company.unwire()
+    by_path = make("why.paths", "'group.given.orders.transaction'")
+    company.group.given.override(Shop())
+    company.wire(modules=[by_path])
+    assert by_path.place() is not None
+    company.unwire()
+    company.group.given.orders.shutdown()
+
+
 def test_the_advice_for_placeholders_holds(make):
     """By its path, what a DependenciesContainer was given is injected."""
     module = make("why.services", "'billing.orders.transaction'")
@@ -168,9 +231,26 @@ def test_after_the_end(make):
         with running(shop, modules=[module]):
             module.place()
         assert (
-            "container.wire(modules=['why.services']) wasn't called again since its container was stopped: call it "
-            "while running(...) lasts" == said(module)
+            "container.wire(modules=['why.services']) wasn't called again since its container was stopped, or "
+            "unwire() has taken it back: call it while running(...) lasts" == said(module)
         )
+
+
+def test_unwired_by_hand(make):
+    """While its container runs, the unwire is the reason, and not an end that came before or didn't come."""
+    module = make("why.services")
+    shop = Shop()
+    for _ in range(2):
+        with running(shop, modules=[module]):
+            shop.unwire()
+            assert (
+                "'why.services' was wired when its container was started, and unwire() has taken it back: leave that "
+                "to running(...), or call container.wire(modules=['why.services']) again" == said(module)
+            )
+            shop.wire(modules=[module])
+            module.place()
+            shop.unwire()
+        assert "again since its container was stopped, or unwire() has taken it back" in said(module)
 
 
 def test_made_later(make):

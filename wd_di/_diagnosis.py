@@ -12,12 +12,14 @@ from weakref import WeakKeyDictionary
 from dependency_injector import containers, providers, wiring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _waiting: WeakKeyDictionary[Callable[..., Any], tuple[Any, list[Any], str | None]] = WeakKeyDictionary()
 """Lifespans that a framework hasn't entered yet, each with its container and what it wires besides, seen from where."""
 _stopped: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 """Of which containers one has stopped, by their class, with the modules and packages that it was wired to."""
+_running: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""Which containers run, with what they were wired to at their start."""
 
 
 def waits(lifespan: Callable[..., Any], container: containers.Container, more: list[Any], package: str | None) -> None:
@@ -30,9 +32,15 @@ def started(lifespan: Callable[..., Any]) -> None:
     _waiting.pop(lifespan, None)
 
 
+def runs(container: containers.Container) -> None:
+    """Note what was wired at the start of a container."""
+    _running[container] = set(_wired_to(container))
+
+
 def stops(container: containers.Container) -> None:
-    """Note what is about to be unwired because its container stops."""
-    _stopped.setdefault(_declared(container), set()).update(_wired_to(container))
+    """Note what is about to be unwired because its container stops, or was by hand before."""
+    names = _running.pop(container, set()).union(_wired_to(container))
+    _stopped.setdefault(_declared(container), set()).update(names)
 
 
 def why(function: Callable[..., Any], marker: Any) -> str:
@@ -43,7 +51,8 @@ def why(function: Callable[..., Any], marker: Any) -> str:
 
 
 def _reason(module: str, marker: Any) -> str:
-    alive = [each for each in gc.get_objects() if issubclass(type(each), containers.DynamicContainer)]
+    objects = gc.get_objects()
+    alive = [each for each in objects if issubclass(type(each), containers.DynamicContainer)]
     fitting = [each for each in alive if _has(each, marker.provider)]
     wired = [each for each in alive if _covers(_wired_to(each), module)]
     coming = [each for each, more, package in _waiting.values() if _covers(_to_wire(each, more, package), module)]
@@ -58,7 +67,11 @@ def _reason(module: str, marker: Any) -> str:
             f"{module!r} was wired before this function was made, or another container's unwire() has taken it back: "
             f"call container.wire(modules=[{module!r}]) now, or use running(container), which does it at the start"
         )
-    return _lacking(wired[-1], marker.provider, module) if wired else _unseen(module, fitting, marker.provider)
+    if wired:
+        return _lacking(wired[-1], marker.provider, module)
+    inner = [each.container for each in objects if issubclass(type(each), providers.Container)]  # who wires those?
+    outer = [each for each in fitting if each not in inner or _wired_to(each)]
+    return _unseen(module, outer, marker.provider)
 
 
 def _unseen(module: str, fitting: list[Any], target: Any) -> str:
@@ -68,12 +81,20 @@ def _unseen(module: str, fitting: list[Any], target: Any) -> str:
             "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
             "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
         )
+    if any(_covers(names, module) and _has(owner, target) for owner, names in _running.items()):
+        return (
+            f"{module!r} was wired when its container was started, and unwire() has taken it back: leave that to "
+            f"running(...), or call container.wire(modules=[{module!r}]) again"
+        )
     if any(_covers(names, module) and _has(owner, target) for owner, names in _stopped.items()):
-        return f"{_not_called(module)} again since its container was stopped: call it while running(...) lasts"
+        return (
+            f"{_not_called(module)} again since its container was stopped, or unwire() has taken it back: call it "
+            "while running(...) lasts"
+        )
     text = f"{_not_called(module)} for the function's module"
     if fitting:
         names = ", ".join(map(repr, _wired_to(fitting[-1])))
-        return f"{text}; there is a {_class(fitting[-1])}, and it is wired to {names or 'none'}"
+        return f"{text}; there is a {_class(fitting[-1])}, and it is wired to {names or 'none, or not any more'}"
     return text
 
 
@@ -83,13 +104,13 @@ def _lacking(container: Any, target: Any, module: str) -> str:
     if isinstance(target, str):
         return f"{one} has no {target!r}{_missed(container, target)}"
     root = _root(target)
-    for name, each in _declared(container).providers.items():
-        if isinstance(each, providers.DependenciesContainer) and root in each.providers.values():
-            path = f"{name}.{next(key for key, value in each.providers.items() if value is root)}"
-            return (
-                f"the marker names {path}, a placeholder in a DependenciesContainer, and wiring doesn't look behind "
-                f"those. Give the {_class(container)} its {name}, and mark by path: Provide['{path}.transaction']"
-            )
+    path = next((path for path, each in _below(_declared(container).providers, behind=True) if each is root), None)
+    if path is not None:
+        return (
+            f"the marker names {path}, a placeholder in a DependenciesContainer, and wiring doesn't look behind those. "
+            f"Give the {_class(container)} its {path.rpartition('.')[0]}, and mark by path: "
+            f"Provide['{path}.transaction']"
+        )
     named = next(_owners(root), "a provider of no container's class")
     return (
         f"{one} isn't of the class that the marker names, {named}: wire a container of that class, or name a provider "
@@ -125,7 +146,8 @@ def _has(container: Any, target: Any) -> bool:
         _, _, missing = _follow(container, target)
         return not missing or target == wiring.ProvidersMap.CONTAINER_STRING_ID
     declared = _declared(container)
-    return any(each is _root(target) for each in (declared.__self__, *_below(declared)))
+    inner = (each for _, each in _below(declared.providers))
+    return any(each is _root(target) for each in (declared.__self__, *inner))
 
 
 def _declared(container: Any) -> Any:
@@ -133,12 +155,20 @@ def _declared(container: Any) -> Any:
     return getattr(container, "declarative_parent", None) or container
 
 
-def _below(container: Any) -> Iterator[Any]:
-    """The providers that a marker may name: those of the class, which a container copies, and of those in it."""
-    for each in container.providers.values():
-        yield each
+def _below(declared: Mapping[str, Any], prefix: str = "", *, behind: bool = False) -> Iterator[tuple[str, Any]]:
+    """The providers that a marker may name, by path: those of the class, which a container copies, and of those in it.
+
+    Args:
+        declared: The class's providers.
+        prefix: The path to them, with a dot at its end.
+        behind: Whether also those that wiring doesn't see, behind a DependenciesContainer.
+    """
+    for name, each in declared.items():
+        yield prefix + name, each
         if isinstance(each, providers.Container):
-            yield from _below(each.container)
+            yield from _below(each.container.providers, f"{prefix}{name}.", behind=behind)
+        elif behind and isinstance(each, providers.DependenciesContainer):
+            yield from _below(each.providers, f"{prefix}{name}.", behind=behind)
 
 
 def _root(provider: Any) -> Any:
@@ -158,7 +188,8 @@ def _owners(provider: Any) -> Iterator[str]:
         classes.extend(type.__subclasses__(each))
         if provider is each.__self__:
             yield each.__name__
-        yield from (f"{each.__name__}.{name}" for name, value in each.cls_providers.items() if value is provider)
+        inner = _below(each.cls_providers, behind=True)
+        yield from (f"{each.__name__}.{path}" for path, value in inner if value is provider)
 
 
 def _wired_to(container: Any) -> list[str]:

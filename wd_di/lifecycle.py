@@ -129,6 +129,7 @@ class Running(Generic[C]):
         container.wire()
         if self._modules or self._packages:
             container.wire(modules=self._modules, packages=self._packages, from_package=_package(container))
+        _diagnosis.runs(container)
 
     def _stop(self, error: BaseException | None) -> None:
         try:
