@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from dependency_injector import containers, providers
 from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic_settings import SettingsConfigDict
 
 import wd_di
 from wd_di import KafkaSettings, Observer, PoolResource, PoolSettings, ProducerPool, SettingsError
@@ -158,6 +161,23 @@ def test_a_mapping_is_validated(build: Callable[[object], PoolSettings], kind: A
         ({"Max-Waiting": SECRET}, r"Max-Waiting: .*, did you mean max_waiting\?, got str$"),
         ({"own_region": SECRET}, "own_region: a pool has no such setting, got str$"),
         ({"": SECRET}, "'': a pool has no such setting, got str$"),
+        (
+            {"orders": {"size": 2}},
+            r"orders: a pool has no such setting: if .* pass them alone, as config\.orders, got dict$",
+        ),
+        (
+            {"orders": MEMORY, "size": 2},
+            r"orders: .*: if these are the pool's, pass them alone, as config\.orders, got PoolSettings$",
+        ),
+        (
+            {"size": providers.Object(2)},
+            r"size: a provider in a plain mapping isn't asked: .* providers\.Dict, got Object$",
+        ),
+        (
+            {"kafka": {"linger.ms": providers.Object(2)}},
+            r"kafka\.linger\.ms: a provider in a plain mapping isn't asked",
+        ),
+        (json.dumps({"sasl": SECRET}), r"not str: JSON is read before, as by json\.loads$"),
         ({"kafka": {"linger.ms": SECRET}}, r"kafka\.linger\.ms: .*, got str$"),
         ({"kafka": {"sasl.password": [SECRET]}}, r"kafka\.sasl\.password: .*, got list$"),
         ({"kafka": {"error_cb": print}}, r"kafka: error_cb can't be set .*error\.occurred"),
@@ -243,6 +263,53 @@ def test_what_a_subclass_allows(build: Callable[[object], PoolSettings]) -> None
     settings = build(Named(deliver=False, size=2).model_copy(update={"region": "north"}))
 
     assert "north" == settings.region  # type: ignore[attr-defined]
+
+
+@everywhere
+def test_settings_that_must_be_awaited(build: Callable[[object], PoolSettings]) -> None:
+    """A coroutine in place of settings is refused at once, and nobody complains that it was never awaited."""
+
+    async def load() -> PoolSettings:
+        return MEMORY
+
+    with pytest.raises(SettingsError, match="not coroutine: await it before, and pass what it returns"):
+        build(load())
+
+
+@pytest.mark.parametrize(
+    ("update", "text"),
+    [
+        ({"ordres": MEMORY}, "'ordres', which is no field, did you mean orders"),
+        ({"ORDERS": MEMORY}, "'ORDERS', which is no field, did you mean orders"),
+        ({"orders": MEMORY, "zzz": SECRET}, "'zzz', which is no field$"),
+        ({3: SECRET}, "3, which is no field$"),
+    ],
+)
+def test_a_copy_of_an_applications_settings(update: dict[str, Any], text: str) -> None:
+    """A pool under a misspelt name is refused, where pydantic keeps it for nobody."""
+    with pytest.raises(SettingsError, match=f"^App: model_copy was told of {text}") as caught:
+        App().model_copy(update=update)
+
+    assert SECRET not in str(caught.value)
+
+
+def test_what_a_copy_of_an_applications_settings_takes() -> None:
+    """Fields, what the class has computed, and whatever it allows are taken."""
+
+    class Open(App):
+        model_config = SettingsConfigDict(extra="allow")
+
+        @cached_property
+        def region(self) -> str:
+            return "north"
+
+    class Closed(Open):
+        model_config = SettingsConfigDict(extra="forbid")
+
+    assert 3 == App().model_copy(update={"orders": PoolSettings(size=3)}).orders.size
+    assert "x" == Open().model_copy(update={"other": "x"}).other  # type: ignore[attr-defined]
+    assert "x" == Closed().model_copy(update={"region": "x"}, deep=True).region
+    assert App() == App().model_copy()
 
 
 # -- containers --------------------------------------------------------------------------------------

@@ -4,15 +4,19 @@ import copy
 import os
 import threading
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from dependency_injector import containers, providers
 from standin import StandInPool, at_once
 
-from wd_di.errors import PoolClosedError, ScopeError
+from wd_di import ProducerPool, running
+from wd_di.errors import PoolClosedError, ScopeError, SettingsError
 from wd_di.providers import PoolResource
 from wd_di.settings import PoolSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
 
 
 class Settings:
@@ -322,6 +326,69 @@ def test_an_open_resource_is_not_copied():
 
     with pytest.raises(ScopeError, match=r"opened before a container was made.*container = Container\(\)"):
         Late()
+
+
+async def _load() -> PoolSettings:
+    return PoolSettings(deliver=False)
+
+
+async def _lend() -> AsyncGenerator[PoolSettings]:
+    yield PoolSettings(deliver=False)
+
+
+class Awaiting(containers.DeclarativeContainer):
+    """A pool whose settings come from a coroutine function."""
+
+    orders = PoolResource(providers.Coroutine(_load))
+
+
+def test_settings_from_a_coroutine_are_refused() -> None:
+    """A pool has nobody to await its settings: it says so, and the container closes as ever."""
+    container = Awaiting()
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=r"^orders: .* not coroutine: await it before"):
+            container.orders()
+
+    assert not container.orders.initialized
+    container.shutdown_resources()
+
+
+@pytest.mark.parametrize("made", [providers.Coroutine(_load), providers.Callable(_load), providers.Resource(_lend)])
+async def test_a_task_is_no_settings(made: providers.Provider[Any]) -> None:
+    """On an event loop no future takes the pool's place, which nobody could close."""
+
+    class Shop(containers.DeclarativeContainer):
+        settings = made
+        orders = PoolResource(settings, provides=ProducerPool)
+
+    container = Shop()
+    with pytest.raises(SettingsError, match=r"^orders: .* not (coroutine|Task): await it before"):
+        container.orders()
+    container = Shop(settings=providers.Object(await _load()))
+    async with running(container):
+        assert isinstance(container.orders(), ProducerPool)
+    assert container.orders.report is not None
+
+
+@pytest.mark.parametrize("provides", [3, None, PoolSettings()])
+def test_what_cannot_provide_a_pool(provides: Any) -> None:
+    """What can't be called is refused where it is declared."""
+    with pytest.raises(TypeError, match=f"^provides is a class .* not {type(provides).__name__}$"):
+        PoolResource(SETTINGS, provides=provides)
+
+
+@pytest.mark.parametrize("made", [3, PoolSettings(), None])
+def test_what_is_no_pool(made: object) -> None:
+    """Something else than a pool is refused when it is made, not when it should close."""
+
+    class Shop(containers.DeclarativeContainer):
+        orders = PoolResource(SETTINGS, provides=lambda *_, **__: made)  # type: ignore[arg-type,return-value]
+
+    container = Shop()
+    with pytest.raises(SettingsError, match=f"^orders: .* made none, but {type(made).__name__}$"):
+        container.orders()
+    assert not container.orders.initialized
+    container.shutdown_resources()
 
 
 # -- scopes --------------------------------------------------------------------------------------

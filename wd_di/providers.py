@@ -93,12 +93,17 @@ class PoolResource(providers.Resource[ProducerPool]):
         self._failures: int = 0
         self._failure: Exception | None = None
         self._declared: tuple[str, str] | None = None
+        if not callable(provides) and not isinstance(provides, str):  # or the name of one, as for all resources
+            raise TypeError(f"provides is a class or function that makes a pool, not {type(provides).__name__}")
         options = {"name": name, "configure": configure, "observer": observer}
         super().__init__(
             provides,
             *([] if settings is None else [_as_is(settings)]),
             **{key: _as_is(value) for key, value in options.items() if value is not None},
         )
+        # What can only be awaited is refused by the pool then; else a future would take the pool's place, which
+        # nobody can close.
+        self.disable_async_mode()
         _resources.add(self)
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -233,12 +238,18 @@ class PoolResource(providers.Resource[ProducerPool]):
                 f"{self.name}: the pool has no settings: pass them, PoolResource(settings.provided.{self.name})"
             )
 
+    def _check_made(self, pool: object) -> None:
+        if not callable(getattr(pool, "close", None)):
+            self.reset_state()  # type: ignore[attr-defined]  # public, but not in the stubs
+            raise SettingsError(f"{self.name}: what provides the pool has made none, but {type(pool).__name__}")
+
     def _try_open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
         self._opening, self._failure = True, None
         try:
             self._check_settings(args, kwargs)
             with begins_on_loops():  # what a container does by itself can't be awaited
                 pool: ProducerPool = super()._provide(args, kwargs)  # type: ignore[misc]  # overridable, not in the stubs
+            self._check_made(pool)
         except Exception as error:
             self._failures, self._failure = self._failures + 1, error
             raise

@@ -12,7 +12,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
 from functools import wraps
-from inspect import iscoroutinefunction
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -452,6 +452,21 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy with changes, as pydantic does; a name that is no field would be kept where nobody looks.
+
+        Raises:
+            SettingsError: Names what is no field.
+        """
+        kind = type(self)
+        # What the class itself has, such as a cached property, may be set so.
+        others = [name for name in update or () if name not in kind.model_fields and not hasattr(kind, str(name))]
+        if others and kind.model_config.get("extra") != "allow":
+            near = get_close_matches(str(others[0]).lower(), kind.model_fields, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{kind.__name__}: model_copy was told of {others[0]!r}, which is no field{hint}")
+        return super().model_copy(update=update, deep=deep)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -570,11 +585,15 @@ def _same(one: object, other: object) -> bool:
 
 
 def _no_settings(given: object) -> str:
+    if iscoroutine(given):
+        given.close()  # or Python complains that nobody awaited it
     text = f"the settings of a pool are a PoolSettings or a mapping of its fields, not {_kind(given)}"
     ways: list[tuple[object, str]] = [
         (given is None, "pass one, in a container for example PoolResource(settings.provided.orders)"),
         (isinstance(given, KafkaSettings), "pass PoolSettings(kafka=...)"),
+        (isinstance(given, str) and given.lstrip().startswith("{"), "JSON is read before, as by json.loads"),
         (isinstance(given, str), "a pool's name is passed as name=..."),
+        (isawaitable(given), "await it before, and pass what it returns: a pool doesn't wait for its settings"),
         (isinstance(given, type), "pass an instance"),
         (pools := _pools_in(given), _one_of(pools)),
         (missing := undefined(given), f"{missing}, and pass what it returns then"),
@@ -619,6 +638,11 @@ def _problem(error: Mapping[str, Any]) -> str:
         return text
     first, *others = map(str, error["loc"])
     if error["type"] == "extra_forbidden" and not others:
-        return f"{first or repr(first)}: {_no_setting(first)}, got {type(error['input']).__name__}"
+        inner = isinstance(error["input"], Mapping | PoolSettings)
+        alone = f"a pool has no such setting: if these are the pool's, pass them alone, as config.{first}"
+        way = alone if inner else _no_setting(first)
+        return f"{first or repr(first)}: {way}, got {type(error['input']).__name__}"
+    if hasattr(type(error["input"]), "__IS_PROVIDER__"):
+        text = "a provider in a plain mapping isn't asked: make the mapping a providers.Dict"
     where = [first, *map(dotted, others)] if first in PoolSettings.model_fields else [dotted(first)]
     return f"{'.'.join(where)}: {text}, got {type(error['input']).__name__}"
