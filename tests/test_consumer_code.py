@@ -41,8 +41,11 @@ def faults(source: str) -> list[str]:
         found.append("nobody looks at error()")
     if "send_offsets" in mentioned and "seek" not in mentioned:
         found.append("nobody seeks back after an abort")
-    if "seek" in mentioned and "assignment" not in mentioned:
-        found.append("seek() raises for a partition that was lost, in place of the reason")
+    found += [
+        f"seek() raises for a partition that was lost, in place of the reason: line {node.lineno}"
+        for node in nodes
+        if isinstance(node, ast.Attribute) and node.attr == "seek" and node not in set(_if_assigned(tree))
+    ]
     if "send_offsets" in mentioned and "read_uncommitted" in source:
         found.append("committed() doesn't wait for what is in doubt")
     return found
@@ -66,6 +69,27 @@ def _in_transaction(node: ast.AST) -> Iterator[ast.AST]:
         _called(item.context_expr) == "transaction" for item in node.items
     ):
         yield from ast.walk(node)
+
+
+def _if_assigned(tree: ast.AST) -> Iterator[ast.AST]:
+    """What is done only for partitions that are still assigned, or for each of them."""
+    known = {"assignment"}
+    for node in ast.walk(tree):  # a name comes before its use, but for what is nested: there it's the other way round
+        targets = [node.targets[0], node.value] if isinstance(node, ast.Assign) else []
+        targets = [node.target, node.iter] if isinstance(node, ast.For | ast.comprehension) else targets
+        if targets and _mentions(targets[1], known):
+            known |= {each.id for each in ast.walk(targets[0]) if isinstance(each, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.For) and _mentions(
+            node.test if isinstance(node, ast.If) else node.iter, known
+        ):
+            yield from (each for statement in node.body for each in ast.walk(statement))
+        elif isinstance(node, ast.IfExp) and _mentions(node.test, known):
+            yield from ast.walk(node.body)
+
+
+def _mentions(node: ast.AST, names: set[str]) -> bool:
+    return any(_name(each) in names for each in ast.walk(node))
 
 
 def _messages(tree: ast.AST) -> Iterator[str]:
@@ -148,6 +172,16 @@ UNSAFE = {
     "old offsets": ("{", '{"isolation.level": "read_uncommitted", '),
     "no seek back": ("consumer.seek(message)", "print(message)"),
     "seek on what is lost": ("consumer.assignment()", "known"),
+    "a second seek": (
+        "            consumer.seek(message)",
+        "            consumer.seek(message)\n        consumer.seek(message)",
+    ),
+    "a seek to be called": ("consumer.seek(message)", "pass\n        later.callback(consumer.seek, message)"),
+    "a seek beside the look": (
+        'if TopicPartition("orders", 0) in consumer.assignment():',
+        "if consumer.assignment() or True: pass\n        if True:",
+    ),
+    "a seek on the others": ("consumer.seek(message)", "pass\n        else: consumer.seek(message)"),
     "truth": ("message is not None and", "message and"),
     "truth of a negation": ("message is not None and message.error() is None", "not message or message.error()"),
     "truth of an assignment": ("    message = consumer.poll(1)", "    while message := consumer.poll(1): pass"),
@@ -157,9 +191,31 @@ UNSAFE = {
 }
 
 
+SAFE_SEEKS = {
+    "one by one": """
+        ours = [each for each in consumer.assignment() if each.partition == message.partition()]
+        for each in consumer.committed(ours):
+            consumer.seek(each)""",
+    "an expression": """
+        later.callback(lambda: consumer.seek(message) if place in consumer.assignment() else None)""",
+    "a name": """
+        ours = consumer.assignment()
+        if place in ours:
+            consumer.seek(message)""",
+}
+
+
 def test_the_safe_form_passes() -> None:
     """What is safe isn't complained of."""
     assert [] == faults(SAFE)
+
+
+@pytest.mark.parametrize("name", SAFE_SEEKS)
+def test_another_safe_form_of_seeking_passes(name: str) -> None:
+    """However it is written that only what is assigned is sought."""
+    start, _, _ = SAFE.partition("\n        if TopicPartition")
+
+    assert [] == faults(start + SAFE_SEEKS[name])
 
 
 @pytest.mark.parametrize("name", UNSAFE)
