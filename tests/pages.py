@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PLACEHOLDER = "localhost:9092"
 VARIES = "…"
+HOME = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"] + "/blob/main/"
+"""Where the repository is shown."""
 FILE = re.compile(r"# (\S+\.(?:py|env))\n")
 
 
@@ -146,13 +149,22 @@ def shows(shown: str, printed: str) -> bool:
 
 def dead_links(page: Path) -> list[str]:
     """Return the page's links into the repository that lead to nothing, or to a heading that isn't there."""
-    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text())
-    return [target for target in targets if not _is_there(page, target)]
+    return [target for target in _links(page) if not _is_there(page, target)]
+
+
+def relative_links(page: Path) -> list[str]:
+    """Return the page's links that lead nowhere when it is shown elsewhere, as on the package index."""
+    return [target for target in _links(page) if not target.startswith(("https:", "#"))]
+
+
+def _links(page: Path) -> list[str]:
+    targets = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    return [target for target in targets if target.startswith(HOME) or not target.startswith(("http:", "https:"))]
 
 
 def _is_there(page: Path, target: str) -> bool:
     name, _, heading = target.partition("#")
-    path = page.parent / name if name else page
+    path = ROOT / name.removeprefix(HOME) if name.startswith(HOME) else page.parent / name if name else page
     return path.exists() and (not heading or heading in _headings(path))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from examples.departures import report
 from examples.departures.publishing import Score
 from examples.departures.readers import Seen
-from tests.pages import ROOT, Page, blocks, dead_links, in_folder
+from tests.pages import ROOT, Page, blocks, dead_links, in_folder, relative_links
 from wd_di import PoolSettings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def test_snippets_print_what_the_page_shows(shop, mock_kafka, capsys):
 
     page.run()
 
-    assert 4 == page.compared
+    assert 5 == page.compared
 
 
 @pytest.mark.parametrize("name", TESTS)
@@ -72,6 +72,11 @@ def test_the_settings_table_is_complete():
 def test_links_lead_somewhere():
     """What the page links to in the repository is there, and so is the heading if it names one."""
     assert [] == dead_links(README)
+
+
+def test_links_work_on_the_package_index():
+    """The page stands there, too, where a relative link leads nowhere."""
+    assert [] == relative_links(README)
 
 
 def _lines(text: str) -> list[str]:
