@@ -137,6 +137,7 @@ def test_a_package_counts_as_its_modules(make):
     [
         ("'order.transaction'", "has no 'order.transaction'. Did you mean 'orders.transaction'?"),
         ("'zzz.transaction'", "has no 'zzz.transaction'; it has orders, billing, later"),
+        ("'ordres.nothing'", "has no 'ordres.nothing'; it has orders, billing, later"),
         ("'later.transaction'", "has no 'later.transaction': 'later' is a placeholder that nothing was provided for"),
         ("'billing.orders.transaction'", ": 'billing.orders' is a placeholder that nothing was provided for"),
         ("'orders.transactoin'", "has no 'orders.transactoin'"),

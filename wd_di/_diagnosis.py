@@ -123,10 +123,10 @@ def _missed(container: Any, path: str) -> str:
     place, taken, [wrong, *rest] = _follow(container, path)
     if isinstance(place, providers.Dependency):
         return f": {'.'.join(taken)!r} is a placeholder that nothing was provided for"
-    steps = list(getattr(place, "providers", ()))
-    near = get_close_matches(wrong, steps, n=1)
-    if near:
-        return f". Did you mean {'.'.join([*taken, *near, *rest])!r}?"
+    steps = [name for name in getattr(place, "providers", ()) if name != "__self__"]
+    near = [".".join([*taken, step, *rest]) for step in get_close_matches(wrong, steps, n=1)]
+    if near and not _follow(container, near[0])[2]:
+        return f". Did you mean {near[0]!r}?"
     return f"; it has {', '.join(steps)}" if steps and not taken else ""
 
 
