@@ -814,6 +814,28 @@ def test_check(wrong, text, caplog):
     assert [] == caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("retires", "retries"),
+        ("LINGER.MS", "linger.ms"),
+        ("lingerMs", "linger.ms"),
+        ("sasl-password", "sasl.password"),
+        (" linger.ms\n", "linger.ms"),
+        ("kafka.linger.ms", "linger.ms"),
+        ("TRANSACTIONAL.ID", "transactional.id"),
+        ("value.serializer", None),
+        ("no.such", None),
+    ],
+)
+def test_check_of_a_misspelt_name(name: str, near: str | None) -> None:
+    """The setting that was meant is asked for, if there is one."""
+    with pytest.raises(SettingsError) as caught:
+        check("orders", {"bootstrap.servers": "nowhere:1", name: "5"})
+
+    assert str(caught.value).endswith(f'"{name}"' + (f", did you mean {near}?" if near else ""))
+
+
 def test_check_of_good_settings():
     """Good settings pass, callables and a transactional id included."""
     check("orders", {"bootstrap.servers": "nowhere:1", "transactional.id": "t", "oauth_cb": print, "linger.ms": 5})

@@ -233,6 +233,30 @@ def test_json_for_a_part_of_kafka(
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "named"),
+    [
+        ("SHOP_CLUSTER.SSL", "of its own, SHOP_CLUSTER.SSL_KEY_PASSWORD"),
+        ("shop_cluster.ssl", "of its own, shop_cluster.SSL_KEY_PASSWORD"),
+        ("SHOP_CLUSTER.SSL.KEY", "of its own, SHOP_CLUSTER.SSL_KEY_PASSWORD"),
+    ],
+)
+def test_the_variables_in_place_of_json_by_their_own_names(
+    variable: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another prefix, delimiter or field, the variables are those of this application."""
+
+    class Other(Settings, env_prefix="SHOP_", env_nested_delimiter="."):
+        cluster: KafkaSettings = KafkaSettings()
+
+    inner = {"password": SECRET} if variable.endswith("KEY") else {"key": {"password": SECRET}}
+    monkeypatch.setenv(variable, json.dumps(inner))
+    with pytest.raises(ValidationError, match=named) as caught:
+        Other()
+
+    assert SECRET not in str(caught.value)
+
+
 def test_the_variables_in_place_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the error about JSON advises works, and so does JSON for the whole of Kafka's settings."""
     monkeypatch.setenv("ORDERS__KAFKA", json.dumps({"ssl": {"ca": {"pem": "x"}}}))

@@ -7,6 +7,7 @@ import enum
 import functools
 import logging
 import os
+import re
 import threading
 import time
 import warnings
@@ -774,6 +775,10 @@ def check(pool: str, config: Mapping[str, object]) -> None:
         cimpl.Producer(reveal({**alone, "log_level": 4, "logger": said})).poll(0)  # as in _connect
     except (KafkaException, TypeError, ValueError) as error:
         reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        if unknown := re.fullmatch(r'No such configuration property: "(.*)"', reason, re.DOTALL):
+            from wd_di.settings import near_setting  # noqa: PLC0415  (as below)
+
+            reason += near_setting(unknown[1])
         raise SettingsError(
             f"{pool}: librdkafka refuses the kafka settings: {_scrubbed(reason, _secrets(config))}"
         ) from None

@@ -6,6 +6,8 @@ Clashes between settings are found in ``_plan``: they need the pool's name and w
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
@@ -126,11 +128,21 @@ def _refuse_json(name: str, value: object, fields: Iterable[str]) -> None:
             [f"{name}__{key}" for key in under_names(read)] if name == TOPIC_DEFAULTS else [*under_names({name: read})]
         )
     known = [each for each in inner if each in fields] or [each for each in fields if each.startswith(f"{name}.")][:3]
-    variables = ", ".join(f"ORDERS__KAFKA__{each.replace('.', '_').upper()}" for each in known or inner or [name])
+    start, example = _variables_start(name, value), ""
+    if start is None:
+        start, example = "ORDERS__KAFKA__", "for a pool 'orders' for example "
+    variables = ", ".join(f"{start}{each.replace('.', '_').upper()}" for each in known or inner or [name])
     raise ValueError(
         f"{name} is given JSON, which is read for the whole of the field kafka and not for a part of it: in the "
-        f"environment each setting has a variable of its own, for a pool 'orders' for example {variables}"
+        f"environment each setting has a variable of its own, {example}{variables}"
     )
+
+
+def _variables_start(name: str, value: object) -> str | None:
+    """Return what the environment's variable with this value has before the name of the setting."""
+    ending = r"[._]+".join(map(re.escape, re.split(r"[._]+", name)))
+    found = (re.fullmatch(f"(.*?){ending}", key, re.IGNORECASE) for key, each in os.environ.items() if each == value)
+    return next((match[1] for match in found if match), None)
 
 
 def _json(value: object) -> object:
@@ -511,6 +523,14 @@ def checked_kafka(who: str, given: Mapping[str, object]) -> KafkaSettings:
         problems = _problems(error)
     # Outside the handler: the original holds the values.
     raise SettingsError(f"{who}: {problems}")
+
+
+def near_setting(name: str) -> str:
+    """Return the setting of Kafka's that a name may mean which librdkafka doesn't know, as a question, or nothing."""
+    like = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s_-]+", ".", name.strip()).lower().removeprefix("kafka.")
+    names = [*map(dotted, KafkaSettings.model_fields), "transactional.id"]
+    near = get_close_matches(like, names, n=1, cutoff=0.75)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def checked_pool(name: object, given: object) -> PoolSettings:
