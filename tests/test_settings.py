@@ -575,7 +575,7 @@ def test_timeout_is_another_name_of_timeout_ms() -> None:
 def test_timeout_given_twice_differently_is_refused() -> None:
     """``timeout`` and ``timeout_ms`` with two values are an error."""
     with pytest.raises(ValidationError, match="timeout and timeout_ms are one setting"):
-        PoolSettings.model_validate({"timeout": 5, "timeout_ms": 5_000})
+        PoolSettings.model_validate({"timeout": 500, "timeout_ms": 5_000})
 
 
 def test_settings_are_frozen() -> None:

@@ -117,18 +117,18 @@ def test_what_two_sources_give_beside_each_other_is_all_there(sources: dict[str,
 @pytest.mark.parametrize(("weak", "strong"), [("timeout", "timeout_ms"), ("timeout_ms", "timeout")])
 def test_timeout_and_timeout_ms_are_one_name(weak: str, strong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pool's own second name is no clash between sources either."""
-    Path("app.env").write_text(f"ORDERS__{weak.upper()}=5\n")
-    monkeypatch.setenv(f"ORDERS__{strong.upper()}", "7")
+    Path("app.env").write_text(f"ORDERS__{weak.upper()}=500\n")
+    monkeypatch.setenv(f"ORDERS__{strong.upper()}", "700")
 
-    assert 7 == App().orders.timeout_ms
+    assert 700 == App().orders.timeout_ms
 
 
 def test_timeout_wins_over_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """A default ``timeout_ms`` gives way to a variable ``TIMEOUT``."""
-    monkeypatch.setattr(App.model_fields["orders"], "default", PoolSettings(timeout_ms=5))
-    monkeypatch.setenv("ORDERS__TIMEOUT", "7")
+    monkeypatch.setattr(App.model_fields["orders"], "default", PoolSettings(timeout_ms=500))
+    monkeypatch.setenv("ORDERS__TIMEOUT", "700")
 
-    assert 7 == App().orders.timeout_ms
+    assert 700 == App().orders.timeout_ms
 
 
 def test_topic_defaults_are_merged(sources: dict[str, Give], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def _within(path: tuple[str, ...], value: object) -> Any:
 def test_pools_anywhere(annotation: Any, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Names are brought to one form in pools of every kind of place."""
     settings = type("App", (Settings,), {"__annotations__": {"part": annotation}, "__module__": __name__})
-    weak = {"kafka": {"socket_keepalive_enable": "false", "sasl": {"username": "me"}}, "timeout": 7}
+    weak = {"kafka": {"socket_keepalive_enable": "false", "sasl": {"username": "me"}}, "timeout": 700}
     monkeypatch.setenv("PART", json.dumps(_within(path, weak)))
 
     part = settings(part=_within(path, {"kafka": {"socket.keepalive.enable": True}, "timeout_ms": 9})).part
@@ -397,8 +397,8 @@ def test_what_may_be_something_else_is_left_alone(monkeypatch: pytest.MonkeyPatc
     class Open(Settings):
         anything: dict[str, Any]
 
-    monkeypatch.setenv("ANYTHING", '{"timeout": 5, "kafka": {"linger.ms": 5}}')
-    open_ = {"timeout": 5, "kafka": {"linger.ms": 5}}
+    monkeypatch.setenv("ANYTHING", '{"timeout": 500, "kafka": {"linger.ms": 5}}')
+    open_ = {"timeout": 500, "kafka": {"linger.ms": 5}}
 
     assert open_ == Open().anything  # type: ignore[call-arg]
     for annotation in (PoolSettings | Other, PoolSettings | dict[str, Any], PoolSettings | None | Any, str, list[Any]):

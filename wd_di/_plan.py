@@ -14,6 +14,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -437,9 +438,11 @@ def _check_plain(plan: Plan) -> None:
 
 def _check_reachable(slot: SlotPlan, who: str) -> None:
     if slot.remote and "bootstrap.servers" not in slot.kafka:
+        near = get_close_matches("bootstrap.servers", slot.kafka, n=1, cutoff=0.8)
+        hint = f" ({near[0]} is set, and is no setting)" if near else ""
         raise SettingsError(
-            f"{who}: bootstrap.servers is missing: set kafka.bootstrap_servers, or deliver=False to keep messages "
-            "in memory"
+            f"{who}: bootstrap.servers is missing{hint}: set kafka.bootstrap_servers, or deliver=False to keep "
+            "messages in memory"
         )
 
 

@@ -12,7 +12,7 @@ from wd_di.errors import AlreadyConfiguredError, NotConfiguredError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool
 from wd_di.providers import PoolResource, refuse_undefined
-from wd_di.settings import PoolSettings, Settings, checked_pool
+from wd_di.settings import PoolSettings, Settings, checked_pool, left_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +140,7 @@ def setup(
 
 def _with(settings: PoolSettings, **given: int | None) -> PoolSettings:
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if "open_policy" not in settings.model_fields_set:
+    if left_open(settings, "open_policy"):
         changes["open_policy"] = "background"
     return checked_pool(NAME, settings.model_copy(update=changes))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
@@ -29,6 +31,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -47,9 +50,12 @@ from wd_di._names import (
     under_names,
 )
 from wd_di._sources import InOneForm
+from wd_di._variables import strays, variable
 from wd_di.errors import SettingsError
 
 _MAX_INT = 2_147_483_647
+SHORT_TIMEOUT_MS = 50
+"""Below this many milliseconds the alias without a unit was most likely meant as seconds."""
 
 
 class SettingsWarning(UserWarning):
@@ -414,6 +420,15 @@ class PoolSettings(_Frozen):
     fenced_retries: int = Field(default=3, ge=0)
     """How many times per ten minutes a fenced producer is initialised again."""
 
+    def on(self, kafka: KafkaSettings, /) -> Self:
+        """Return these settings with what several pools have in common of Kafka's, such as addresses and SASL.
+
+        Args:
+            kafka: What is given once for all of them; what this pool says itself is stronger.
+        """
+        common, own = kafka.librdkafka(), self.kafka.librdkafka()
+        return self.model_copy(update={"kafka": type(self.kafka).of({**common, **own})})
+
     @model_validator(mode="before")
     @classmethod
     def _timeout_is_timeout_ms(cls, data: object) -> object:
@@ -433,6 +448,10 @@ class PoolSettings(_Frozen):
     def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
         if "timeout" not in given or str(given.get("timeout_ms", given["timeout"])) != str(given["timeout"]):
             return given
+        seconds = str(given["timeout"]).strip()
+        if seconds.isdecimal() and 0 < int(seconds) < SHORT_TIMEOUT_MS:
+            text = f"timeout={seconds} is milliseconds, as in WaterDrop, and very short: say timeout_ms={seconds}"
+            warnings.warn(f"{text} if that is meant, timeout_ms={int(seconds) * 1000} for seconds", SettingsWarning, 2)
         return {"timeout_ms": given["timeout"]} | {key: each for key, each in given.items() if key != "timeout"}
 
 
@@ -454,15 +473,39 @@ class Settings(BaseSettings):
 
     The names of pools' and Kafka's settings are brought to one form in each source, also in those that a subclass adds
     by ``settings_customise_sources``. So the stronger source wins, whichever way each of them spells a setting.
+
+    A variable changes one setting of a default and leaves the others. One that is near to a pool's, such as
+    ``ORDER__SIZE``, is a warning; a validation error names the variable that it is about.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_nested_delimiter="__",
+        # Else ORDERS__SIZE=3 replaces a default as a whole, its transactional_id with it.
+        nested_model_default_partial_update=True,
         # A dotenv file is often shared with other programs.
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
     )
+
+    def __init__(self, **values: Any) -> None:
+        environment, prefix = tuple(os.environ), values.get("_env_prefix") or self.model_config.get("env_prefix", "")
+        pools = [name for name, field in type(self).model_fields.items() if _is_pool(field.annotation)]
+        taken = {
+            f"{kind.model_config.get('env_prefix', '')}{name}".upper() for kind in _kinds for name in kind.model_fields
+        }
+        meant = strays(prefix, pools, _POOL_VARIABLES, environment, taken)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            told = _told(error, prefix, pools, environment, meant)
+        else:
+            meant |= _misspelt(self, prefix, pools, environment)
+            for name, better in meant.items():
+                text = f"{type(self).__name__}: {name} is set, and no setting takes it: did you mean {better}?"
+                warnings.warn(text, SettingsWarning, stacklevel=2)
+            return
+        raise told  # outside of the handler: the original may show inputs
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy with changes, as pydantic does; a name that is no field would be kept where nobody looks.
@@ -494,6 +537,7 @@ class Settings(BaseSettings):
     def __init_subclass__(cls, **options: Any) -> None:
         """Have the sources of the class in one form, whoever chose them."""
         super().__init_subclass__(**options)
+        _kinds.add(cls)
         chosen = cls.settings_customise_sources.__func__  # type: ignore[attr-defined]  # mypy: a bound method has one
 
         @wraps(chosen)
@@ -502,6 +546,50 @@ class Settings(BaseSettings):
             return tuple(each if type(each) is InOneForm else InOneForm(each, settings_cls) for each in given)
 
         cls.settings_customise_sources = classmethod(sources)  # type: ignore[assignment,method-assign]
+
+
+_kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
+_POOL_VARIABLES = {name.upper() for name in (*PoolSettings.model_fields, "timeout")} - {"KAFKA", "ORDER", "SHARE"}
+"""What the variables of a pool end with, but for words that other programs' variables end with."""
+
+
+def _is_pool(annotation: Any) -> bool:
+    return any(
+        isinstance(each, type) and issubclass(each, PoolSettings) for each in (annotation, *get_args(annotation))
+    )
+
+
+def _misspelt(settings: Settings, prefix: str, pools: list[str], environment: tuple[str, ...]) -> dict[str, str]:
+    """Return the variables whose setting of Kafka's nobody knows, and is nearly one: librdkafka will refuse it."""
+    found = {}
+    for pool in pools:
+        kafka = getattr(getattr(settings, pool), "kafka", None)
+        for key in (kafka.model_extra or ()) if isinstance(kafka, KafkaSettings) else ():
+            name, near = variable(prefix, (pool, "kafka", key), environment), nearly(key, 0.93)
+            if name and near:
+                found[name] = f"{prefix}{pool}__kafka__{near.replace('.', '_')}".upper()
+    return found
+
+
+def _told(
+    error: ValidationError, prefix: str, pools: list[str], environment: tuple[str, ...], meant: Mapping[str, str]
+) -> ValidationError:
+    """Return the error with the variables that it is about."""
+    details: list[InitErrorDetails] = []
+    for each in error.errors(include_url=False, include_context=False):
+        path, text = each["loc"], each["msg"]
+        name = variable(prefix, path, environment)
+        hint = f" (variable {name})" if name else ""
+        if len(path) == 2 and path[0] in pools and each["type"] == "extra_forbidden":  # noqa: PLR2004  (in the pool itself)
+            text = _no_setting(path[1])
+        if path[:1] and path[0] in pools and each["type"] == "missing":
+            wanted = f"{prefix}{path[0]}".upper()
+            hint = f": set {wanted}__KAFKA__BOOTSTRAP_SERVERS and so on, or give the field a default"
+            near = [f"{stray} is set, did you mean {better}?" for stray, better in meant.items() if wanted in better]
+            hint += "".join(f"; {each}" for each in near)
+        custom = PydanticCustomError(each["type"], "{text}", {"text": text + hint})
+        details.append(InitErrorDetails(type=custom, loc=path, input=each["input"]))
+    return ValidationError.from_exception_data(error.title, details, hide_input=True)
 
 
 # -- for _plan and the pool, which don't know pydantic ---------------------------------------------
@@ -527,10 +615,21 @@ def checked_kafka(who: str, given: Mapping[str, object]) -> KafkaSettings:
 
 def near_setting(name: str) -> str:
     """Return the setting of Kafka's that a name may mean which librdkafka doesn't know, as a question, or nothing."""
+    near = nearly(name, 0.75)
+    return f", did you mean {near}?" if near else ""
+
+
+def nearly(name: str, cutoff: float) -> str | None:
+    """Return Kafka's setting whose name is as near to this one as that, if there is any."""
     like = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s_-]+", ".", name.strip()).lower().removeprefix("kafka.")
     names = [*map(dotted, KafkaSettings.model_fields), "transactional.id"]
-    near = get_close_matches(like, names, n=1, cutoff=0.75)
-    return f", did you mean {near[0]}?" if near else ""
+    return next(iter(get_close_matches(like, names, n=1, cutoff=cutoff)), None)
+
+
+def left_open(settings: PoolSettings, name: str) -> bool:
+    """Whether nobody chose this setting: also where a default was updated in part, which sets every field."""
+    chosen, fields = settings.model_fields_set, PoolSettings.model_fields
+    return name not in chosen or (chosen >= fields.keys() and getattr(settings, name) == fields[name].default)
 
 
 def checked_pool(name: object, given: object) -> PoolSettings:
