@@ -91,14 +91,15 @@ def misspelt(_own_kafka: LocalKafka) -> dict[str, tuple[str, float, Any, Recorde
         return run
 
     async def asynchronous(recorder: Recorder, topic: str) -> None:
-        with plain(_own_kafka.bootstrap_servers, size=1, observer=recorder) as clicks:
-            async with clicks.producer() as producer:
-                await producer.produce_async(topic, "lost")
+        async with (
+            plain(_own_kafka.bootstrap_servers, size=1, observer=recorder) as clicks,
+            clicks.producer() as producer,
+        ):
+            await producer.produce_async(topic, "lost")
 
     async def asynchronous_transaction(recorder: Recorder, topic: str) -> None:
-        with pool(_own_kafka.bootstrap_servers, size=1, observer=recorder) as orders:
-            async with orders.transaction() as tx:
-                tx.produce_async(topic, "lost")
+        async with pool(_own_kafka.bootstrap_servers, size=1, observer=recorder) as orders, orders.transaction() as tx:
+            tx.produce_async(topic, "lost")
 
     def one(name: str, fn: Callable[[Recorder, str], None]) -> None:
         recorder, topic = Recorder(), unique(name.replace(" ", "-"))
