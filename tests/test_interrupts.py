@@ -17,6 +17,7 @@ from scripted import PATIENCE, FutureThread, Script, committed, in_thread, make_
 from wd_di._client import Kind
 from wd_di._recipe import Recipe
 from wd_di._threads import Workers
+from wd_di._watch import Watch
 from wd_di.errors import CheckoutReturnedError, TransactionClosedError
 from wd_di.events import TransactionCommitted
 from wd_di.pool import ProducerPool
@@ -247,3 +248,38 @@ def test_a_handle_that_was_entered_by_hand() -> None:
         del producer
 
         assert (1, 0) == (held, pool.stats().in_use)
+
+
+# -- a second one, in what cleans up after the first -------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["checkout", "transaction"])
+def test_an_interrupted_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Where Python drops what a handler raises, the pool's own thread ends what was to be ended."""
+
+    def fail(*_: object) -> None:
+        raise Interrupt
+
+    make, fn = USES[name]
+    with make() as pool:
+        with suppress(Interrupt), abandoned_exits(monkeypatch):
+            monkeypatch.setattr(Watch, "wait_for", fail)
+            fn(pool)
+
+        assert settled(pool)
+        fn(pool)
+
+
+def test_interrupted_mending_is_made_up_for() -> None:
+    """What the core had decided is carried out by the pool's own thread, if nobody else could."""
+    with plain_pool() as pool:
+        checkout = USES["checkout"][1]
+        checkout(pool)
+        core = pool._keeper.core
+        core._idle.clear()
+        core.disturbed = True
+
+        assert settled(pool)
+        checkout(pool)
+        assert 1 == len(core._idle)

@@ -89,13 +89,31 @@ class Hold(Lease):
 
     def let_go(self) -> object:
         """Return what works with it, and forget that."""
-        handle = self._async_producer or self._producer
+        handle = self._async_producer or self._producer or (self.unit and self.unit.let_go())
         self._producer = self._async_producer = None
         return handle
 
-    def give_back(self) -> None:
-        """Return the slot; harmless when it is back."""
-        self._keeper.desk.give_back(self)
+    def end(self) -> None:
+        """End what a scope has begun that is gone without its exit; harmless when it has ended."""
+        unit = self.unit
+        try:
+            self._abort(unit)
+        finally:
+            self._keeper.desk.recover(self)
+        _run_hooks(unit)
+
+    def end_unit(self) -> None:
+        """End only the transaction, as :meth:`end` does."""
+        unit = self.unit
+        self._abort(unit)
+        _run_hooks(unit)
+
+    def _abort(self, unit: Unit | None) -> None:
+        if unit is not None:
+            try:
+                unit.finish(GeneratorExit(), ())
+            finally:
+                self.retirement = self.retirement or unit.retirement
 
     def open_unit(self) -> Unit | None:
         """Return the transaction that is open here.
@@ -139,8 +157,8 @@ class Desk:
             return self.current()
         return hold
 
-    def borrow(self, timeout_ms: int | None, *, ambient: bool) -> Hold:
-        """Take a slot, at once or in turn.
+    def borrow(self, timeout_ms: int | None, *, ambient: bool, scope: object = None) -> Hold:
+        """Take a slot, at once or in turn, for as long as the scope lives, if there is one.
 
         Raises:
             PoolTimeoutError: None came free, or none could be connected, in time.
@@ -150,7 +168,7 @@ class Desk:
         timeout_ms = check_timeout(timeout_ms, self.keeper.settings.timeout_ms)
         deadline = Deadline(timeout_ms / 1000)
         while True:
-            hold = self._request()
+            hold = self._request(scope)
             try:
                 if not hold.core.take(hold):
                     self._wait(hold, timeout_ms, deadline)
@@ -160,12 +178,12 @@ class Desk:
                 self._abandon(hold, error)
                 raise
 
-    async def borrow_async(self, timeout_ms: int | None, *, ambient: bool) -> Hold:
+    async def borrow_async(self, timeout_ms: int | None, *, ambient: bool, scope: object) -> Hold:
         """Take a slot from a task, as :meth:`borrow` does; cancelled while it waits, it leaves nothing behind."""
         timeout_ms = check_timeout(timeout_ms, self.keeper.settings.timeout_ms)
         deadline = Deadline(timeout_ms / 1000)
         while True:
-            hold = self._request()
+            hold = self._request(scope)
             try:
                 if not hold.core.take(hold):
                     await self._wait_async(hold, timeout_ms, deadline)
@@ -227,11 +245,19 @@ class Desk:
             self._release(hold, hold.retirement or _unfit(hold.sender.client))
             hold.watch = None
         except BaseException:  # a signal's, between any two steps; each of them may be taken twice
+            self.keeper.core.disturbed = True
             hold.sender.end()
             self._forget(hold)
             self._release(hold, hold.retirement or _unfit(hold.sender.client))
             self._mend()
             raise
+
+    def recover(self, hold: Hold) -> None:
+        """Return the slot of a borrower that is gone, however far it had come."""
+        if hasattr(hold, "sender"):
+            self.give_back(hold)
+        else:
+            self._release(hold)
 
     def forget_all(self) -> None:
         """After a fork nobody in the child holds anything."""
@@ -255,9 +281,12 @@ class Desk:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _request(self) -> Hold:
+    def _request(self, scope: object) -> Hold:
         keeper = self.keeper
-        return Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
+        hold = Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
+        if scope is not None:
+            hold.watch = watch(scope, hold.let_go, hold.end)
+        return hold
 
     def _equipped(self, hold: Hold, *, ambient: bool) -> bool:
         """Make the granted hold fit for use; false if its producer isn't, and was given back."""
@@ -306,15 +335,23 @@ class Desk:
 
     def _abandon(self, hold: Hold, error: BaseException) -> None:
         """Give back whatever the hold has by now: an interrupt may come between any two steps."""
+        ordinary = isinstance(error, (WdDiError, asyncio.CancelledError))
+        core, known = self.keeper.core, self.keeper.core.disturbed
+        core.disturbed = True  # until it is done, since one may come here, too
         if not hold.core.withdraw(hold):
             self._forget(hold)
             self._release(hold)
-        if not isinstance(error, (WdDiError, asyncio.CancelledError)):
+        hold.watch = None
+        if ordinary:
+            core.disturbed = known
+        else:
             self._mend()
 
     def _mend(self) -> None:
-        """Finish what the core decided and nobody has carried out."""
-        self.keeper.carry_out(self.keeper.core.mend())
+        """Finish what the core decided and nobody has carried out. If that is interrupted, too, the poller does it."""
+        core = self.keeper.core
+        core.disturbed = True
+        self.keeper.carry_out(core.mend())
 
     def _forget(self, hold: Hold) -> None:
         """Unlink the hold, also when scopes end in another order than they began."""
@@ -450,9 +487,8 @@ class Borrowing:
         held = self._desk.current() if self._ambient else None
         if held is not None:
             return held.handle()
-        hold = self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient)
+        hold = self._hold = self._desk.borrow(self._timeout_ms, ambient=self._ambient, scope=self)
         try:
-            hold.watch = watch(self, hold.let_go, hold.give_back)
             return hold.handle()
         except BaseException:  # a signal's: Python leaves only what it has entered
             self.__exit__(None, None, None)
@@ -471,9 +507,8 @@ class Borrowing:
         held = self._desk.current() if self._ambient else None
         if held is not None:
             return held.async_handle()
-        hold = self._hold = await self._desk.borrow_async(self._timeout_ms, ambient=self._ambient)
+        hold = self._hold = await self._desk.borrow_async(self._timeout_ms, ambient=self._ambient, scope=self)
         try:
-            hold.watch = watch(self, hold.let_go, hold.give_back)
             return hold.async_handle()
         except BaseException:  # as above
             self.__exit__(None, None, None)
@@ -483,6 +518,11 @@ class Borrowing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)  # giving back contains no await, so no cancellation can come between
+
+
+def _run_hooks(unit: Unit | None) -> None:
+    if unit is not None and not isinstance(unit.owner, weakref.ref):  # a task's need its loop
+        unit.run_hooks()
 
 
 def broken(fault: Fault) -> Retirement:

@@ -218,7 +218,7 @@ class Core:
         # Re-entrant: a signal handler or the garbage collector may come here on the thread that is inside already.
         self._lock = threading.RLock()
         self._late: deque[tuple[Lease, Retirement | None]] = deque()
-        self._disturbed = False
+        self.disturbed: bool = False  # a signal's exception came between two steps
         self._slots = tuple(Slot(index) for index in range(limits.size))
         self._idle: deque[Slot] = deque()
         self._waiters: OrderedDict[Lease, None] = OrderedDict()
@@ -300,10 +300,14 @@ class Core:
     def mend(self) -> Effects | None:
         """What is left to do when an exception of a signal's handler has come between two steps, here or of a caller.
 
-        From within another decision it waits for the next :meth:`tick`, as a late return does.
+        From within another decision there is nothing to be done now; whoever sees ``disturbed`` asks again.
         """
-        self._disturbed = True
-        return None if self._lock._is_owned() else self.tick()  # type: ignore[attr-defined]  # noqa: SLF001
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  (as above)
+            return None
+        with self._lock:
+            effects = Effects()
+            self._mend(effects)
+            return effects
 
     # -- producers come and go -----------------------------------------------------------------
 
@@ -408,9 +412,6 @@ class Core:
         """What is due by now: late returns, postponed creations, expired producers, leaks."""
         with self._lock:
             effects = Effects()
-            if self._disturbed:
-                self._mend(effects)
-                self._disturbed = False
             while self._late:
                 effects.add(self._take_back(*self._late.popleft()))
             if self.closing:

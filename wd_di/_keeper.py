@@ -46,6 +46,7 @@ MAKERS_MAX = 32
 ASKERS_MAX = 4
 PROBE = 0.3
 """Seconds that a plain producer has to reach a broker; after them it is made as one that waits for its brokers."""
+LOOK_EVERY = 0.5
 TOLD_EVERY = 10.0
 """Seconds between two events about one missing topic."""
 REAPERS_MAX = 8
@@ -110,6 +111,7 @@ class Keeper:
         self._callbacks = Workers(f"wd_di-{self.name}-callback", 1)
         self._askers = Workers(f"wd_di-{self.name}-topic", ASKERS_MAX)
         self._told: dict[str, float] = {}
+        self._looked_at = 0.0
         self._mutex = threading.RLock()  # entered itself, as in Workers
         self._changed = threading.Condition(self._mutex)
         self._poller = Poller(f"wd_di-{self.name}-poller", weakref.WeakMethod(self._round))
@@ -354,12 +356,28 @@ class Keeper:
             self._poller.stop(0)
         for slot, client in living:
             owing = self._poll(slot, client) or owing
+        self._finish_interrupted()
         self.carry_out(self.core.tick())
         if owing:
             return ROUND_OWING
         often = self.core.restless or self.observer.wants(StatisticsEmitted)
         often = often or any(client.topics.watched for _, client in living)
         return ROUND_WAITING if often else ROUND_IDLE
+
+    def _finish_interrupted(self) -> None:
+        """Do what an exception of a signal's handler has kept a borrower from doing; none is called on this thread."""
+        if self.core.disturbed:
+            self.core.disturbed = False
+            self.carry_out(self.core.mend())
+        now = time.monotonic()
+        if now < self._looked_at + LOOK_EVERY:
+            return
+        self._looked_at = now
+        hold: Any
+        for hold in self.core.leases():
+            for seen in (hold.watch, hold.unit and hold.unit.watch):
+                if seen is not None and seen.overdue():
+                    self.terms.jobs.submit(seen.end)
 
     def _poll(self, slot: Slot, client: Client) -> bool:
         """Serve one client; whether it owes anything. Who waits inside the client serves it itself."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 from wd_di._async_transaction import AsyncTransaction
@@ -209,7 +207,7 @@ class Run:
             unit = Unit(hold, self._rules, next(_numbers), owner())
             unit.begin()
             self.unit = unit
-            unit.watch = watch(self, unit.let_go, partial(_abandoned, hold, unit, self._borrower))
+            unit.watch = watch(self, unit.let_go, hold.end_unit) if self._borrower is None else hold.watch
         except BaseException as error:
             _make_sure(hold, unit, self._borrower, error)
             if unit is not None:
@@ -232,12 +230,12 @@ class Run:
         return held
 
     def _borrow(self) -> Hold:
-        hold = self._desk.borrow(self._options.timeout_ms, ambient=self._ambient)
+        hold = self._desk.borrow(self._options.timeout_ms, ambient=self._ambient, scope=self)
         self._borrower = self._desk
         return hold
 
     async def _borrow_async(self) -> Hold:
-        hold = await self._desk.borrow_async(self._options.timeout_ms, ambient=self._ambient)
+        hold = await self._desk.borrow_async(self._options.timeout_ms, ambient=self._ambient, scope=self)
         self._borrower = self._desk
         return hold
 
@@ -305,15 +303,6 @@ def _make_sure(hold: Hold | None, unit: Unit | None, borrower: Desk | None, erro
             unit.finish(error, ())
     finally:
         _leave(hold, unit, borrower)
-
-
-def _abandoned(hold: Hold, unit: Unit, borrower: Desk | None) -> None:
-    """End a transaction whose run is gone without its exit."""
-    try:
-        _make_sure(hold, unit, borrower, GeneratorExit())
-    finally:
-        if not isinstance(unit.owner, weakref.ref):  # a task's hooks need its loop
-            unit.run_hooks()
 
 
 _numbers = itertools.count(1)

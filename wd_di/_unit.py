@@ -152,6 +152,7 @@ class Unit(Sender):
         finally:
             self._held.unit = None
             self._close(problem)
+            problem = None  # its traceback leads to this frame, and so to the scope, which should go at once
 
     def _begin(self) -> None:
         try:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_TWICE = 2
+
+
 class Watch(weakref.ref[Any]):
     """Ends what a scope has begun, should the scope be collected before its exit.
 
@@ -21,10 +24,12 @@ class Watch(weakref.ref[Any]):
         end: Ends what it has begun; harmless when it has ended.
     """
 
-    __slots__ = ("_given", "end", "let_go")
+    __slots__ = ("_given", "_gone", "end", "let_go")
 
     let_go: Callable[[], object]
     end: Callable[[], None]
+    _given: weakref.ref[Any] | None
+    _gone: int
 
     @property
     def adrift(self) -> bool:
@@ -39,11 +44,20 @@ class Watch(weakref.ref[Any]):
         else:
             self._given = weakref.ref(given, lambda _: end())
 
+    def overdue(self) -> bool:
+        """Whether both had been gone already when it was asked before: a signal's exception came in here, too.
+
+        It says so once, and is asked by a thread on which no signal's handler runs.
+        """
+        gone = self() is None and (self._given is None or self._given() is None)
+        self._gone = self._gone + 1 if gone else 0
+        return self._gone == _TWICE
+
 
 def watch(scope: object, let_go: Callable[[], object], end: Callable[[], None]) -> Watch:
     """Return what must be kept until the scope's exit, and dropped then."""
     seen = Watch(scope, _scope_is_gone)
-    seen.let_go, seen.end = let_go, end
+    seen.let_go, seen.end, seen._given, seen._gone = let_go, end, None, 0  # noqa: SLF001  (its constructor)
     return seen
 
 
