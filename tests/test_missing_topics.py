@@ -153,6 +153,20 @@ def test_in_vain_once_a_topic_had_its_time(monkeypatch):
     assert not topics.in_vain("oders", deadline)
 
 
+def test_not_in_vain_at_the_first_answer(monkeypatch):
+    """A broker that was away until after half of the deadline, and then says no, may be about to create the topic."""
+    topics, now = Topics(), 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(_topics, "time", clock)
+    monkeypatch.setattr(_threads, "time", clock)
+    deadline, vain = Deadline(30), []
+    for now in (117.0, 117.5, 118.0, 118.5):  # noqa: B007  (the clock shows it)
+        topics.learn_missing("oders")
+        vain.append(topics.in_vain("oders", deadline))
+
+    assert [False, False, False, True] == vain
+
+
 def test_a_silent_broker_gets_more_time(monkeypatch):
     """After each silence a question may wait longer for its answer, up to a limit; after an answer as at first."""
     topics, slices = Topics(), []

@@ -28,6 +28,8 @@ ASK_SLICE_MAX = 2.4
 """Seconds that a broker has for its answer; more after each silence, since a slow link's late answer is never heard."""
 MISSING_FRESH = 2.0
 """Seconds for which a topic that wasn't there may be taken as missing: it may have been made since."""
+STILL_MISSING = 1.5
+"""Seconds for which the brokers must have said so: one that creates topics took 1.2 at most, on three busy ones."""
 FRESH = 10.0
 """Seconds after which an answer explains nothing any more."""
 STEPS = 10
@@ -180,13 +182,16 @@ class Topics:
     def in_vain(self, topic: str, deadline: Deadline) -> bool:
         """Whether to give up at half of the deadline: the brokers have said that there is no such topic.
 
-        Or earlier, if they have said so for as long as a topic may take to appear. What they said before the call
-        doesn't count, for it may have been made since; nor does anything if the settings ask for patience.
+        Or earlier, if they have said so for as long as a topic may take to appear; or later, if they have only begun
+        to, since a broker that creates topics says so at first. What they said before the call doesn't count, for it
+        may have been made since; nor does anything if the settings ask for patience.
         """
         answer = self._answers.get(topic) if self.missing(topic) else None
         if answer is None or answer.at < deadline.started or self._patient:
             return False
-        return deadline.half_passed or answer.at - max(answer.since, deadline.started) >= PROPAGATION_MS / 1000
+        so_far = answer.at - max(answer.since, deadline.started)
+        wanted = min(STILL_MISSING, deadline.seconds / 10) if deadline.half_passed else PROPAGATION_MS / 1000
+        return so_far >= wanted
 
     def all_in_vain(self, deliveries: Iterable[Delivery], deadline: Deadline) -> list[Delivery]:
         """Return those that wait in vain, of the records of one call or commit."""
