@@ -17,9 +17,10 @@ from scripted import PATIENCE, FutureThread, Script, committed, in_thread, make_
 from wd_di._client import Kind
 from wd_di._recipe import Recipe
 from wd_di._threads import Workers
+from wd_di._unit import Unit
 from wd_di._watch import Watch
-from wd_di.errors import CheckoutReturnedError, TransactionClosedError
-from wd_di.events import TransactionCommitted
+from wd_di.errors import TransactionClosedError
+from wd_di.events import TransactionAborted, TransactionCommitted
 from wd_di.pool import ProducerPool
 
 USES: dict[str, tuple[Callable[..., ProducerPool], Callable[[ProducerPool], None]]] = {}
@@ -210,17 +211,18 @@ def test_a_transaction_within_a_checkout_whose_exit_never_began(monkeypatch: pyt
 
 
 def test_a_checkout_whose_exit_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slot goes back as soon as the handle is gone, or its borrower takes another one."""
+    """The slot goes back as soon as the handle is gone; until then its borrower's next scopes give that one."""
     with plain_pool() as pool:
         with suppress(Interrupt), abandoned_exits(monkeypatch), pool.producer() as producer:
             pass
+        with pool.producer() as other:
+            other.produce_sync("orders")
+            same = other is producer
         held = pool.stats().in_use
-        with pool.producer() as other, pytest.raises(CheckoutReturnedError):
-            producer.produce_async("orders")
         with suppress(Interrupt), abandoned_exits(monkeypatch), pool.producer():
             del producer, other
 
-        assert (1, 0) == (held, pool.stats().in_use)
+        assert (True, 1, 0) == (same, held, pool.stats().in_use)
 
 
 async def test_a_task_whose_exit_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +250,149 @@ def test_a_handle_that_was_entered_by_hand() -> None:
         del producer
 
         assert (1, 0) == (held, pool.stats().in_use)
+
+
+def by_hand(pool: ProducerPool) -> Any:
+    """A producer of which only this is kept."""
+    return pool.producer().__enter__()
+
+
+def on_a_dropped_producer(pool: ProducerPool) -> None:
+    """A transaction on a producer that its block drops."""
+    producer = by_hand(pool)
+    with producer.transaction() as tx:
+        del producer
+        tx.produce_sync("orders", "first")
+        tx.produce_async("orders", "second")
+
+
+def in_a_dropped_checkout(pool: ProducerPool) -> None:
+    """One that only the context ties to the producer."""
+    checkout = pool.producer()
+    producer = checkout.__enter__()
+    with pool.transaction() as tx:
+        del checkout, producer
+        tx.produce_sync("orders", "first")
+        tx.produce_async("orders", "second")
+
+
+def of_a_passing_producer(pool: ProducerPool) -> None:
+    """A transaction whose producer nobody ever keeps."""
+    with by_hand(pool).transaction() as tx:
+        tx.produce_sync("orders", "first")
+        tx.produce_async("orders", "second")
+
+
+def by_a_bound_method(pool: ProducerPool) -> None:
+    """A method keeps its producer; what others take and drop meanwhile is the same one."""
+    produce_sync = by_hand(pool).produce_sync
+    with pool.producer() as nested:
+        nested.produce_sync("orders", "first")
+    del nested
+    produce_sync("orders", "second")
+
+
+def in_a_nested_checkout(pool: ProducerPool) -> None:
+    """The inner block has the same producer, and keeps it."""
+    producer = by_hand(pool)
+    with pool.producer() as nested:
+        del producer
+        nested.produce_sync("orders", "first")
+        nested.produce_sync("orders", "second")
+
+
+def in_transactions_one_after_another(pool: ProducerPool) -> None:
+    """The producer outlives the transactions for as long as it is kept."""
+    producer = by_hand(pool)
+    for value in ("first", "second"):
+        with producer.transaction() as tx:
+            tx.produce_async("orders", value)
+
+
+@pytest.mark.parametrize(
+    "use_it",
+    [
+        on_a_dropped_producer,
+        in_a_dropped_checkout,
+        of_a_passing_producer,
+        by_a_bound_method,
+        in_a_nested_checkout,
+        in_transactions_one_after_another,
+    ],
+)
+def test_what_is_in_use_is_never_ended(use_it: Callable[[ProducerPool], None]) -> None:
+    """Dropping a producer that was entered by hand ends nothing that is open on it, and its slot comes back after."""
+    with make_pool() as pool:
+        use_it(pool)
+
+        assert ["first", "second"] == committed(pool)
+        assert 0 == pool.stats().in_use
+
+
+async def test_what_a_task_uses_is_never_ended() -> None:
+    """The same for tasks."""
+    async with make_pool() as pool:
+        producer = await pool.producer().__aenter__()
+        async with producer.transaction() as tx:
+            del producer
+            await tx.produce_sync("orders", "first")
+        async with pool.transaction() as tx:
+            tx.produce_async("orders", "second")
+        del tx
+
+        assert ["first", "second"] == committed(pool)
+        assert 0 == pool.stats().in_use
+
+
+def test_a_transaction_that_was_entered_by_hand_ends_with_its_handle() -> None:
+    """Both it and the producer below go when the last handle goes, in whatever order."""
+    with make_pool() as pool:
+        producer = by_hand(pool)
+        tx = producer.transaction().__enter__()
+        tx.produce_async("orders", "lost")
+        del producer
+        held = pool.stats().in_use
+        tx.produce_async("orders", "lost")
+        del tx
+        produce(pool)
+
+        assert (1, 0) == (held, pool.stats().in_use)
+        assert [None] == committed(pool)
+
+
+async def test_the_collector_aborts_on_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An abort takes as long as a broker does: where a loop runs a worker does it."""
+    aborting: list[str] = []
+    async with make_pool() as pool:
+        tx = await pool.transaction().__aenter__()
+        tx.produce_async("orders", "lost")
+        abort = Unit.abort
+
+        def noted(unit: Unit, *given: Any) -> None:
+            aborting.append(threading.current_thread().name)
+            abort(unit, *given)
+
+        monkeypatch.setattr(Unit, "abort", noted)
+        del tx
+        async with pool.transaction() as tx:
+            tx.produce_async("orders", "next")
+
+        assert ["wd_di-orders-job"] == aborting
+        assert ["next"] == committed(pool)
+
+
+def test_the_collector_aborts_for_no_other_thread() -> None:
+    """A thread in which garbage happens to be collected doesn't wait for a broker on behalf of another."""
+    with make_pool() as pool:
+        box: list[Any] = []
+        in_thread(lambda: box.append(pool.transaction().__enter__()))
+        aborts = watch(pool, TransactionAborted)
+        threads: list[str] = []
+        pool.observer.subscribe(TransactionAborted, lambda _: threads.append(threading.current_thread().name))
+        box.clear()
+
+        assert settled(pool)
+        assert (1, ["wd_di-orders-job"]) == (len(aborts), threads)
 
 
 # -- a second one, in what cleans up after the first -------------------------------------------------

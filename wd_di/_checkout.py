@@ -26,7 +26,7 @@ from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, Poo
 from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Unpack
 
@@ -66,8 +66,8 @@ class Hold(Lease):
         self.unit: Unit | None = None
         self.watch: Watch | None = None
         self._keeper = keeper
-        self._producer: Producer | None = None
-        self._async_producer: AsyncProducer | None = None
+        self._producer: Producer | weakref.ref[Producer] | None = None
+        self._async_producer: AsyncProducer | weakref.ref[AsyncProducer] | None = None
 
     def handle(self) -> Producer:
         """What a thread works with: the open transaction, else the producer; always the same object."""
@@ -75,8 +75,12 @@ class Hold(Lease):
         if unit is not None:
             unit.face = unit.face or Transaction(self, unit)
             return unit.face
-        self._producer = self._producer or Producer(self)
-        return self._producer
+        producer = self._producer
+        if isinstance(producer, weakref.ref):
+            return producer() or Producer(self)
+        if producer is None:
+            producer = self._producer = Producer(self)
+        return producer
 
     def async_handle(self) -> AsyncProducer:
         """What a task works with."""
@@ -84,18 +88,30 @@ class Hold(Lease):
         if unit is not None:
             unit.async_face = unit.async_face or AsyncTransaction(self, unit)
             return unit.async_face
-        self._async_producer = self._async_producer or AsyncProducer(self)
-        return self._async_producer
+        producer = self._async_producer
+        if isinstance(producer, weakref.ref):
+            return producer() or AsyncProducer(self)
+        if producer is None:
+            producer = self._async_producer = AsyncProducer(self)
+        return producer
 
     def let_go(self) -> object:
-        """Return what works with it, and forget that."""
-        handle = self._async_producer or self._producer or (self.unit and self.unit.let_go())
-        self._producer = self._async_producer = None
-        return handle
+        """Return what works with it, and keep it alive no longer; nested scopes still give it."""
+        for name in ("_async_producer", "_producer"):
+            handle = getattr(self, name)
+            if handle is not None:
+                setattr(self, name, weakref.ref(handle))
+                return handle
+        return self.unit and self.unit.let_go()
 
     def end(self) -> None:
-        """End what a scope has begun that is gone without its exit; harmless when it has ended."""
+        """End what a scope has begun that is gone without its exit; harmless when it has ended.
+
+        Not under a transaction with a scope of its own: that one gives the slot back, see :meth:`end_if_over`.
+        """
         unit = self.unit
+        if unit is not None and unit.watch is not None and unit.watch is not self.watch and not unit.watch.over:
+            return
         try:
             self._abort(unit)
         finally:
@@ -107,6 +123,20 @@ class Hold(Lease):
         unit = self.unit
         self._abort(unit)
         _run_hooks(unit)
+        self.end_if_over()
+
+    def end_if_over(self) -> None:
+        """Give the slot back after a transaction, if its borrower is gone meanwhile."""
+        if self.watch is not None and self.watch.over:
+            self.end()
+
+    def call_for_collector(self, end: Callable[[], None]) -> None:
+        """Call ``end``; on a worker, if it may block and its transaction isn't that of the thread at hand."""
+        unit = self.unit
+        if unit is None or (_get_running_loop() is None and unit.owner is owner()):
+            end()
+        else:
+            self._keeper.terms.jobs.submit(end)
 
     def _abort(self, unit: Unit | None) -> None:
         if unit is not None:
@@ -151,8 +181,10 @@ class Desk:
         if hold is None:
             return None
         assert isinstance(hold, Hold)  # noqa: S101  (nothing else is put in)
-        seen = hold.watch if hold.unit is None else hold.unit.watch
-        if seen is not None and seen.adrift:
+        seen, unit = hold.watch, hold.unit
+        if unit is not None:  # nobody can commit it any more, though somebody may still have it
+            seen = unit.watch
+        if seen is not None and (seen.adrift if unit is not None else seen.over):
             seen.end()
             return self.current()
         return hold
@@ -285,7 +317,7 @@ class Desk:
         keeper = self.keeper
         hold = Hold(owner(), keeper, _place() if keeper.settings.leak_after_ms else None)
         if scope is not None:
-            hold.watch = watch(scope, hold.let_go, hold.end)
+            hold.watch = watch(scope, hold.let_go, hold.end, hold)
         return hold
 
     def _equipped(self, hold: Hold, *, ambient: bool) -> bool:

@@ -51,7 +51,9 @@ class Handle:
             NotTransactionalError: The pool has no ``transactional_id``.
         """
         self._sender.refuse_if_ended()
-        return self._held.scope(**options)
+        scope = self._held.scope(**options)
+        scope.keeps = self
+        return scope
 
     def _sending(self) -> Sender | None:
         """Who sends now: the transaction that is open here, else this producer; nobody, where a call must open one."""

@@ -58,10 +58,11 @@ class Options:
 class TransactionScope(Recipe[Transaction, AsyncTransaction]):
     """A transaction to come: ``with pool.transaction() as tx``. Returned: committed. Raised: aborted."""
 
-    __slots__ = ("_bound", "_desk", "_rules", "options")
+    __slots__ = ("_bound", "_desk", "_rules", "keeps", "options")
 
     def __init__(self, desk: Desk, rules: Rules, options: Options, bound: Hold | None = None) -> None:
         super().__init__()
+        self.keeps: object = None  # the handle it was asked of: with its last one a claim ends
         self._desk = desk
         self._rules = rules
         self._bound = bound
@@ -207,7 +208,7 @@ class Run:
             unit = Unit(hold, self._rules, next(_numbers), owner())
             unit.begin()
             self.unit = unit
-            unit.watch = watch(self, unit.let_go, hold.end_unit) if self._borrower is None else hold.watch
+            unit.watch = watch(self, unit.let_go, hold.end_unit, hold) if self._borrower is None else hold.watch
         except BaseException as error:
             _make_sure(hold, unit, self._borrower, error)
             if unit is not None:
@@ -292,6 +293,8 @@ def _leave(hold: Hold | None, unit: Unit | None, borrower: Desk | None) -> None:
             hold.core.heard_of(hold.slot)
     if borrower is not None:
         borrower.give_back(hold)
+    else:
+        hold.end_if_over()
 
 
 def _make_sure(hold: Hold | None, unit: Unit | None, borrower: Desk | None, error: BaseException) -> None:
