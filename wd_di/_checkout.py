@@ -411,14 +411,14 @@ class Desk:
                 f"{keeper.name}: no producer is idle, and waiting would block this thread's event loop: "
                 "use 'async with'"
             )
-        waiter = ThreadWaiter()
+        waiter, hold.deadline = ThreadWaiter(), deadline
         self._queue(hold, waiter)
         waiter.wait(deadline.left)
         self._waited(hold, timeout_ms)
 
     async def _wait_async(self, hold: Hold, timeout_ms: int, deadline: Deadline) -> None:
         self._refuse_second(hold)
-        waiter = TaskWaiter()
+        waiter, hold.deadline = TaskWaiter(), deadline
         self._queue(hold, waiter)
         await waiter.wait(deadline.left)
         self._waited(hold, timeout_ms)

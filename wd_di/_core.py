@@ -8,6 +8,7 @@ served by one core, and a state machine can test it whole.
 from __future__ import annotations
 
 import enum
+import math
 import threading
 import time
 import weakref
@@ -19,6 +20,8 @@ from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, Poo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from wd_di._threads import Deadline
 
 FENCED_WINDOW = 600.0
 FENCED_BACKOFF_MAX = 60.0
@@ -66,7 +69,19 @@ class Retirement(NamedTuple):
 class Lease:
     """One borrower's claim on a slot, from the request to the return."""
 
-    __slots__ = ("error", "heard_after", "outer", "owner", "place", "reported", "since", "slot", "state", "waiter")
+    __slots__ = (
+        "deadline",
+        "error",
+        "heard_after",
+        "outer",
+        "owner",
+        "place",
+        "reported",
+        "since",
+        "slot",
+        "state",
+        "waiter",
+    )
 
     slot: Slot
 
@@ -77,6 +92,7 @@ class Lease:
         self.since: float = 0.0
         self.heard_after: float = 0.0  # older producers won't do: it has met one that was forgotten
         self.waiter: Waiter | None = None
+        self.deadline: Deadline | None = None  # of its wait
         self.error: BaseException | None = None
         self.reported: bool = False
         self.outer: Lease | None = None
@@ -308,6 +324,11 @@ class Core:
             effects = Effects()
             self._mend(effects)
             return effects
+
+    def patience(self) -> float:
+        """Seconds until one of those who wait has waited for half of its time; without end if nobody does."""
+        with self._lock:
+            return min((lease.deadline.to_half for lease in self._waiters if lease.deadline), default=math.inf)
 
     # -- producers come and go -----------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from wd_di._checkout import broken
 from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
 from wd_di._core import Core, Effects, Limits, Retirement, Slot, State
 from wd_di._delivery import Outbox
+from wd_di._probe import Probe
 from wd_di._scope import Options, TransactionScope
 from wd_di._sender import Terms
 from wd_di._threads import Deadline, Poller, Workers
@@ -44,8 +45,6 @@ ROUND_WAITING = 0.05
 ROUND_IDLE = 0.5
 MAKERS_MAX = 32
 ASKERS_MAX = 4
-PROBE = 0.3
-"""Seconds that a plain producer has to reach a broker; after them it is made as one that waits for its brokers."""
 LOOK_EVERY = 0.5
 TOLD_EVERY = 10.0
 """Seconds between two events about one missing topic."""
@@ -110,6 +109,8 @@ class Keeper:
         self._reaper = Workers(f"wd_di-{self.name}-reaper", min(self.limits.size, REAPERS_MAX))
         self._callbacks = Workers(f"wd_di-{self.name}-callback", 1)
         self._askers = Workers(f"wd_di-{self.name}-topic", ASKERS_MAX)
+        self._probers = Workers(f"wd_di-{self.name}-probe", min(self.limits.size, MAKERS_MAX))
+        self._awaited: list[Deadline] = []
         self._told: dict[str, float] = {}
         self._looked_at = 0.0
         self._mutex = threading.RLock()  # entered itself, as in Workers
@@ -167,7 +168,12 @@ class Keeper:
     def wait_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until ``done()`` holds; it is asked again after everything that was carried out."""
         with self._mutex:
-            return self._changed.wait_for(done, deadline.left)
+            self._awaited.append(deadline)
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(done, deadline.left)
+            finally:
+                self._awaited.remove(deadline)
 
     def close_clients(self, deadline: Deadline) -> None:
         """Refuse newcomers and begin to close what is idle; what is held follows on its return."""
@@ -195,24 +201,26 @@ class Keeper:
         if not core.begin(slot, State.CREATING):
             return
         started = time.monotonic()
-        plan = self.plan.slots[slot.index]
+        plan, client = self.plan.slots[slot.index], None
         try:
-            client = self._connect(plan)
-            if not _answered(client):
-                self._reaper.submit(client.close)
-                client = self._connect(plan, patient=True)
+            client = self._making[slot.index] = self._connect(plan)
+            if client.transactional_id is not None:
+                self._initialise(core, slot, client)
+            elif plan.deliver and not self._reached(client):
+                client = None  # the probe closes it
+                client = self._making[slot.index] = self._connect(plan, patient=True)
         except BaseException as error:  # noqa: BLE001  (whatever it is, the slot must not stay CREATING)
-            self._not_created(core, slot, None, error)
-            return
-        self._making[slot.index] = client
-        try:
-            self._initialise(core, slot, client)
-        except BaseException as error:  # noqa: BLE001  (as above)
             self._not_created(core, slot, client, error)
             return
         finally:
-            del self._making[slot.index]
+            self._making.pop(slot.index, None)
         self._adopt(core, slot, client, started)
+
+    def _reached(self, client: Client) -> bool:
+        """Whether a broker answers a plain producer, while nobody is in a hurry."""
+        probe = Probe(client, self._changed)
+        self._probers.submit(probe.ask)
+        return probe.reached(lambda: min([self.core.patience(), *(each.to_half for each in self._awaited)]))
 
     def _adopt(self, core: Core, slot: Slot, client: Client, started: float) -> None:
         if self.terms.shared:
@@ -266,8 +274,6 @@ class Keeper:
         No other handle may be tried meanwhile: what this one has asked can wait in a frozen broker's socket, also when
         the handle is gone, and would fence its replacement later.
         """
-        if client.transactional_id is None:
-            return
         while True:
             try:
                 client.init(SLICE)
@@ -430,16 +436,6 @@ class Keeper:
         )
         log_error(f"{self.name}.leak.{lease.place}", f"{self.name}: a producer may have leaked", error)
         self.observer.emit(ErrorOccurred, pool=self.name, index=lease.slot.index, where="leak", error=error)
-
-
-def _answered(client: Client) -> bool:
-    """Whether the brokers can be reached; that of a transactional client shows when it is initialised."""
-    try:
-        if client.transactional_id is None:
-            client.probe(PROBE)
-    except Fault:
-        return client.fault is not None  # it won't be better for another one
-    return True
 
 
 def _limits(plan: Plan, backoff: float) -> Limits:
