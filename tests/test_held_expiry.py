@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, fault, 
 from wd_di._client import Fault, Kind
 from wd_di._delivery import DeliveryReport
 from wd_di._retry import Retry
+from wd_di._threads import Deadline
 from wd_di.errors import (
     CheckoutReturnedError,
     PoolClosedError,
@@ -258,21 +260,116 @@ def test_waiters_come_after_the_holder(script):
     assert ["holder", "waiter"] == order
 
 
-def test_no_producer_in_time(script):
-    """If none can be made in time the error is that of a checkout, and the block is over: others get the slot."""
-    with make_pool(size=1, transactional_id_expiry_ms=EXPIRY_MS) as pool:
+@pytest.mark.parametrize("how", ["explicit", "implicit", "ambient"])
+def test_no_producer_in_time(script, how):
+    """If none can be made in time the error is a checkout's, others get the slot, and the next call asks again."""
+    with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool:
+        with pool.producer() as producer:
+            calls: dict[str, Callable[[], object]] = {
+                "explicit": lambda: producer.transaction().__enter__(),
+                "implicit": lambda: producer.produce_sync("orders", "late"),
+                "ambient": lambda: pool.run(lambda tx: tx.produce_async("orders", "late")),
+            }
+            age(pool)
+            script.always("init", fault(Kind.RETRIABLE))
+            for _ in range(3):
+                with pytest.raises(PoolTimeoutError, match="no producer free after 50 ms"):
+                    calls[how]()
+            vacant = repr(producer)
+            producer.flush()
+            script._always.clear()
+            in_thread(lambda: pool.run(lambda tx: tx.produce_async("orders", "another")))
+            assert 0 == pool.stats().in_use
+            producer.produce_sync("orders", "late")
+            assert 1 == pool.stats().in_use
+        assert 0 == pool.stats().in_use
+        with pytest.raises(CheckoutReturnedError):
+            producer.produce_sync("orders", "too late")
+
+    assert "<Producer 0 of 'orders', waits for a producer>" == vacant
+    assert ["another", "late"] == committed(pool)
+
+
+async def test_no_producer_in_time_for_a_task(script):
+    """A task's block goes on, too, also after a cancellation."""
+    async with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool:
+        async with pool.producer() as producer:
+            age(pool)
+            script.always("init", fault(Kind.RETRIABLE))
+            with pytest.raises(PoolTimeoutError):
+                await producer.produce_sync("orders", "late")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await producer.produce_sync("orders", "late")
+            await producer.flush()
+            script._always.clear()
+            await producer.produce_sync("orders", "late")
+        assert 0 == pool.stats().in_use
+
+    assert ["late"] == committed(pool)
+
+
+def test_a_block_ends_without_a_producer(script):
+    """A holder that never got another one leaves nothing behind, and neither does one of a pool that closes."""
+    with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool:
         with pool.producer() as producer:
             age(pool)
             script.always("init", fault(Kind.RETRIABLE))
             with pytest.raises(PoolTimeoutError):
-                producer.transaction(timeout_ms=50).__enter__()
+                producer.produce_sync("orders", "late")
+        assert not pool._desk._held
+        with pytest.raises(CheckoutReturnedError):
+            producer.transaction()
+        script._always.clear()
+        with pool.producer() as producer:
+            age(pool)
+            script.always("init", fault(Kind.RETRIABLE))
+            with pytest.raises(PoolTimeoutError):
+                producer.produce_sync("orders", "late")
+            pool.close(timeout_ms=0, force=True)
+            with pytest.raises(PoolClosedError):
+                producer.produce_sync("orders", "late")
             with pytest.raises(CheckoutReturnedError):
-                producer.transaction()
-            script._always.clear()
-            pool.run(lambda tx: tx.produce_async("orders", "another"))
-        assert 0 == pool.stats().in_use
+                producer.produce_sync("orders", "late")
 
-    assert ["another"] == committed(pool)
+    assert [] == committed(pool)
+
+
+def test_no_record_slips_in_without_a_producer(script):
+    """While its holder has none, nothing reaches the producer that went back."""
+    with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool, pool.producer() as producer:
+        age(pool)
+        sender = producer._sender
+        script.always("init", fault(Kind.RETRIABLE))
+        with pytest.raises(PoolTimeoutError):
+            producer.produce_sync("orders", "late")
+        with pytest.raises(CheckoutReturnedError):
+            sender.send("orders", {"value": b"slipped"}, Deadline(1))
+        script._always.clear()
+
+
+def test_an_exchange_has_the_calls_own_time(script):
+    """A call that is a transaction of its own waits for another producer no longer than for anything else."""
+    with (
+        make_pool(size=1, timeout_ms=60_000, transactional_id_expiry_ms=EXPIRY_MS) as pool,
+        pool.producer() as producer,
+    ):
+        age(pool)
+        script.always("init", fault(Kind.RETRIABLE))
+        with pytest.raises(PoolTimeoutError, match=r"no producer free after (4\d|50) ms"):
+            producer.produce_sync("orders", "late", timeout_ms=50)
+        script._always.clear()
+
+
+async def test_an_exchange_has_the_awaited_calls_own_time(script):
+    """The same for a task."""
+    lasting = make_pool(size=1, timeout_ms=60_000, transactional_id_expiry_ms=EXPIRY_MS)
+    async with lasting as pool, pool.producer() as producer:
+        age(pool)
+        script.always("init", fault(Kind.RETRIABLE))
+        with pytest.raises(PoolTimeoutError, match=r"no producer free after (4\d|50) ms"):
+            await producer.produce_sync("orders", "late", timeout_ms=50)
+        script._always.clear()
 
 
 def test_a_pool_that_closes(script):

@@ -93,7 +93,7 @@ class AsyncProducer(Handle):
         """Wait until every record that this borrower produced has its answer; as ``Producer.flush``."""
         refuse_outside_of_a_task(self._sender.terms.pool)
         sender = self._sending() or self._sender
-        sender.refuse_if_ended()
+        sender.refuse_if_over()
         await sender.settle_async(list(sender.ledger.pending), self._deadline(timeout_ms))
         sender.raise_failures()
 
@@ -163,7 +163,9 @@ class AsyncProducer(Handle):
 
     async def _implicitly(self, records: list[Prepared], deadline: Deadline) -> list[DeliveryReport]:
         self._sender.terms.refuse_implicit()
-        async with self.transaction() as tx:
+        scope = self.transaction()
+        scope.within = deadline
+        async with scope as tx:
             tx._unit.answered_by = deadline  # noqa: SLF001  (its own kind)
             deliveries = [await self._send(tx._sender, record, deadline) for record in records]  # noqa: SLF001
         return [delivery.result(0) for delivery in deliveries]

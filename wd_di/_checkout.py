@@ -227,30 +227,33 @@ class Desk:
 
     def flaw(self, hold: Hold) -> Retirement | None:
         """Why a held producer is to be exchanged before another transaction: its id was forgotten, or may have been."""
-        if hold.core is not self.keeper.core or hold.sender.ledger.ended:
+        if hold.core is not self.keeper.core:
             return None
+        if hold.sender.ledger.ended:
+            return hold.sender.vacant
         if hold.retirement is not None:
             return hold.retirement if hold.retirement.expired else None
         return Retirement(AGED) if hold.core.outlived(hold) else None
 
     def exchange(self, hold: Hold, timeout_ms: int | None) -> None:
-        """Let the holder go on with another producer.
+        """Let the holder go on with another producer; without one in time it has none, and may ask again.
 
         Raises:
-            PoolTimeoutError: None came free, or could be connected, in time; the hold has ended.
-            PoolClosedError, PoolOpenError: There is nothing to wait for; the hold has ended.
+            PoolTimeoutError: None came free, or could be connected, in time.
+            PoolOpenError: There is nothing to wait for.
+            PoolClosedError: Nor will there be; the hold has ended.
         """
         timeout_ms = check_timeout(timeout_ms, self.keeper.settings.timeout_ms)
         deadline = Deadline(timeout_ms / 1000)
         flaw = self._end(hold)
         try:
             for each in self._until_fit(hold, flaw):
-                waiter = ThreadWaiter()
+                waiter, hold.deadline = ThreadWaiter(), deadline
                 self._swap(hold, each, waiter)
                 waiter.wait(deadline.left)
                 self._waited(hold, timeout_ms)
         except BaseException as error:
-            self._abandon(hold, error)
+            self._not_exchanged(hold, flaw, error)
             raise
 
     async def exchange_async(self, hold: Hold, timeout_ms: int | None) -> None:
@@ -260,12 +263,12 @@ class Desk:
         flaw = self._end(hold)
         try:
             for each in self._until_fit(hold, flaw):
-                waiter = TaskWaiter()
+                waiter, hold.deadline = TaskWaiter(), deadline
                 self._swap(hold, each, waiter)
                 await waiter.wait(deadline.left)
                 self._waited(hold, timeout_ms)
         except BaseException as error:
-            self._abandon(hold, error)
+            self._not_exchanged(hold, flaw, error)
             raise
 
     def give_back(self, hold: Hold) -> None:
@@ -348,9 +351,10 @@ class Desk:
         """End the claim on a producer that won't do, and say why; once, for two threads may share the hold."""
         sender = hold.sender
         with sender.ledger.gate:
-            sender.refuse_if_ended()
             flaw = self.flaw(hold)
-            if flaw is not None:
+            if flaw is None:
+                sender.refuse_if_ended()
+            else:
                 sender.end()
             return flaw
 
@@ -360,8 +364,18 @@ class Desk:
             yield flaw
             flaw = self._equip(hold)
 
+    def _not_exchanged(self, hold: Hold, flaw: Retirement | None, error: BaseException) -> None:
+        """Give back what has come too late; the claim stands, unless the pool is closed or a signal came."""
+        if isinstance(error, PoolClosedError) or not isinstance(error, (WdDiError, asyncio.CancelledError)):
+            self._abandon(hold, error)
+            return
+        if not hold.core.withdraw(hold):
+            self._release(hold)
+        hold.sender.end()
+        hold.sender.vacant = flaw
+
     def _swap(self, hold: Hold, flaw: Retirement, waiter: Waiter) -> None:
-        hold.waiter = waiter
+        hold.waiter, hold.error = waiter, None
         self.keeper.carry_out(hold.core.exchange(hold, flaw))
         self.keeper.nudge()
 

@@ -60,6 +60,9 @@ ASK_SLICE = 0.2
 PROOF_FRESH = 1.0
 """Seconds for which a connection that was proved needs no other proof."""
 
+SILENCE = 1.0
+"""Seconds after which a broker that says nothing may be frozen, as after SIGSTOP: no connection ends by that."""
+
 RENEWAL_MAX = 2.0
 """Seconds for all of these questions: the brokers may be busy, or far."""
 
@@ -151,6 +154,8 @@ class Client(Protocol):
     cut_off: bool
 
     @property
+    def silent(self) -> bool: ...
+    @property
     def last_error(self) -> str | None: ...
     def last_error_since(self, started: float) -> str | None: ...
     def ask(self, topic: str, seconds: float) -> bool: ...
@@ -208,6 +213,7 @@ class KafkaClient:
         self._looked_up: dict[str, float] = {}
         self._deaf = -1.0
         self._proved = -PROOF_FRESH
+        self._heard = time.monotonic()
         self._asking: list[str] = []
         self._wrote = False
         self._unheard = False
@@ -358,13 +364,13 @@ class KafkaClient:
             return
         try:
             if self._proved > 0:
-                self._call(functools.partial(_ask_for_all, seconds=seconds))
+                self._call(functools.partial(_ask_for, None, seconds=seconds))
             else:
                 self._call(lambda handle: handle.cluster_id(seconds))
         except (Fault, AttributeError):  # upstream calls the method experimental
             if deadline.left < BREATH:
                 raise
-            self._call(functools.partial(_ask_for_all, seconds=deadline.left))
+            self._call(functools.partial(_ask_for, None, seconds=deadline.left))
         self._proved = time.monotonic()
         self._answered()
 
@@ -392,13 +398,17 @@ class KafkaClient:
     def reach(self, deadline: Deadline) -> None:
         """Wait until a broker answers: whatever it says, it was there.
 
-        All topics are asked for: a question for one that isn't known is the beginning of its time to appear.
+        One that is only silent is asked for a topic that it knows, if there is one; else it is taken as there. One that
+        is away is asked for all: a question for a topic that isn't known is the beginning of its time to appear.
         """
+        known = None if self.cut_off else self.topics.known()
+        if known is None and not self.cut_off:
+            return
         seconds = ASK_SLICE
         while not (self._handle is None or self.fault is not None or deadline.passed):
             patience = deadline.slice(seconds)
             try:
-                self._call(functools.partial(_ask_for_all, seconds=patience))
+                self._call(functools.partial(_ask_for, known, seconds=patience))
             except Fault:
                 time.sleep(deadline.slice(BREATH))
                 seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions
@@ -524,7 +534,7 @@ class KafkaClient:
 
     def _answered(self) -> None:
         """A broker did what it was asked for: what went wrong before is over, for siblings that are idle, too."""
-        self.cut_off = False
+        self.cut_off, self._heard = False, time.monotonic()
         self._last.end()
         self._siblings.well(self)
 
@@ -537,6 +547,11 @@ class KafkaClient:
             self._summary = None
             self._last.end(lasting=False)
         return True
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was heard of any broker for a while, be it that nothing was asked."""
+        return time.monotonic() - self._heard > SILENCE
 
     @property
     def last_error(self) -> str | None:
@@ -830,8 +845,12 @@ def _propagation_ms(config: Mapping[str, object], at_most: int = PROPAGATION_MS)
     return min(at_most, int(timeout / 2)) if timeout else at_most  # 0 is without end
 
 
-def _ask_for_all(handle: cimpl.Producer, seconds: float) -> None:
-    handle.list_topics(timeout=seconds)
+def _ask_for(topic: str | None, handle: cimpl.Producer, seconds: float) -> None:
+    """Ask for one topic, or for all."""
+    if topic is None:
+        handle.list_topics(timeout=seconds)
+    else:
+        handle.list_topics(topic, timeout=seconds)
 
 
 def _is_fatal(error: BaseException) -> bool:

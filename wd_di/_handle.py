@@ -50,7 +50,7 @@ class Handle:
         Raises:
             NotTransactionalError: The pool has no ``transactional_id``.
         """
-        self._sender.refuse_if_ended()
+        self._sender.refuse_if_over()
         scope = self._held.scope(**options)
         scope.keeps = self
         return scope
@@ -70,7 +70,9 @@ class Handle:
 
     def __repr__(self) -> str:
         ledger = self._sender.ledger
-        state = "returned" if ledger.ended else f"{len(ledger.pending)} unanswered"
+        state = f"{len(ledger.pending)} unanswered"
+        if ledger.ended:
+            state = "returned" if self._sender.vacant is None else "waits for a producer"
         return f"<{type(self).__name__} {self.index} of {self._sender.terms.pool!r}, {state}>"
 
 

@@ -142,7 +142,7 @@ class MemoryClient:
         self.doubtful = False
         self.full_at: int | None = None
         self.out_of_step = False
-        self.cut_off = False
+        self.cut_off = self.silent = False
         self._broker = broker
         self._writer: Writer | None = None
         self._queue: deque[tuple[Delivery, Record]] = deque()

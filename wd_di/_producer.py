@@ -148,7 +148,9 @@ class Producer(Handle):
     ) -> list[Delivery]:
         """A transaction around the call."""
         self._sender.terms.refuse_implicit()
-        with self.transaction() as tx:
+        scope = self.transaction()
+        scope.within = deadline
+        with scope as tx:
             tx._unit.answered_by = answered_by  # noqa: SLF001  (as below)
             deliveries: list[Delivery] = tx._async(records, deadline)  # noqa: SLF001  (its own kind)
         return deliveries

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from wd_di._checkout import Desk, Hold
     from wd_di._recipe import Scope
+    from wd_di._threads import Deadline
     from wd_di._unit import Rules
 
 Propagation = Literal["join", "new", "mandatory", "never"]
@@ -58,11 +59,12 @@ class Options:
 class TransactionScope(Recipe[Transaction, AsyncTransaction]):
     """A transaction to come: ``with pool.transaction() as tx``. Returned: committed. Raised: aborted."""
 
-    __slots__ = ("_bound", "_desk", "_rules", "keeps", "options")
+    __slots__ = ("_bound", "_desk", "_rules", "keeps", "options", "within")
 
     def __init__(self, desk: Desk, rules: Rules, options: Options, bound: Hold | None = None) -> None:
         super().__init__()
         self.keeps: object = None  # the handle it was asked of: with its last one a claim ends
+        self.within: Deadline | None = None  # of a call that is a transaction of its own
         self._desk = desk
         self._rules = rules
         self._bound = bound
@@ -70,7 +72,7 @@ class TransactionScope(Recipe[Transaction, AsyncTransaction]):
 
     def begin(self, *, ambient: bool = True) -> Run:
         """Return a fresh scope."""
-        return Run(self._desk, self._rules, self.options, self._bound, ambient=ambient)
+        return Run(self._desk, self._rules, self.options, self._bound, ambient=ambient, within=self.within)
 
     def _fresh(self) -> Scope[Transaction, AsyncTransaction]:
         if self.options.retry is not None:
@@ -94,15 +96,26 @@ class Run:
         "_joined",
         "_options",
         "_rules",
+        "_within",
         "unit",
     )
 
-    def __init__(self, desk: Desk, rules: Rules, options: Options, bound: Hold | None, *, ambient: bool) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        rules: Rules,
+        options: Options,
+        bound: Hold | None,
+        *,
+        ambient: bool,
+        within: Deadline | None = None,
+    ) -> None:
         self._desk = desk
         self._rules = rules
         self._options = options
         self._bound = bound
         self._ambient = ambient
+        self._within = within
         self._hold: Hold | None = None
         self._borrower: Desk | None = None
         self._joined = False
@@ -220,15 +233,21 @@ class Run:
         if held is None:
             return self._borrow()
         if self._desk.flaw(held) is not None:
-            self._desk.exchange(held, self._options.timeout_ms)
+            self._desk.exchange(held, self._patience_ms())
         return held
 
     async def _taken_async(self, held: Hold | None) -> Hold:
         if held is None:
             return await self._borrow_async()
         if self._desk.flaw(held) is not None:
-            await self._desk.exchange_async(held, self._options.timeout_ms)
+            await self._desk.exchange_async(held, self._patience_ms())
         return held
+
+    def _patience_ms(self) -> int | None:
+        """Milliseconds to wait for another producer: the pool's own, and no more than the call has left."""
+        if self._within is None:
+            return self._options.timeout_ms
+        return min(self._desk.keeper.settings.timeout_ms, int(self._within.left * 1000))
 
     def _borrow(self) -> Hold:
         hold = self._desk.borrow(self._options.timeout_ms, ambient=self._ambient, scope=self)

@@ -24,6 +24,7 @@ from wd_di.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wd_di._core import Retirement
     from wd_di._record import Prepared
     from wd_di._threads import Deadline, Workers
 
@@ -57,26 +58,32 @@ class Terms:
 class Sender:
     """The claim of one borrower on a client: who may send, what is unanswered, and when it is over."""
 
-    __slots__ = ("_awaited", "_flushing", "client", "index", "ledger", "terms")
+    __slots__ = ("_awaited", "_flushing", "client", "index", "ledger", "terms", "vacant")
 
     def __init__(self, index: int, client: Client, terms: Terms, *, transactional: bool = False) -> None:
         self.index: int = index
         self.client: Client = client
         self.terms: Terms = terms
         self.ledger: Ledger = Ledger(terms.produce_timeout_ms, transactional=transactional)
+        self.vacant: Retirement | None = None  # why it went back, where its borrower asks for another one
         self._awaited: set[Delivery] = set()
         self._flushing = False
         client.outbox.open(self.ledger)
 
     def refuse_if_ended(self) -> None:
-        """Raise if this borrower's time is over."""
+        """Raise if nothing can be sent here any more."""
         if self.ledger.ended:
+            raise self.closed_error()
+
+    def refuse_if_over(self) -> None:
+        """Raise if this borrower's time is over, and not only that of a producer whose successor it asks for."""
+        if self.ledger.ended and self.vacant is None:
             raise self.closed_error()
 
     def end(self) -> None:
         """The time is over; what is left behind is served by the pool's poller."""
         with self.ledger.gate:
-            self.ledger.ended = True
+            self.ledger.ended, self.vacant = True, None
         self.client.outbox.end(self.ledger)
 
     def keeps_back(self, records: list[Prepared]) -> bool:
@@ -85,7 +92,7 @@ class Sender:
         An unknown topic's time to appear runs from its first record on, also while there is no broker to create it.
         """
         client = self.client
-        return client.cut_off and any(client.topics.new(topic) for topic, _ in records)
+        return (client.cut_off or client.silent) and any(client.topics.new(topic) for topic, _ in records)
 
     def send_all(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """Enqueue all, waiting for room in a full queue."""
@@ -250,7 +257,7 @@ class Sender:
 
     def flush(self, deadline: Deadline) -> None:
         """Wait for all that this borrower has sent."""
-        self.refuse_if_ended()
+        self.refuse_if_over()
         self.settle(list(self.ledger.pending), deadline)
         self.raise_failures()
 

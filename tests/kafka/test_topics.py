@@ -25,6 +25,7 @@ from wd_di import (
     ProducerPool,
     TransactionAbortedError,
 )
+from wd_di._client import SILENCE
 from wd_di.testing import LocalKafka
 
 if TYPE_CHECKING:
@@ -313,6 +314,27 @@ def test_topics_of_a_broker_that_is_away() -> None:
 
         assert [None] * len(calls) == [each.exception() for each in found]
         assert [["made"]] * len(calls) == [values(servers, topic) for topic in topics]
+
+
+def test_topics_of_a_broker_that_is_frozen() -> None:
+    """A broker that says nothing for a while isn't one that knows no topic: a new one's first record waits for it."""
+    with started() as kafka, plain(kafka.bootstrap_servers, size=1) as clicks, pool(kafka.bootstrap_servers) as orders:
+        [broker] = kafka.brokers
+        known, new = unique("known"), [unique("frozen"), unique("frozen")]
+        with clicks.producer() as producer, orders.producer() as ordering:
+            producer.produce_sync(known, "known")
+            ordering.produce_sync(known, "known")
+            broker.pause()
+            ends = threading.Timer(AWAY + SILENCE, broker.resume)
+            ends.start()
+            until(lambda: producer._sender.client.silent and ordering._sender.client.silent)
+            with ThreadPoolExecutor(1) as executor, ordering.transaction() as tx:
+                other = executor.submit(tx.produce_sync, new[1], "made")
+                producer.produce_sync(new[0], "made", timeout_ms=20_000)
+                other.result()
+        ends.join()
+
+        assert 2 * [["made"]] == [values(kafka.bootstrap_servers, topic) for topic in new]
 
 
 DEMANDING = "demanding"
