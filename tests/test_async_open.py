@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +92,16 @@ async def test_what_fails_is_told_to_the_task() -> None:
     assert [ValueError, SettingsError, PoolClosedError, PoolOpenError] == [
         type(each) for each in (wrong, refused, closed, dead)
     ]
+
+
+async def test_opening_many_at_a_dead_broker() -> None:
+    """Each has its own deadline, however many pools of the process open at the same time."""
+    pools = [ProducerPool(PoolSettings(size=1, open_timeout_ms=300, kafka=DEAD), name=f"p{each}") for each in range(40)]
+    started = time.monotonic()
+    outcomes = await asyncio.gather(*(_outcome(pool.aopen()) for pool in pools))
+
+    assert {PoolOpenError} == {type(each) for each in outcomes}
+    assert time.monotonic() - started < 2 * 0.3 + 1
 
 
 async def _within(pool: ProducerPool) -> None:

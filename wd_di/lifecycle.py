@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=containers.Container)
 
-_workers = Workers("wd_di-lifecycle", 4)
+_workers = Workers("wd_di-lifecycle", 64)  # containers that start or end at the same time
 
 
 def running(

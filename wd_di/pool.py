@@ -53,12 +53,12 @@ EXIT_TIMEOUT = 5.0
 PROBE_PATIENCE = 0.2
 """Seconds of the first probe; between two of them we look for what makes all others pointless."""
 OPEN_INSTEAD = "await pool.aopen(), or 'async with' the pool or running(...)"
+WORKERS_MAX = 16
+"""Tasks that may wait at once for an open, a reload or a close of one pool."""
 FORCE_PATIENCE = 0.15
 """Seconds after the deadline of a close that ending what is taken by force may take."""
 
 
-_workers = Workers("wd_di-pool", 16)
-"""Open, reload and close for tasks that wait."""
 _begins_on_loops: ContextVar[bool] = ContextVar("_begins_on_loops", default=False)
 
 
@@ -132,6 +132,7 @@ class ProducerPool:
         claim(plan, self)
         self._keeper = Keeper(plan, self.observer, self._memory())
         self._desk = self._keeper.desk = Desk(self._keeper)
+        self._workers = Workers(f"wd_di-{name}-pool", WORKERS_MAX)
         self._phase = threading.RLock()  # a signal handler may close while its own thread does
         self._opened = False
         self._closed = threading.Event()
@@ -261,7 +262,7 @@ class ProducerPool:
             ScopeError: No task of asyncio's runs here.
         """
         refuse_outside_of_a_task(self.name)
-        await outwaited(_workers, lambda: self.open(timeout_ms=timeout_ms))
+        await outwaited(self._workers, lambda: self.open(timeout_ms=timeout_ms))
 
     def _refuse_if_closed(self) -> None:
         if self._keeper.core.closing:
@@ -377,7 +378,7 @@ class ProducerPool:
         ``configure`` is called on a worker thread. A cancellation waits for the end, and then goes on.
         """
         refuse_outside_of_a_task(self.name)
-        await outwaited(_workers, lambda: self.reload(settings, timeout_ms=timeout_ms))
+        await outwaited(self._workers, lambda: self.reload(settings, timeout_ms=timeout_ms))
 
     def _reloaded(self) -> bool:
         core = self._keeper.core
@@ -437,7 +438,7 @@ class ProducerPool:
             with self._desk.working_for(task):
                 return self.close(timeout_ms=timeout_ms, force=force)
 
-        return await outwaited(_workers, close)
+        return await outwaited(self._workers, close)
 
     def _close_again(self, deadline: Deadline, *, force: bool) -> CloseReport:
         """Join a close that is under way; what it left with its holders can be taken by force later."""

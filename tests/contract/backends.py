@@ -47,6 +47,7 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.events: list[Event] = []
         self._pools = ExitStack()
+        self._made: list[ProducerPool] = []
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +68,7 @@ class Backend(ABC):
         settings = PoolSettings(kafka=KafkaSettings.of({**self._address(), **(kafka or {})}), **given)
         pool = self._make(settings, observer)
         self._pools.callback(self._leave, pool)
+        self._made.append(pool)
         pool.open()
         return pool
 
@@ -229,7 +231,19 @@ class OnKafka(Backend):
         return ProducerPool(settings, name="orders", observer=observer)
 
     def visible(self, topic: str) -> list[Found]:
+        self._await_markers(topic)
         return self._read(topic, "read_committed")
+
+    def _await_markers(self, topic: str) -> None:
+        """Wait a while for the markers of what has ended: the coordinator writes them behind its answer."""
+        deadline = time.monotonic() + SETTLING
+        while not self._in_transaction() and time.monotonic() < deadline:
+            if self._ends(topic, "read_committed") == self._ends(topic, "read_uncommitted"):
+                return
+            time.sleep(0.01)
+
+    def _in_transaction(self) -> bool:
+        return any(client.in_transaction for pool in self._made for _, client in pool._keeper.core.living())
 
     def stored(self, topic: str) -> list[Found]:
         return self._read(topic, "read_uncommitted")
@@ -263,8 +277,11 @@ class OnKafka(Backend):
             return None if offset < 0 else offset
 
     def _end(self, topic: str, isolation: str) -> int:
+        return self._ends(topic, isolation)[0]
+
+    def _ends(self, topic: str, isolation: str) -> dict[int, int]:
         with closing(self._consumer(**{"isolation.level": isolation})) as consumer:
-            return _ends(consumer, topic)[0]
+            return _ends(consumer, topic)
 
     def _read(self, topic: str, isolation: str) -> list[Found]:
         with closing(self._consumer(**{"isolation.level": isolation})) as consumer:
