@@ -1,68 +1,100 @@
 # Everything a fresh machine with Python 3.11+, make and git needs: each target installs what it uses into .venv.
-# ARGS goes to the program that a target runs: make test ARGS="-k reload", make demo ARGS="--help".
+# What stands behind two number signs is what `make help` prints.
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+## PYTHON=PATH     the interpreter of .venv; by default the first of python3, python3.14 ... python3.11 that is new enough
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PY := .venv/bin/python
 UV := .venv/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY) --constraint constraints.txt --build-constraint constraints.txt
 SPEC := pyproject.toml constraints.txt
 
-# What wd_di promises to run on; those that this machine hasn't are skipped with a message.
-PYTHONS ?= 3.11 3.12 3.13
+# What wd_di promises to run on.
+## PYTHONS="3.12"  the versions for matrix; wheel-test and lowest take the first; those that this machine hasn't are skipped
+PYTHONS ?= 3.11 3.12 3.13 3.14
 
-# mock: librdkafka's mock cluster inside the demo's process; local: a real broker, started for it
+## KAFKA=local     for demo: mock is librdkafka's, in the demo's process; local is a real broker, downloaded and started;
+##                 else the address of your own. By default mock, or what KAFKA_BOOTSTRAP_SERVERS names,
+##                 which test and volume use, too
 KAFKA ?= $(or $(KAFKA_BOOTSTRAP_SERVERS),mock)
+
+## ARGS="-k x"     goes to the program that the target runs: make test ARGS="-k reload", make demo ARGS="--help"
 ARGS ?=
+
+## TAG=v0.1.0      for package: fails if this isn't the tag of the version that is built
+TAG ?=
 
 export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs wheel-test matrix lowest volume constraints clean
+.PHONY: help demo test lint lint-code lint-files format docs package wheel-test matrix lowest volume constraints clean
 
-help:
-	@echo "make demo [KAFKA=local] | test | lint | format | docs | wheel-test | matrix | lowest | volume | constraints | clean"
+help: ## this
+	@echo "make TARGET [VARIABLE=VALUE ...]"; echo
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target does; do \
+		printf '  %-15s %s\n' "$$target" "$$does"; done
+	@echo; sed -nE 's/^## (.*)/  \1/p' $(MAKEFILE_LIST)
 
-demo: .venv/$(if $(filter local,$(KAFKA)),demo-local,demo).stamp
+demo: .venv/$(if $(filter local,$(KAFKA)),demo-local,demo).stamp ## a day of flights through a pool, with what consumers read back [KAFKA ARGS]
 	$(PY) -m examples.departures --kafka=$(KAFKA) $(ARGS)
 
-test: .venv/dev.stamp .venv/kafka.stamp
+test: .venv/dev.stamp .venv/kafka.stamp ## all tests, those on a real broker included [ARGS]
 	$(PY) -m pytest $(ARGS)
 
-lint: .venv/dev.stamp
+lint: lint-code lint-files ## the two below
+
+lint-code: .venv/dev.stamp ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-format: .venv/dev.stamp
+# Only schemas that the package brings, and no network: the same answer everywhere.
+lint-files: .venv/dev.stamp ## the workflows and forms against their schemas, and for weaknesses by zizmor
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
+		.github/ISSUE_TEMPLATE/feature.yml
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.readthedocs .readthedocs.yaml
+	.venv/bin/zizmor --offline --quiet --no-progress .github
+
+format: .venv/dev.stamp ## ruff's fixes and format, written to the files
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-docs: .venv/docs.stamp
+docs: .venv/docs.stamp ## the site in docs/_build/html; warnings are errors [ARGS]
 	$(PY) -m sphinx --nitpicky --fail-on-warning --fresh-env --quiet docs docs/_build/html $(ARGS)
 	@echo "docs/_build/html/index.html"
 
-# The tests that need no real broker, on the built wheel: on each Python, and on the lowest versions that it allows.
-matrix: $(PYTHONS:%=wheel-test-%)
+# What the package index gets, checked as the index would and for what is missing.
+package: .venv/dev.stamp ## the wheel and the source distribution in dist, checked for the package index [TAG]
+	@test -z "$(TAG)" || test "$(TAG)" = "v$$($(PY) -c 'import wd_di; print(wd_di.__version__)')" \
+		|| { echo "the tag $(TAG) isn't the version of wd_di/_version.py"; exit 1; }
+	rm -rf dist
+	$(UV) build --quiet --build-constraint constraints.txt --out-dir dist
+	.venv/bin/twine check --strict dist/*
+	.venv/bin/pyroma --min=10 --file dist/*.tar.gz
 
-wheel-test: wheel-test-$(firstword $(PYTHONS))
+wheel-test: wheel-test-$(firstword $(PYTHONS)) ## the tests that need no real broker, on the built wheel [PYTHONS ARGS]
+
+matrix: $(PYTHONS:%=wheel-test-%) ## the same on every Python [PYTHONS ARGS]
 
 wheel-test-%: .venv/uv.stamp
 	.ci/wheel $* highest $(ARGS)
 
-lowest: .venv/uv.stamp
+lowest: .venv/uv.stamp ## the same with the lowest versions that the wheel allows [PYTHONS ARGS]
 	.ci/wheel $(firstword $(PYTHONS)) lowest $(ARGS)
 
-volume: .venv/dev.stamp .venv/kafka.stamp
+volume: .venv/dev.stamp .venv/kafka.stamp ## the flights of a whole year through a pool, each looked for afterwards [ARGS]
 	$(PY) -m tests.volume $(ARGS)
 
-constraints: .venv/uv.stamp
+constraints: .venv/uv.stamp ## constraints.txt anew, with the newest versions of everything
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --all-extras \
 		--group build --group dev --group docs --custom-compile-command "make constraints" \
 		--output-file constraints.txt pyproject.toml
 
-clean:
+clean: ## removes all that the targets have made
 	rm -rf .venv .venv-wheel dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
