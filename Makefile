@@ -27,7 +27,7 @@ TAG ?=
 export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-code lint-files format docs package wheel-test matrix lowest volume constraints clean
+.PHONY: help demo test lint lint-code lint-files format docs pictures package wheel-test matrix lowest volume constraints clean
 
 help: ## this
 	@echo "make TARGET [VARIABLE=VALUE ...]"; echo
@@ -66,6 +66,10 @@ format: .venv/dev.stamp ## ruff's fixes and format, written to the files
 docs: .venv/docs.stamp ## the site in docs/_build/html; warnings are errors [ARGS]
 	$(PY) -m sphinx --nitpicky --fail-on-warning --fresh-env --quiet docs docs/_build/html $(ARGS)
 	@echo "docs/_build/html/index.html"
+
+# docs/pictures/*.txt are the sources; what they give is committed, since the README shows it.
+pictures: .venv/uv.stamp ## the pictures of the documentation, drawn from their text
+	$(PY) docs/pictures/draw.py
 
 # What the package index gets, checked as the index would and for what is missing.
 package: .venv/dev.stamp ## the wheel and the source distribution in dist, checked for the package index [TAG]

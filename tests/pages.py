@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PLACEHOLDER = "localhost:9092"
 VARIES = "…"
-HOME = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"] + "/blob/main/"
-"""Where the repository is shown."""
+SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+HOMES = (f"{SOURCE}/blob/main/", f"{SOURCE}/raw/main/")
+"""Where the repository's files are shown, and where they are served as they are, which pictures need."""
 FILE = re.compile(r"# (\S+\.(?:py|env))\n")
 
 
@@ -158,13 +159,15 @@ def relative_links(page: Path) -> list[str]:
 
 
 def _links(page: Path) -> list[str]:
-    targets = re.findall(r"\]\(([^)]+)\)", page.read_text())
-    return [target for target in targets if target.startswith(HOME) or not target.startswith(("http:", "https:"))]
+    found = re.findall(r'\]\(([^)]+)\)|(?:src|srcset|href)="([^"]+)"', page.read_text())
+    targets = [markdown or html for markdown, html in found]
+    return [target for target in targets if target.startswith(HOMES) or not target.startswith(("http:", "https:"))]
 
 
 def _is_there(page: Path, target: str) -> bool:
     name, _, heading = target.partition("#")
-    path = ROOT / name.removeprefix(HOME) if name.startswith(HOME) else page.parent / name if name else page
+    home = next((home for home in HOMES if name.startswith(home)), None)
+    path = ROOT / name.removeprefix(home) if home else page.parent / name if name else page
     return path.exists() and (not heading or heading in _headings(path))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from examples.departures import report
 from examples.departures.publishing import Score
 from examples.departures.readers import Seen
-from tests.pages import ROOT, Page, blocks, dead_links, in_folder, relative_links
+from tests.pages import ROOT, SOURCE, Page, blocks, dead_links, in_folder, relative_links
 from wd_di import PoolSettings
 
 if TYPE_CHECKING:
@@ -77,6 +77,13 @@ def test_links_lead_somewhere():
 def test_links_work_on_the_package_index():
     """The page stands there, too, where a relative link leads nowhere."""
     assert [] == relative_links(README)
+
+
+def test_the_first_screen_has_its_picture():
+    """The life of a transaction is there for light and for dark pages, served as a picture and not as a page."""
+    shown = re.findall(r'(?:src|srcset)="([^"]+)"', README.read_text().partition("\n## ")[0])
+
+    assert [f"{SOURCE}/raw/main/docs/pictures/transaction-{theme}.svg" for theme in ("dark", "light")] == shown
 
 
 def _lines(text: str) -> list[str]:
