@@ -202,7 +202,10 @@ class Run:
     def _refuse_plain(self) -> None:
         terms = self._rules.terms
         if not terms.transactional:
-            raise NotTransactionalError(f"{terms.pool}: this pool has no transactional_id, so it has no transactions")
+            raise NotTransactionalError(
+                f"{terms.pool}: this pool has no transactional_id, so it has no transactions: set one, for example "
+                "'shop-orders-{instance}-{index}'"
+            )
 
     def _joins(self) -> bool:
         """Whether an open transaction of the caller is to be used.
