@@ -46,6 +46,7 @@ lint: lint-code lint-files ## the two below
 lint-code: .venv/dev.stamp ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/ruff format --check --config docs/snippets.toml .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
@@ -62,6 +63,7 @@ lint-files: .venv/dev.stamp ## the workflows and forms against their schemas, an
 format: .venv/dev.stamp ## ruff's fixes and format, written to the files
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+	.venv/bin/ruff format --config docs/snippets.toml .
 
 docs: .venv/docs.stamp ## the site in docs/_build/html; warnings are errors [ARGS]
 	$(PY) -m sphinx --nitpicky --fail-on-warning --fresh-env --quiet docs docs/_build/html $(ARGS)

@@ -10,6 +10,7 @@ import tomllib
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 from sybil import Example, Sybil
@@ -30,6 +31,10 @@ VARIES = "…"
 SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
 HOMES = (f"{SOURCE}/blob/main/", f"{SOURCE}/raw/main/")
 """Where the repository's files are shown, and where they are served as they are, which pictures need."""
+WIDTH = 88
+"""How many characters of code the site shows in its column, and GitHub in a window of half a screen."""
+WRAPPED = re.compile(r"\n {4}(?=\S)")
+CODE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FILE = re.compile(r"# (\S+\.(?:py|env))\n")
 
 
@@ -38,7 +43,7 @@ class Page:
 
     A block that begins with a file's name is a file; ``localhost:9092`` is the mock cluster. What is printed, the
     warnings about settings, and the last line of a traceback must stand in the block of text below, where ``…`` stands
-    for what varies.
+    for what varies, and a line that is indented by four spaces goes on with the one before.
     """
 
     def __init__(self, path: Path, kafka: MockKafka, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,8 +149,15 @@ def _forget_modules(path: Path) -> None:
 
 
 def shows(shown: str, printed: str) -> bool:
-    """Whether the page shows what was printed; ``…`` on the page is whatever varies."""
-    return re.fullmatch(".*".join(map(re.escape, shown.strip().split(VARIES))), printed.strip(), re.DOTALL) is not None
+    """Whether the page shows what was printed; ``…`` on the page is whatever varies, and four spaces go on a line."""
+    shown, printed = (WRAPPED.sub(" ", text.strip()) for text in (shown, printed))
+    return re.fullmatch(".*".join(map(re.escape, shown.split(VARIES))), printed, re.DOTALL) is not None
+
+
+def too_wide(page: Path) -> list[str]:
+    """Return the lines of a page's code and output that its reader would have to scroll sideways."""
+    shown = [block for opening, block in CODE.findall(page.read_text()) if not opening.startswith("{")]
+    return [line for block in shown for line in dedent(block).splitlines() if len(line) > WIDTH]
 
 
 def dead_links(page: Path) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 
 import wd_di
-from tests.pages import ROOT, Page, blocks, dead_links, files, in_folder, shows
+from tests.pages import ROOT, Page, blocks, dead_links, files, in_folder, shows, too_wide
 from wd_di import FencedError, KafkaSettings, PoolSettings, ProducerPool, SettingsWarning, errors, events, testing
 from wd_di.settings import dotted
 from wd_di.testing import _mock
@@ -83,6 +83,28 @@ def test_the_error_of_the_first_replica_is_real(local_kafka: Cluster) -> None:
         commit_too_late()
 
     assert shows(shown, f"wd_di.errors.FencedError: {caught.value}")
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_code_fits_its_column(page: Path) -> None:
+    """No line of code or output is cut off at the right edge of the site."""
+    assert [] == too_wide(page)
+
+
+def test_wide_lines_are_found(tmp_path: Path) -> None:
+    """A line counts without the indentation of its block, and only in code that is shown as such."""
+    page = tmp_path / "page.md"
+    page.write_text(f"{'x' * 89}\n\n  ```text\n  {'y' * 88}\n  {'z' * 89}\n  ```\n\n```{{eval-rst}}\n{'x' * 89}\n```\n")
+
+    assert ["z" * 89] == too_wide(page)
+
+
+def test_wrapped_output_is_compared() -> None:
+    """A page may go on with a long line in the next one, indented by four spaces; nothing else may differ."""
+    assert shows("Error: no producer\n    free; … more", "Error: no producer free; 3 more")
+    assert not shows("Error: no producer\n    free", "Error: no producer is free")
+    assert not shows("Error: no producer\nfree", "Error: no producer free")
+    assert not shows("Error: no producer\n  free", "Error: no producer free")
 
 
 def test_fragments_are_of_a_known_type() -> None:
