@@ -166,6 +166,9 @@ class AsyncProducer(Handle):
         scope = self.transaction()
         scope.within = deadline
         async with scope as tx:
-            tx._unit.answered_by = deadline  # noqa: SLF001  (its own kind)
-            deliveries = [await self._send(tx._sender, record, deadline) for record in records]  # noqa: SLF001
+            unit = tx._unit  # noqa: SLF001  (its own kind)
+            if unit.keeps_back(records):
+                await outwaited(unit.terms.jobs, lambda: unit.client.reach(deadline))
+            unit.answered_by = deadline
+            deliveries = [await self._send(unit, record, deadline) for record in records]
         return [delivery.result(0) for delivery in deliveries]

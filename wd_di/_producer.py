@@ -151,6 +151,8 @@ class Producer(Handle):
         scope = self.transaction()
         scope.within = deadline
         with scope as tx:
-            tx._unit.answered_by = answered_by  # noqa: SLF001  (as below)
-            deliveries: list[Delivery] = tx._async(records, deadline)  # noqa: SLF001  (its own kind)
+            if tx._unit.keeps_back(records):  # noqa: SLF001  (its own kind)
+                tx._unit.client.reach(deadline)  # noqa: SLF001
+            tx._unit.answered_by = answered_by  # noqa: SLF001
+            deliveries: list[Delivery] = tx._async(records, deadline)  # noqa: SLF001
         return deliveries

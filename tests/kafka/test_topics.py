@@ -284,7 +284,7 @@ def test_topics_of_a_broker_that_is_away() -> None:
     recorder, kinds = Recorder(), {"plain": plain, "in a transaction": pool}
     with started() as kafka, ExitStack() as pools:
         servers, [broker] = kafka.bootstrap_servers, kafka.brokers
-        opened = {name: pools.enter_context(make(servers, size=2, observer=recorder)) for name, make in kinds.items()}
+        opened = {name: pools.enter_context(make(servers, size=4, observer=recorder)) for name, make in kinds.items()}
         broker.kill()
         until(lambda: {event.pool for event in recorder.of(ErrorOccurred)} == {each.name for each in opened.values()})
         late = pools.enter_context(plain(servers, size=1, open_policy="background"))
@@ -299,12 +299,21 @@ def test_topics_of_a_broker_that_is_away() -> None:
             async with opened[name].producer() if name == "plain" else opened[name].transaction() as producer:
                 await producer.produce_sync(topic, "made")
 
+        def implicitly(topic: str) -> None:
+            with opened["in a transaction"].producer() as producer:
+                producer.produce_sync(topic, "made")
+
+        async def awaited_implicitly(topic: str) -> None:
+            async with opened["in a transaction"].producer() as producer:
+                await producer.produce_sync(topic, "made")
+
         def from_the_start(topic: str) -> None:
             with late.producer() as producer:
                 producer.produce_async(topic, "made")
                 producer.flush()
 
-        calls: list[Callable[[str], object]] = [from_the_start]
+        calls: list[Callable[[str], object]] = [from_the_start, implicitly]
+        calls.append(lambda topic: asyncio.run(awaited_implicitly(topic)))
         for name in kinds:
             calls += [partial(produce, name), lambda topic, name=name: asyncio.run(awaited(name, topic))]
         topics = [unique("away") for _ in calls]
