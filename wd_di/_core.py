@@ -154,7 +154,16 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What happened since the pool was made."""
+    """What happened since the pool was made.
+
+    Attributes:
+        requests: Checkouts that were asked for.
+        queued: Those of them that had to wait for a producer.
+        timeouts: Those that waited in vain.
+        created: Producers that were connected.
+        create_errors: Failed tries to connect one.
+        retired: Producers that were given up: gone bad, expired, or ended by a reload or the close.
+    """
 
     requests: int = 0
     queued: int = 0
@@ -194,7 +203,14 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a slot: part of time-out messages and of the report of ``close``."""
+    """Who holds a slot: part of time-out messages and of the report of ``close``.
+
+    Attributes:
+        index: The slot's index.
+        owner: What holds it, a thread, a task or a greenlet, by its name.
+        held_ms: For how long.
+        place: Where it was borrowed, as ``file:line``; ``None`` unless ``leak_after_ms`` is set.
+    """
 
     index: int
     owner: str
