@@ -15,7 +15,7 @@ PYTHONS ?= 3.11 3.12 3.13 3.14
 
 ## KAFKA=local     for demo: mock is librdkafka's, in the demo's process; local is a real broker, downloaded and started;
 ##                 else the address of your own. By default mock, or what KAFKA_BOOTSTRAP_SERVERS names,
-##                 which test and volume use, too
+##                 which test, bench and volume use, too
 KAFKA ?= $(or $(KAFKA_BOOTSTRAP_SERVERS),mock)
 
 ## ARGS="-k x"     goes to the program that the target runs: make test ARGS="-k reload", make demo ARGS="--help"
@@ -27,7 +27,8 @@ TAG ?=
 export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-code lint-files format docs pictures package wheel-test matrix lowest volume constraints clean
+.PHONY: help demo test lint lint-code lint-files format docs pictures package wheel-test matrix lowest bench volume \
+	constraints clean
 
 help: ## this
 	@echo "make TARGET [VARIABLE=VALUE ...]"; echo
@@ -52,12 +53,12 @@ lint-code: .venv/dev.stamp ## ruff, mypy --strict, import-linter
 
 # Only schemas that the package brings, and no network: the same answer everywhere.
 lint-files: .venv/dev.stamp ## the workflows and forms against their schemas, and for weaknesses by zizmor
-	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
-	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
 		.github/ISSUE_TEMPLATE/feature.yml
-	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
-	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
-	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.readthedocs .readthedocs.yaml
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	.venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	.venv/bin/check-jsonschema --builtin-schema vendor.readthedocs .readthedocs.yaml
 	.venv/bin/zizmor --offline --quiet --no-progress .github
 
 format: .venv/dev.stamp ## ruff's fixes and format, written to the files
@@ -91,6 +92,9 @@ wheel-test-%: .venv/uv.stamp
 
 lowest: .venv/uv.stamp ## the same with the lowest versions that the wheel allows [PYTHONS ARGS]
 	.ci/wheel $(firstword $(PYTHONS)) lowest $(ARGS)
+
+bench: .venv/dev.stamp .venv/kafka.stamp ## measures the figures that the pages quote, in a quarter of an hour [ARGS]
+	$(PY) -m tests.bench $(ARGS)
 
 volume: .venv/dev.stamp .venv/kafka.stamp ## the flights of a whole year through a pool, each looked for afterwards [ARGS]
 	$(PY) -m tests.volume $(ARGS)

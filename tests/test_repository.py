@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)[1].split()  # type: ignore[index]
+TARGETS = re.search(r"^\.PHONY: ((?:.+\\\n)*.+)$", MAKEFILE, re.MULTILINE)[1].replace("\\", "").split()  # type: ignore[index]
 PYTHONS = re.search(r"^PYTHONS \?= (.+)$", MAKEFILE, re.MULTILINE)[1].split()  # type: ignore[index]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 

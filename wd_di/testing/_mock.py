@@ -1,4 +1,4 @@
-"""How to have a broker in 3 ms, and broken on request: `MockKafka`, librdkafka's own mock cluster."""
+"""How to have a broker at once, and broken on request: `MockKafka`, librdkafka's own mock cluster."""
 
 from __future__ import annotations
 

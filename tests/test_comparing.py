@@ -1,0 +1,58 @@
+"""How the benchmarks compare: by turns, ratios within a round, medians. What they measure needs a broker."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.clients import ID, LOG_PARTITIONS, _java_hash, instance
+from tests.bench.comparing import Turn, compare, turn
+
+
+def test_each_way_is_first_in_turn():
+    """Every second round goes backwards, after one that isn't counted."""
+    order = []
+
+    def way(name):
+        return lambda: order.append(name) or Turn(1, 1.0, [0.1])
+
+    compared = compare("t", "u", {"a": way("a"), "b": way("b")}, rounds=3)
+
+    assert "ab" + "ab" + "ba" + "ab" == "".join(order)
+    assert ["a", "b"] == [row.way for row in compared.rows]
+
+
+def test_a_ratio_is_one_of_the_same_round():
+    """A round in which all was slow changes no ratio, and one that was an exception doesn't count."""
+    base = iter([0, 100, 10, 100])
+    other = iter([0, 200, 20, 50])
+    ways = {
+        "a": lambda: Turn(next(base), 1.0, [0.001, 0.002, 0.003]),
+        "b": lambda: Turn(next(other), 1.0, [0.001]),
+    }
+
+    first, second = compare("t", "u", ways, rounds=3).rows
+
+    assert (100, 1, 1, 1) == (first.rate, first.ratio, first.least_ratio, first.most_ratio)
+    assert (50, 2, 0.5, 2) == (second.rate, second.ratio, second.least_ratio, second.most_ratio)
+    assert (2, 3, 3) == (first.call_ms, first.slow_call_ms, first.longest_call_ms)
+
+
+def test_a_turn_counts_what_all_threads_did():
+    """Each thread calls at least once, and says how many units a call was."""
+    took = turn(3, 0, lambda thread: thread + 1)
+
+    assert (6, 3) == (took.units, len(took.calls))
+    assert took.rate == took.units / took.seconds
+
+
+def test_a_failure_ends_the_turn():
+    """A call that fails is no fast call."""
+    with pytest.raises(ZeroDivisionError):
+        turn(2, 0, lambda thread: 1 // thread)
+
+
+def test_ids_are_spread_alike():
+    """Java's hash decides on the coordinator, so each first id has the same."""
+    assert 99_162_322 == _java_hash("hello")
+    assert {0} == {_java_hash(ID.format(instance=instance(), index=0)) % LOG_PARTITIONS for _ in range(9)}
+    assert [0, 1, 2, 0] == [_java_hash(ID.format(instance=instance(), index=n)) % LOG_PARTITIONS for n in range(4)]
