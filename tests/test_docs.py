@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 import inspect
 import re
+from contextlib import ExitStack
 from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from confluent_kafka import KafkaError, Producer
+from ruamel.yaml import YAML
 
 import wd_di
 from tests.pages import ROOT, Page, blocks, dead_links, files, in_folder, shows, too_wide
@@ -18,8 +22,7 @@ from wd_di.settings import dotted
 from wd_di.testing import _mock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from wd_di.testing import Cluster, MockKafka
 
@@ -38,6 +41,13 @@ def folder(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """The page's files in a folder from which they can be imported."""
     with in_folder(page, tmp_path, monkeypatch) as folder:
         yield folder
+
+
+@pytest.fixture
+def folder_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """Work in the folder of a guide's files."""
+    with ExitStack() as entered:
+        yield lambda name: entered.enter_context(in_folder(DOCS / "howto" / f"{name}.md", tmp_path, monkeypatch))
 
 
 @pytest.mark.timeout(TOO_LONG_TO_RUN)
@@ -64,6 +74,27 @@ def test_the_test_on_a_real_broker_passes(page: Path, folder: Path, request: pyt
     test = names["test_aborted_records_are_hidden"]
     assert inspect.isfunction(test)
     test(request.getfixturevalue("local_kafka"))
+
+
+def test_a_pods_environment_fills_the_settings(folder_of: Callable[[str], Path]) -> None:
+    """What the guide's StatefulSet sets reaches the pool's settings, and its grace period is longer than the close."""
+    folder_of("kubernetes")
+    [pod, _] = [YAML(typ="safe").load(text) for text in blocks(DOCS / "howto" / "kubernetes.md", "yaml")]
+    spec = pod["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    with pytest.MonkeyPatch.context() as environment:
+        for number, variable in enumerate(container["env"]):
+            environment.setenv(variable["name"], str(number))
+        orders = import_module("shop.containers").Settings().orders
+
+    assert ("0", "1", "2") == (
+        orders.instance,
+        orders.kafka.bootstrap_servers,
+        orders.kafka.sasl_password.get_secret_value(),
+    )
+    assert orders.close_timeout_ms < spec["terminationGracePeriodSeconds"] * 1000
+    assert 'Path("ready")' in (Path("shop") / "__main__.py").read_text()
+    assert ["test", "-e", "ready"] == container["readinessProbe"]["exec"]["command"]
 
 
 def test_the_error_of_the_first_replica_is_real(local_kafka: Cluster) -> None:
