@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 from pydantic import SecretStr
 from scripted import outcome
 
@@ -365,6 +365,44 @@ def test_brokers_down(kafka):
 
     assert "_TRANSPORT" in client.last_error or "_ALL_BROKERS_DOWN" in client.last_error
     assert client.fault is None
+
+
+def handles() -> int:
+    """How many of confluent-kafka's clients live in this process."""
+    gc.collect()
+    return sum(isinstance(each, cimpl.Producer) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("what", ["produce", "commit", "abort", "send_offsets", "init", "full"])
+def test_a_kept_error_keeps_no_client(kafka, what):
+    """The frames of an error that is logged or compared later don't keep the client's threads and connections alive."""
+    before = handles()
+    settings = {"queue_buffering_max_messages": 1, "linger_ms": 1000} if what == "full" else {}
+    client = connect(kafka, None if what == "full" else f"kept-{what}", **settings)
+    if what in ("produce", "commit", "abort", "send_offsets"):
+        client.init(5)
+        client.begin()
+    if what != "full":
+        raise_fatal_error(client._handle, FENCED, "scripted")
+
+    def produce() -> None:
+        for _ in range(3):
+            client.produce(Delivery("orders", Ledger(1000, transactional=False), client.outbox), "orders", value=b"v")
+
+    calls = {
+        "produce": produce,
+        "commit": lambda: client.commit(1),
+        "abort": lambda: client.abort(1),
+        "send_offsets": lambda: client.send_offsets([TopicPartition("orders", 0, 1)], b"CGMD", 1),
+        "init": lambda: client.init(1),
+        "full": produce,
+    }
+    with pytest.raises((Fault, ValueError)) as kept:
+        calls[what]()
+    dispose(client, Deadline(0), 0)
+
+    assert before == handles()
+    assert kept.value.__traceback__ is not None
 
 
 def test_statistics(kafka):

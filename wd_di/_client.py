@@ -23,6 +23,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 from wd_di._green import yielding
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._names import revealed
+from wd_di._reentry import Calls, NestedCallError
 from wd_di._threads import Deadline
 from wd_di._topics import ASK_SLICE_MAX, PATIENT_MS, PROPAGATION_MS, Topics
 from wd_di._troubles import LASTING, Siblings, Troubles, last_error
@@ -62,6 +63,9 @@ PROOF_FRESH = 1.0
 
 SILENCE = 1.0
 """Seconds after which a broker that says nothing may be frozen, as after SIGSTOP: no connection ends by that."""
+
+CLOSING = 1.0
+"""Seconds that a close of what is answered takes at most, but for slow DNS."""
 
 RENEWAL_MAX = 2.0
 """Seconds for all of these questions: the brokers may be busy, or far."""
@@ -228,6 +232,7 @@ class KafkaClient:
         self._on_trouble, self._on_statistics, self._on_throttle = trouble, statistics, config.get("throttle_cb")
         self._tokens: TokenSource | None = None
         self._forked = False
+        self._calls = Calls()
         self._handle: cimpl.Producer | None = None
         self._handle = self._connect(config, PATIENT_MS if patient else PROPAGATION_MS)
         _live.add(self)
@@ -260,13 +265,15 @@ class KafkaClient:
 
     def init(self, seconds: float) -> None:
         """Get the producer id, one bounded try; after a time-out the same handle must be asked again."""
-        self._call(lambda handle: handle.init_transactions(seconds))
+        self._call(lambda handle: handle.init_transactions(seconds), seconds)
         self._initialised = True
         self._answered()
 
     def begin(self) -> None:
         """Begin; local, no request is sent."""
-        self._call(lambda handle: handle.begin_transaction(), settle=False)  # on an event loop nothing may be looked up
+        self._call(
+            lambda handle: handle.begin_transaction(), 0, settle=False
+        )  # on an event loop nothing may be looked up
         self.in_transaction, self._unheard, self._wrote = True, False, False
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
@@ -274,7 +281,7 @@ class KafkaClient:
         if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
             raise TypeError(unfit_metadata(group_metadata))
         try:
-            self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds))
+            self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds), seconds)
         except Fault as fault:
             if _code(fault) != KafkaError._BAD_MSG:  # noqa: SLF001  (librdkafka couldn't read the metadata)
                 raise
@@ -289,7 +296,7 @@ class KafkaClient:
         the unheard answer was yes, the same call says _STATE: only a commit can have led out of the transaction.
         """
         try:
-            self._call(lambda handle: handle.commit_transaction(seconds))
+            self._call(lambda handle: handle.commit_transaction(seconds), seconds)
         except Fault as fault:
             if not (self._unheard and self.in_transaction and _code(fault) == KafkaError._STATE):  # noqa: SLF001
                 raise
@@ -302,7 +309,7 @@ class KafkaClient:
 
     def abort(self, seconds: float) -> None:
         """Abort, one bounded try."""
-        self._call(lambda handle: handle.abort_transaction(seconds))
+        self._call(lambda handle: handle.abort_transaction(seconds), seconds)
         self.in_transaction = False
 
     def reason(self) -> Fault | None:
@@ -331,23 +338,25 @@ class KafkaClient:
         try:
             handle.produce(topic, on_delivery=delivery._arrive, **record)  # noqa: SLF001  (its callback)
         except BufferError as error:
+            del handle  # as in Calls.make
             raise Fault(Kind.QUEUE_FULL, "librdkafka's queue is full") from error
         except (KafkaException, RuntimeError) as error:
+            del handle
             raise self._translated(error, of_record=True) from error
         self._wrote = True
         self.topics.sent(topic, delivery)
 
     def poll(self, seconds: float) -> None:
         """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
-        self._serve(lambda handle: handle.poll(seconds), blocking=seconds > 0)
+        self._serve(lambda handle: handle.poll(seconds), seconds)
 
     def flush(self, seconds: float) -> None:
         """Send at once, whatever ``linger.ms`` says, and serve callbacks; ask the outbox for what is left."""
-        self._serve(lambda handle: handle.flush(seconds))
+        self._serve(lambda handle: handle.flush(seconds), seconds)
 
     def purge(self) -> None:
         """Give up on all that is queued or in flight."""
-        self._serve(lambda handle: handle.purge())
+        self._serve(lambda handle: handle.purge(), 0)
 
     def owes(self) -> int:
         """Messages, reports and events not yet served; not a count of messages."""
@@ -364,24 +373,26 @@ class KafkaClient:
             return
         try:
             if self._proved > 0:
-                self._call(functools.partial(_ask_for, None, seconds=seconds))
+                self._call(functools.partial(_ask_for, None, seconds=seconds), seconds)
             else:
-                self._call(lambda handle: handle.cluster_id(seconds))
+                self._call(lambda handle: handle.cluster_id(seconds), seconds)
         except (Fault, AttributeError):  # upstream calls the method experimental
             if deadline.left < BREATH:
                 raise
-            self._call(functools.partial(_ask_for, None, seconds=deadline.left))
+            left = deadline.left
+            self._call(functools.partial(_ask_for, None, seconds=left), left)
         self._proved = time.monotonic()
         self._answered()
 
     def ask(self, topic: str, seconds: float) -> bool:
         """Ask any broker for the topic's metadata, which librdkafka takes note of, too; whether an answer came."""
+        ask = functools.partial(_ask_for, topic, seconds=seconds)
         self._asking.append(topic)  # before the handle is taken: see close
         try:
             handle = self._handle
             if handle is None:
                 return False
-            found = yielding(lambda: handle.list_topics(topic, timeout=seconds)).topics[topic]
+            found = yielding(lambda: self._calls.make(ask, handle, seconds)).topics[topic]
         except (KafkaException, RuntimeError, KeyError):  # no broker, or closed meanwhile
             self._deaf = time.monotonic()
             return False
@@ -408,7 +419,7 @@ class KafkaClient:
         while not (self._handle is None or self.fault is not None or deadline.passed):
             patience = deadline.slice(seconds)
             try:
-                self._call(functools.partial(_ask_for, known, seconds=patience))
+                self._call(functools.partial(_ask_for, known, seconds=patience), patience)
             except Fault:
                 time.sleep(deadline.slice(BREATH))
                 seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions
@@ -450,7 +461,7 @@ class KafkaClient:
             return
         settled = self.fault is None and len(handle) == 0 and not self._asking
         if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
-            self._serve_on(handle.close)
+            self._serve_on(lambda handle: handle.close(), handle, CLOSING)
         self._siblings.gone(self)
         dropped = [handle]
         del handle
@@ -468,38 +479,48 @@ class KafkaClient:
 
     # -- translation -------------------------------------------------------------------------------
 
-    def _call(self, call: Callable[[cimpl.Producer], object], *, settle: bool = True) -> None:
-        """A call whose error concerns the caller. Its callbacks are settled either way."""
-        handle = self._handle
-        if handle is None:
-            raise self._closed()
+    def _call(self, call: Callable[[cimpl.Producer], object], seconds: float, *, settle: bool = True) -> None:
+        """A call of at most so many seconds whose error concerns the caller. Its callbacks are settled either way."""
+        handle = self._open()
         try:
-            yielding(lambda: call(handle))
+            yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (it is deleted after that)
         except SystemError as error:
             _raise_interrupt(error)
             raise
+        except NestedCallError as error:
+            raise Fault(Kind.RETRIABLE, str(error)) from error
         except (KafkaException, RuntimeError, TypeError) as error:
             raise self._translated(error) from error
         finally:
+            del handle  # as in Calls.make
             if settle:
                 self._settle()
 
-    def _serve(self, call: Callable[[cimpl.Producer], object], *, blocking: bool = True) -> None:
+    def _serve(self, call: Callable[[cimpl.Producer], object], seconds: float) -> None:
+        self._serve_on(call, self._open(), seconds)
+
+    def _open(self) -> cimpl.Producer:
         handle = self._handle
         if handle is None:
             raise self._closed()
-        self._serve_on(lambda: call(handle), blocking=blocking)
+        return handle
 
-    def _serve_on(self, call: Callable[[], object], *, blocking: bool = True) -> None:
+    def _serve_on(self, call: Callable[[cimpl.Producer], object], handle: cimpl.Producer, seconds: float) -> None:
         """A call whose errors concern the client as a whole: they are kept, not raised."""
         try:
-            yielding(call) if blocking else call()
+            if seconds > 0:
+                yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (as above)
+            else:
+                self._calls.make(call, handle, 0)
         except SystemError as error:
             _raise_interrupt(error)
             raise
+        except NestedCallError:
+            time.sleep(BREATH)  # whoever waits for something looks again until its deadline
         except (KafkaException, RuntimeError) as error:
             self._translated(error)
         finally:
+            del handle  # as in Calls.make
             self._settle()
 
     def _settle(self) -> None:
@@ -845,12 +866,9 @@ def _propagation_ms(config: Mapping[str, object], at_most: int = PROPAGATION_MS)
     return min(at_most, int(timeout / 2)) if timeout else at_most  # 0 is without end
 
 
-def _ask_for(topic: str | None, handle: cimpl.Producer, seconds: float) -> None:
+def _ask_for(topic: str | None, handle: cimpl.Producer, seconds: float) -> Any:
     """Ask for one topic, or for all."""
-    if topic is None:
-        handle.list_topics(timeout=seconds)
-    else:
-        handle.list_topics(topic, timeout=seconds)
+    return handle.list_topics(timeout=seconds) if topic is None else handle.list_topics(topic, timeout=seconds)
 
 
 def _is_fatal(error: BaseException) -> bool:

@@ -1,0 +1,86 @@
+"""No call into a client from inside one of its own callbacks: confluent-kafka would end the process."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from threading import get_ident
+from traceback import clear_frames
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+H = TypeVar("H")
+R = TypeVar("R")
+
+PATIENCE = 0.5
+"""Seconds that another thread has for a nested call beyond its own time: it may need a lock that the callback holds."""
+
+
+class NestedCallError(RuntimeError):
+    """A call came from inside another one of the same client, and can't be made now."""
+
+
+class Calls:
+    """The calls of one client that serve callbacks, each noted for the thread that makes it.
+
+    confluent-kafka keeps what a callback needs once per thread and client. A second call from inside of a callback
+    wipes that out, and the next callback of the first call aborts the process (confluent-kafka-python#457). Callbacks
+    of ours only note what came; but a signal's handler, a logger or a finalizer may run inside of them, and may well
+    produce. So such a call is made on a thread of its own: librdkafka itself has nothing against it.
+    """
+
+    __slots__ = ("_inside", "_left")
+
+    def __init__(self) -> None:
+        self._inside: set[int] = set()
+        self._left: threading.Thread | None = None
+
+    def make(self, call: Callable[[H], R], handle: H, seconds: float) -> R:
+        """Make the call, which takes about so many seconds at most.
+
+        Raises:
+            NestedCallError: It is nested, and no other thread could make it in time.
+        """
+        thread = get_ident()
+        if thread in self._inside:
+            jobs: list[Callable[[], R]] = [partial(self.make, call, handle, seconds)]
+            del call, handle  # as below
+            return self._make_elsewhere(jobs, seconds)
+        try:
+            self._inside.add(thread)
+            return call(handle)
+        except BaseException as error:
+            # Whoever keeps the error must not keep the client, with its threads and connections, by a frame of ours.
+            clear_frames(error.__traceback__)
+            raise
+        finally:
+            self._inside.discard(thread)
+            del call, handle
+
+    def _make_elsewhere(self, jobs: list[Callable[[], R]], seconds: float) -> R:
+        """Wait for another thread to make it; one that is stuck behind the callback goes on when that has returned."""
+        outcome: list[R] = []
+        raised: list[BaseException] = []
+
+        def answer() -> None:
+            try:
+                outcome.append(jobs.pop()())
+            except BaseException as error:  # noqa: BLE001  (it is raised where it belongs)
+                raised.append(error)
+
+        if self._left is not None and self._left.is_alive():
+            raise NestedCallError("called from inside of a callback of this producer, which must return first")
+        thread = threading.Thread(target=answer, name="wd_di-nested", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # see Workers._start
+            raise NestedCallError("called from inside of a callback of this producer") from error
+        thread.join(seconds + PATIENCE)
+        if raised:
+            raise raised[0]
+        if not outcome:
+            self._left = thread
+            raise NestedCallError("called from inside of a callback of this producer, which must return first")
+        return outcome[0]
