@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = Path(wd_di.__file__).parent.parent  # this tree, or where its wheel is installed
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
 COMMIT = os.environ.get("READTHEDOCS_GIT_COMMIT_HASH", "main")
 
@@ -131,7 +132,7 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
         lines, first = inspect.getsourcelines(inspect.unwrap(found))  # type: ignore[arg-type]
     except (TypeError, OSError):
         return None
-    file = Path(path or "").relative_to(ROOT).as_posix()
+    file = Path(path or "").relative_to(PACKAGES).as_posix()
     return f"{URLS['Source']}/blob/{COMMIT}/{file}#L{first}-L{first + len(lines) - 1}"
 
 
@@ -163,9 +164,10 @@ def _draft(released: str) -> str:
     """What towncrier would write for a release of today."""
     if not any((ROOT / "docs" / "changes").glob("*.md")):
         return ""
-    next_version = "Unreleased" if f"## [{wd_di.__version__}]" in released else wd_di.__version__
-    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", next_version, "--date", "unreleased"]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    version = "Unreleased" if f"## [{wd_di.__version__}]" in released else wd_di.__version__
+    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", version, "--date", "unreleased"]
+    drafted = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    return drafted.replace("[Unreleased] - unreleased", "Unreleased")
 
 
 def _when_opened(*event: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -28,8 +29,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The site, built with warnings as errors where no other host can be reached."""
-    out = tmp_path_factory.mktemp("site")
+    """The site, built with warnings as errors, where the package is elsewhere and no other host can be reached."""
+    tree = tmp_path_factory.mktemp("tree")
+    shutil.copytree(ROOT / "docs", tree / "docs", ignore=shutil.ignore_patterns("_build"))
+    for name in ("CHANGELOG.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree)
+    out = tree / "site"
     command = [
         sys.executable,
         "-m",
@@ -37,7 +42,7 @@ def site(tmp_path_factory) -> Path:
         "--nitpicky",
         "--fail-on-warning",
         "--quiet",
-        str(ROOT / "docs"),
+        str(tree / "docs"),
         str(out),
     ]
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), REFUSED)
