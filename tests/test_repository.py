@@ -87,7 +87,7 @@ def test_only_publishing_gets_an_identity():
 
     [trusted] = [job for job in jobs if "id-token" in job.get("permissions", {})]
 
-    assert "pypi" == trusted["environment"]["name"]
+    assert "pypi" == trusted["environment"]
     assert [] == [step for step in trusted["steps"] if "run" in step]
     assert all("permissions" in _load(workflow) for workflow in WORKFLOWS)
 
