@@ -28,7 +28,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lint-code lint-files format docs pictures package wheel-test matrix lowest bench volume \
-	constraints clean
+	constraints jars clean
 
 help: ## this
 	@echo "make TARGET [VARIABLE=VALUE ...]"; echo
@@ -104,6 +104,9 @@ constraints: .venv/uv.stamp ## constraints.txt anew, with the newest versions of
 		--group build --group dev --group docs --custom-compile-command "make constraints" \
 		--output-file constraints.txt pyproject.toml
 
+jars: .venv/dev.stamp ## wd_di/testing/jars.sha256 anew: what LocalKafka downloads, with its sums
+	$(PY) -m tests.jars
+
 clean: ## removes all that the targets have made
 	rm -rf .venv .venv-wheel dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -131,6 +134,6 @@ clean: ## removes all that the targets have made
 	@touch $@
 
 # Kafka's jars, fetched before any test's clock runs. Without a network the tests that need them say so themselves.
-.venv/kafka.stamp: .venv/dev.stamp wd_di/testing/_jars.py
+.venv/kafka.stamp: .venv/dev.stamp wd_di/testing/_jars.py wd_di/testing/jars.sha256
 	-test -n "$(KAFKA_BOOTSTRAP_SERVERS)" || $(PY) -m wd_di.testing._jars
 	@touch $@

@@ -44,12 +44,16 @@ def metadata(wheel) -> Distribution:
 
 
 def test_the_wheel_holds_the_package_only(wheel):
-    """Nothing but wd_di/, the plugin beside it and metadata: no tests, no examples; and every module of the tree."""
+    """Nothing but wd_di/, the plugin beside it and metadata: no tests, no examples; and every module of the tree.
+
+    And two files that aren't modules: the marker for type checkers, and the sums of Kafka's jars.
+    """
     names = [PurePosixPath(name) for name in wheel.namelist()]
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wd_di").rglob("*.py")}
 
     assert {"wd_di", "wd_di_pytest.py", "wd_di_kafka-0.1.0.dist-info"} == {name.parts[0] for name in names}
-    assert modules | {"wd_di/py.typed"} == {str(name) for name in names if name.parts[0] == "wd_di"}
+    others = {"wd_di/py.typed", "wd_di/testing/jars.sha256"}
+    assert modules | others == {str(name) for name in names if name.parts[0] == "wd_di"}
 
 
 def test_the_source_distribution_can_be_tested(built):

