@@ -6,7 +6,6 @@ import ctypes
 import enum
 import functools
 import logging
-import os
 import re
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
+from wd_di._forks import renew_in_child
 from wd_di._green import yielding
 from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
 from wd_di._names import revealed
@@ -904,4 +904,4 @@ def pin_all() -> None:
     _live.clear()
 
 
-os.register_at_fork(after_in_child=pin_all)
+renew_in_child("clients", pin_all)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import threading
 from collections import deque
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
+from wd_di._forks import renew_in_child
 from wd_di._loop import Batches, TaskWaiter, refuse_outside_of_a_task, wake_all
 from wd_di._threads import Deadline, ThreadWaiter, Workers
 from wd_di._topics import Topics
@@ -37,7 +37,7 @@ def _renew_lock() -> None:
     _registering = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+renew_in_child("deliveries", _renew_lock)
 
 
 class Acknowledgement(Protocol):

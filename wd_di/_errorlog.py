@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING
+
+from wd_di._forks import hold_over_forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,9 +16,7 @@ LOGGER = logging.getLogger("wd_di")
 
 # Re-entrant, because a finalizer that logs may run on the thread that holds it.
 LOCK = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    # Otherwise a child forked while another thread holds the lock could never subscribe.
-    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
+hold_over_forks(LOCK)  # else a child forked while another thread holds it could never subscribe
 
 
 class _Writing(threading.local):

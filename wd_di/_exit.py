@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
+
+from wd_di._forks import renew_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ def at_exit(fn: Callable[[], object]) -> None:
     """
     atexit.register(fn)
     _at_child_exit(fn)
-    os.register_at_fork(after_in_child=partial(_at_child_exit, fn))
+    renew_in_child("exit", partial(_at_child_exit, fn))
 
 
 def _at_child_exit(fn: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
+from wd_di._forks import renew_in_child
 from wd_di._names import CALLED, TOPIC_DEFAULTS, dotted, revealed
 from wd_di.errors import SettingsError
 from wd_di.settings import PoolSettings, SettingsWarning, checked_kafka, shown
@@ -544,4 +545,4 @@ def _new_lock() -> None:
     _claims_lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_new_lock)
+renew_in_child("ids", _new_lock)

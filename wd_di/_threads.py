@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -10,6 +9,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from wd_di._forks import renew_in_child
 from wd_di.events import log_error
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _after_fork_in_child() -> None:
         workers.renew()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+renew_in_child("workers", _after_fork_in_child)
 
 
 class Poller:

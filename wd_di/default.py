@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 from dependency_injector import containers, providers
 
+from wd_di._forks import renew_in_child
 from wd_di.errors import AlreadyConfiguredError, NotConfiguredError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool
@@ -62,7 +62,7 @@ class _Place:
 
 
 _place = _Place()
-os.register_at_fork(after_in_child=_place.after_fork)
+renew_in_child("default pool", _place.after_fork)
 
 
 def _set_up(**_: object) -> ProducerPool:

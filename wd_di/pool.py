@@ -19,6 +19,7 @@ from wd_di import _retry
 from wd_di._checkout import Checkout, Desk, owner
 from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
+from wd_di._forks import renew_in_child
 from wd_di._green import refuse_eventlet
 from wd_di._keeper import Keeper
 from wd_di._loop import on_loop, outwaited, refuse_in_trio, refuse_outside_of_a_task
@@ -643,4 +644,4 @@ def _after_fork_in_child() -> None:
         pool._after_fork()  # noqa: SLF001  (its own module)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+renew_in_child("pools", _after_fork_in_child)

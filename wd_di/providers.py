@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from weakref import WeakSet
 
 from dependency_injector import containers, providers
 
+from wd_di._forks import renew_in_child
 from wd_di._scope import Options
 from wd_di.errors import PoolClosedError, ScopeError, SettingsError, uncopyable
 from wd_di.pool import ProducerPool, begins_on_loops
@@ -286,5 +286,4 @@ def _after_fork() -> None:
         resource._opening = False  # noqa: SLF001
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+renew_in_child("resources", _after_fork)

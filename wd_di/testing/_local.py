@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from wd_di._forks import renew_in_child
 from wd_di.testing import _jars, _kraft
 from wd_di.testing._broker import Broker
 from wd_di.testing._cluster import Cluster, answers
@@ -234,4 +235,4 @@ def _stop_all() -> None:
 
 
 atexit.register(_stop_all)
-os.register_at_fork(after_in_child=_running.clear)  # a child inherits the object, not the brokers
+renew_in_child("clusters for tests", _running.clear)  # a child inherits the object, not the brokers

@@ -1,0 +1,72 @@
+"""What a forked child must renew, and in which order.
+
+The child has one thread, and the parent's locks as they were: whatever another thread held stays held for ever. And it
+has the parent's clients, whose threads stayed behind. Modules say here what is to be done about theirs when they are
+loaded; the list says when.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+ORDER = (
+    "exit",
+    "ids",
+    "deliveries",
+    "workers",
+    "clients",  # before the pools, which would close them
+    "pools",
+    "resources",
+    "default pool",
+    "clusters for tests",
+)
+
+_renewals: dict[str, Callable[[], object]] = {}
+_held: list[AbstractContextManager[object]] = []
+
+
+def renew_in_child(name: str, renew: Callable[[], object]) -> None:
+    """Call ``renew()`` in every forked child, in the place that the name has in ``ORDER``.
+
+    Raises:
+        KeyError: There is no such place.
+    """
+    if name not in ORDER:
+        raise KeyError(name)
+    _renewals[name] = renew
+
+
+def hold_over_forks(lock: AbstractContextManager[object]) -> None:
+    """Fork only while nobody else holds this lock: what it guards is whole in the child, too."""
+    _held.append(lock)
+
+
+def _before() -> None:
+    for lock in _held:
+        lock.__enter__()
+
+
+def _after_in_parent() -> None:
+    for lock in reversed(_held):
+        lock.__exit__(None, None, None)
+
+
+def _after_in_child() -> None:
+    _after_in_parent()
+    errors = []
+    for name in [name for name in ORDER if name in _renewals]:
+        try:
+            _renewals[name]()
+        except Exception as error:  # noqa: BLE001  (the others must be renewed all the same)
+            errors.append(error)
+    if errors:
+        raise errors[0]  # Python prints it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
