@@ -409,17 +409,14 @@ class KafkaClient:
     def reach(self, deadline: Deadline) -> None:
         """Wait until a broker answers: whatever it says, it was there.
 
-        One that is only silent is asked for a topic that it knows, if there is one; else it is taken as there. One that
-        is away is asked for all: a question for a topic that isn't known is the beginning of its time to appear.
+        All topics are asked for: a question for one that isn't known is the beginning of its time to appear, and one
+        that was deleted would be made anew.
         """
-        known = None if self.cut_off else self.topics.known()
-        if known is None and not self.cut_off:
-            return
         seconds = ASK_SLICE
         while not (self._handle is None or self.fault is not None or deadline.passed):
             patience = deadline.slice(seconds)
             try:
-                self._call(functools.partial(_ask_for, known, seconds=patience), patience)
+                self._call(functools.partial(_ask_for, None, seconds=patience), patience)
             except Fault:
                 time.sleep(deadline.slice(BREATH))
                 seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions
