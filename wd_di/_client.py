@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import enum
 import functools
-import logging
 import re
 import threading
 import time
@@ -21,7 +20,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
 from wd_di._forks import renew_in_child
 from wd_di._green import yielding
-from wd_di._guards import ConsumerSettings, SafeLogger, TokenSource, guarded
+from wd_di._guards import ConsumerSettings, TokenSource, guarded
+from wd_di._lines import Lines
 from wd_di._names import revealed
 from wd_di._reentry import Calls, NestedCallError
 from wd_di._threads import Deadline
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from wd_di._delivery import Delivery, DeliveryOutcome, HeaderValue, Outbox
-
-log = logging.getLogger("wd_di.librdkafka")
-log.addHandler(logging.NullHandler())  # its reconnect attempts are no news for a program that configured no logging
 
 SLICE = 0.1
 """Seconds of one blocking call: commit, abort and init react to Ctrl-C only when they return."""
@@ -192,6 +189,7 @@ class KafkaClient:
         patient: No broker can be reached yet: an unknown topic gets librdkafka's own time to appear. That runs from its
             first record on, reachable or not, and a broker that creates topics couldn't have made it.
         siblings: The pool's clients of the same cluster.
+        lines: What becomes of the lines that they log.
     """
 
     def __init__(
@@ -203,6 +201,7 @@ class KafkaClient:
         trouble: Callable[[Exception], None] | None = None,
         patient: bool = False,
         siblings: Siblings | None = None,
+        lines: Lines | None = None,
     ) -> None:
         self.transactional_id = transactional_id
         self.outbox: Outbox
@@ -212,6 +211,7 @@ class KafkaClient:
         self.cut_off = False  # all brokers are down, as far as is known
         self._last = Troubles()
         self._siblings = siblings or Siblings()
+        self.lines = lines or Lines("a pool")
         self._summary: tuple[Fault, float] | None = None
         self._renewed: dict[str, float] = {}
         self._looked_up: dict[str, float] = {}
@@ -239,7 +239,7 @@ class KafkaClient:
 
     def _connect(self, config: Mapping[str, object], propagation_ms: int) -> cimpl.Producer:
         given: dict[str, Any] = {_PROPAGATION: _propagation_ms(config, propagation_ms), **config}
-        given |= {"logger": SafeLogger(config.get("logger", log)), "error_cb": self._note}
+        given |= {"logger": self.lines.to(config.get("logger")), "error_cb": self._note}
         if self._on_throttle is not None:
             given["throttle_cb"] = self._throttles.append
         if "oauth_cb" in config:
@@ -406,17 +406,39 @@ class KafkaClient:
         self._answered()
         return True
 
+    def brokers(self, seconds: float) -> dict[str, str] | None:
+        """Ask any broker which ones there are: addresses by id, or ``None`` without an answer.
+
+        For a topic that is known, if there is one, since that is the shorter question. An answer ends no error: it says
+        nothing of the broker that failed.
+        """
+        ask = functools.partial(_ask_for, self.topics.known(), seconds=seconds)
+        self._asking.append("")  # as in ask
+        try:
+            handle = self._handle
+            if handle is None:
+                return None
+            found = yielding(lambda: self._calls.make(ask, handle, seconds)).brokers
+        except (KafkaException, RuntimeError):  # no broker, or closed meanwhile
+            return None
+        finally:
+            self._asking.pop()
+        return {str(each.id): f"{each.host}:{each.port}" for each in found.values()}
+
     def reach(self, deadline: Deadline) -> None:
         """Wait until a broker answers: whatever it says, it was there.
 
-        All topics are asked for: a question for one that isn't known is the beginning of its time to appear, and one
-        that was deleted would be made anew.
+        One that is only silent is asked for a topic that it knows, if there is one; else it is taken as there. One that
+        is away is asked for all: a question for a topic that isn't known is the beginning of its time to appear.
         """
+        known = None if self.cut_off else self.topics.known()
+        if known is None and not self.cut_off:
+            return
         seconds = ASK_SLICE
         while not (self._handle is None or self.fault is not None or deadline.passed):
             patience = deadline.slice(seconds)
             try:
-                self._call(functools.partial(_ask_for, None, seconds=patience), patience)
+                self._call(functools.partial(_ask_for, known, seconds=patience), patience)
             except Fault:
                 time.sleep(deadline.slice(BREATH))
                 seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions

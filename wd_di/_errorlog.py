@@ -58,31 +58,21 @@ def _shown(error: BaseException) -> str:
         return f"{type(error).__name__}, which has no repr"
 
 
-class ErrorLog:
-    """Writes at most one error per key and period, and says with the next one how many were left out.
+class Limiter:
+    """Lets one of a kind through per period, and counts the others.
 
     Args:
-        clock: Monotonic time in seconds.
-        period_ms: How long a key is silent after it was written.
-        capacity: How many keys are remembered; beyond it the one written longest ago is forgotten.
+        period_ms: How long a key is silent after it was let through.
+        capacity: How many keys are remembered; beyond it the one let through longest ago is forgotten.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic, *, period_ms: int = 10_000, capacity: int = 256) -> None:
-        self._clock = clock
+    def __init__(self, *, period_ms: int = 10_000, capacity: int = 256) -> None:
         self._period = period_ms / 1000
         self._capacity = capacity
-        self._silent: dict[str, tuple[float, int]] = {}  # key: until when, how many left out; in the order written
+        self._silent: dict[str, tuple[float, int]] = {}  # key: until when, how many left out; in the order let through
 
-    def write(self, key: str, message: str, error: BaseException) -> None:
-        """Log ``message`` and ``error`` at ERROR on logger ``wd_di``, unless ``key`` is silent."""
-        left_out = self._admit(key, self._clock())
-        if left_out is None:
-            return
-        more = f" ({left_out} more since the last such line)" if left_out else ""
-        extra = {"wd_di_key": key, "wd_di_suppressed": left_out}
-        write_log(LOGGER, logging.ERROR, f"{message}: {_shown(error)}{more}", error=error, extra=extra)
-
-    def _admit(self, key: str, now: float) -> int | None:
+    def admit(self, key: str, now: float) -> int | None:
+        """Return how many of this key were left out since the last one, or ``None``: leave this one out, too."""
         with LOCK:
             until, left_out = self._silent.get(key, (now, 0))
             if now < until:
@@ -93,3 +83,31 @@ class ErrorLog:
             if len(self._silent) > self._capacity:
                 del self._silent[next(iter(self._silent))]
             return left_out
+
+
+def and_more(left_out: int) -> str:
+    """Return what to add to a line for those that were left out before it."""
+    return f" ({left_out} more since the last such line)" if left_out else ""
+
+
+class ErrorLog(Limiter):
+    """Writes at most one error per key and period, and says with the next one how many were left out.
+
+    Args:
+        clock: Monotonic time in seconds.
+        period_ms: How long a key is silent after it was written.
+        capacity: How many keys are remembered; beyond it the one written longest ago is forgotten.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic, *, period_ms: int = 10_000, capacity: int = 256) -> None:
+        super().__init__(period_ms=period_ms, capacity=capacity)
+        self._clock = clock
+
+    def write(self, key: str, message: str, error: BaseException) -> None:
+        """Log ``message`` and ``error`` at ERROR on logger ``wd_di``, unless ``key`` is silent."""
+        left_out = self.admit(key, self._clock())
+        if left_out is None:
+            return
+        extra = {"wd_di_key": key, "wd_di_suppressed": left_out}
+        text = f"{message}: {_shown(error)}{and_more(left_out)}"
+        write_log(LOGGER, logging.ERROR, text, error=error, extra=extra)

@@ -32,17 +32,6 @@ def guarded(name: str, call: Callable[..., object], *args: object) -> None:
         log_error(name, f"{name} failed", error)
 
 
-class SafeLogger:
-    """A logger as confluent-kafka wants it."""
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def log(self, level: int, message: str, *args: object) -> None:
-        """Log, or fail in silence but for wd_di's own log."""
-        guarded("logger", self._logger.log, level, message, *args)
-
-
 class ConsumerSettings:
     """A logger that keeps the names of consumer settings, of which librdkafka says that a producer ignores them."""
 

@@ -13,6 +13,7 @@ from wd_di._checkout import broken
 from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
 from wd_di._core import Core, Effects, Limits, Retirement, Slot, State
 from wd_di._delivery import Outbox
+from wd_di._lines import Lines
 from wd_di._probe import Probe
 from wd_di._scope import Options, TransactionScope
 from wd_di._sender import Terms
@@ -103,6 +104,7 @@ class Keeper:
         self.memory.lock = threading.Lock()
         self._making: dict[int, Client] = {}
         self._siblings: dict[str, Siblings] = {}
+        self._lines: dict[str, Lines] = {}
         self.started: bool = False
         self._starting = threading.RLock()  # re-entrant, as every lock that a signal handler or finalizer may meet
         self._makers = Workers(f"wd_di-{self.name}-maker", min(self.limits.size, MAKERS_MAX))
@@ -168,9 +170,9 @@ class Keeper:
     def wait_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until ``done()`` holds; it is asked again after everything that was carried out."""
         with self._mutex:
+            self._awaited.append(deadline)
+            self._changed.notify_all()
             try:
-                self._awaited.append(deadline)
-                self._changed.notify_all()
                 return self._changed.wait_for(done, deadline.left)
             finally:
                 self._awaited.remove(deadline)
@@ -194,6 +196,8 @@ class Keeper:
     def stop(self, seconds: float) -> None:
         """End the poller."""
         self._poller.stop(seconds)
+        for lines in tuple(self._lines.values()):
+            lines.end()
 
     # -- making ------------------------------------------------------------------------------------
 
@@ -218,11 +222,9 @@ class Keeper:
 
     def _reached(self, client: Client) -> bool:
         """Whether a broker answers a plain producer, while nobody is in a hurry."""
-        probe, since = Probe(client, self._changed), time.monotonic()
+        probe = Probe(client, self._changed)
         self._probers.submit(probe.ask)
-        return probe.reached(
-            lambda: min([self.core.patience(since), *(each.to_half_since(since) for each in self._awaited)])
-        )
+        return probe.reached(lambda: min([self.core.patience(), *(each.to_half for each in self._awaited)]))
 
     def _adopt(self, core: Core, slot: Slot, client: Client, started: float) -> None:
         if self.terms.shared:
@@ -247,12 +249,14 @@ class Keeper:
         if plan.deliver:
             statistics = partial(self._statistics, plan.index) if self.observer.wants(StatisticsEmitted) else None
             trouble = partial(self._trouble, plan.index)
+            cluster = str(plan.kafka.get("bootstrap.servers"))
             client = KafkaClient(
                 plan.kafka,
                 plan.transactional_id,
                 statistics=statistics,
                 trouble=trouble,
-                siblings=self._siblings.setdefault(str(plan.kafka.get("bootstrap.servers")), Siblings()),
+                siblings=self._siblings.setdefault(cluster, Siblings()),
+                lines=self._lines.setdefault(cluster, Lines(self.name)),
                 patient=patient,
             )
         else:
@@ -365,6 +369,7 @@ class Keeper:
         for slot, client in living:
             owing = self._poll(slot, client) or owing
         self._finish_interrupted()
+        self._look_for_brokers()
         self.carry_out(self.core.tick())
         if owing:
             return ROUND_OWING
@@ -413,6 +418,19 @@ class Keeper:
         finally:
             topics.asking.discard(topic)
 
+    def _look_for_brokers(self) -> None:
+        """Have a producer ask which brokers there are, where one is away: nothing else tells of its return."""
+        for lines in tuple(self._lines.values()):
+            client = self._connected(lines) if lines.away else None
+            if client is not None and (seconds := lines.due()) is not None:
+                self._askers.submit(partial(_look, lines, client, seconds))
+
+    def _connected(self, lines: Lines) -> KafkaClient | None:
+        """A producer of their cluster, and better one that reaches a broker."""
+        clients = (*(client for _, client in self.core.living()), *tuple(self._making.values()))
+        fitting = [each for each in clients if isinstance(each, KafkaClient) and each.lines is lines]
+        return min(fitting, key=lambda each: each.cut_off, default=None)
+
     # -- telling -----------------------------------------------------------------------------------
 
     def _tell_missing(self, index: int, topic: str, hint: str) -> None:
@@ -438,6 +456,14 @@ class Keeper:
         )
         log_error(f"{self.name}.leak.{lease.place}", f"{self.name}: a producer may have leaked", error)
         self.observer.emit(ErrorOccurred, pool=self.name, index=lease.slot.index, where="leak", error=error)
+
+
+def _look(lines: Lines, client: KafkaClient, seconds: float) -> None:
+    brokers = None
+    try:
+        brokers = client.brokers(seconds)
+    finally:
+        lines.looked(brokers)
 
 
 def _limits(plan: Plan, backoff: float) -> Limits:

@@ -117,7 +117,8 @@ class GivenKafka(Cluster):
             admin_client(bootstrap_servers).list_topics(timeout=_ANSWER_S)
         except KafkaException as error:
             raise KafkaUnavailableError(
-                f"no Kafka answers at {bootstrap_servers!r} within {_ANSWER_S} s: {error}. Start it, or name another."
+                f"no Kafka answers at {bootstrap_servers!r} within {_ANSWER_S} s: {error}. "
+                "Start it, or unset KAFKA_BOOTSTRAP_SERVERS for a broker that wd_di starts itself."
             ) from error
 
     def __repr__(self) -> str:
@@ -151,15 +152,11 @@ def admin_client(bootstrap_servers: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap_servers, **_QUIET})
 
 
-def answers(broker: int, port: int, cluster_id: str) -> bool:
-    """Whether the broker itself says that it is alive. One that starts answers only once the controllers agree.
-
-    On a port that somebody else has taken meanwhile, a broker of another cluster may have that number, too.
-    """
+def answers(broker: int, port: int) -> bool:
+    """Whether the broker itself says that it is alive. One that starts answers only once the controllers agree."""
     # A new client each time: one that has met the other brokers would ask those.
     with contextlib.suppress(KafkaException):
-        found = admin_client(f"{HOST}:{port}").list_topics(timeout=_PROBE_S)
-        return found.cluster_id == cluster_id and broker in found.brokers
+        return broker in admin_client(f"{HOST}:{port}").list_topics(timeout=_PROBE_S).brokers
     return False
 
 
