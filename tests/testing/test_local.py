@@ -8,19 +8,21 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from wd_di.testing import ClusterError, LocalKafka
+from tests.testing.ports import DEADLINE_S, free_port, refuses, within_deadline
+from wd_di.testing import ClusterError, LocalKafka, _broker, _kraft
+from wd_di.testing._broker import Broker
+from wd_di.testing._cluster import answers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
-DEADLINE_S = 20
 QUIET = {"log_level": 0}
 
 
@@ -69,22 +71,6 @@ def committed(kafka: LocalKafka, topic: str, count: int) -> list[bytes | None]:
     with Consumer(config) as consumer:
         consumer.assign([TopicPartition(topic, 0, 0)])
         return [message.value() for message in consumer.consume(count, DEADLINE_S) if message.error() is None]
-
-
-def refuses(port: int) -> bool:
-    """Whether nobody listens on the port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def within_deadline(condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes true in time; for what another process does and nobody announces."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_read_committed(kafka, topic):
@@ -249,3 +235,80 @@ def test_not_started():
     with pytest.raises(ClusterError, match="isn't running: start"):
         _ = kafka.brokers
     kafka.stop()
+
+
+def test_a_port_that_was_just_left_is_free():
+    """Connections that a former broker has closed, and that the system remembers for a minute, are no reason."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        taken = _kraft.refusal(port)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+
+    assert taken
+    assert _kraft.refusal(port) is None
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_a_port_that_is_taken(brokers, monkeypatch, tmp_path):
+    """A port that somebody else uses is named at once, before anything is downloaded; of three brokers each one's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", free_port(3) + brokers - 1)) as other:
+        taken = other.getsockname()[1]
+        kafka = LocalKafka(brokers, port=taken - brokers + 1)
+
+        with pytest.raises(ClusterError, match=rf"^port {taken}, .* in use\. .*lsof -i :{taken} .* none for one"):
+            kafka.start()
+
+    assert not list(tmp_path.iterdir())
+    assert repr(kafka).endswith(": stopped>")
+
+
+def test_ports_that_cannot_be():
+    """A port has to exist, and the other brokers' have to, too."""
+    with pytest.raises(ValueError, match="port is a number from 1 to 65535, not 0"):
+        LocalKafka(port=0)
+    with pytest.raises(ValueError, match="port is a number from 1 to 65533, not 65534"):
+        LocalKafka(3, port=65_534)
+
+
+def test_a_given_port_is_not_given_twice(monkeypatch):
+    """What a broker was told to use isn't chosen for something else."""
+    monkeypatch.setattr(_kraft, "_PORTS", range(20_000, 20_040))
+
+    assert not set(_kraft.free_ports(20, besides=range(20_000, 20_010))) & set(range(20_000, 20_010))
+
+
+def test_a_broker_of_another_cluster_is_not_ready(kafka):
+    """Who answers on a port counts only if it is of the cluster that was started."""
+    [broker] = kafka.brokers
+    cluster_id = Producer({"bootstrap.servers": kafka.bootstrap_servers}).list_topics(timeout=DEADLINE_S).cluster_id
+
+    assert answers(broker.id, broker.port, cluster_id)
+    assert not answers(broker.id, broker.port, "another")
+
+
+def test_ctrl_c_while_a_process_starts(tmp_path: Path, monkeypatch):
+    """Ctrl-C in the moment in which a broker is started comes when it is known, and guarded."""
+    node = _kraft.Node(1, 1, 2, 3, "localhost:1")
+    broker = Broker(node, command=["sleep", "60"], log=tmp_path / "log", is_ready=lambda: True, timeout_ms=1)
+    start = subprocess.Popen
+
+    def interrupted(*args, **options):
+        process = start(*args, **options)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(_broker.subprocess, "Popen", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            broker.launch()
+        running, guarded = broker.running, broker._guard is not None
+    finally:
+        signal.signal(signal.SIGINT, before)
+        broker.kill()
+
+    assert (True, True) == (running, guarded)
+    assert not broker.running

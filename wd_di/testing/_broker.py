@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from wd_di.testing._errors import ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from wd_di.testing._kraft import Node
@@ -26,6 +28,7 @@ class Broker:
     Attributes:
         id: Kafka's own number of this broker, from 1.
         port: The loopback port that clients connect to; the same for life.
+        log: The file that it writes its log to.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class Broker:
         self.id = node.id
         self.port = node.port
         self._command = command
-        self._log = log
+        self.log = log
         self._is_ready = is_ready
         self._timeout_ms = timeout_ms
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,12 +74,12 @@ class Broker:
         """Start the process unless it runs, without waiting for it."""
         if self.running:
             return
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log, _signals_wait():
             # Its own session: a Ctrl-C in the terminal is for the test, which still needs its broker to clean up.
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self._guard = _guard(self._process.pid, self._log.parent)
+            self._guard = _guard(self._process.pid, self.log.parent)
 
     def wait_ready(self) -> None:
         """Wait until the broker serves clients, at most the cluster's ``start_timeout_ms``."""
@@ -120,10 +123,10 @@ class Broker:
 
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of the broker's log."""
-        if not self._log.exists():
+        if not self.log.exists():
             return ""
-        with self._log.open("rb") as log:
-            log.seek(max(0, self._log.stat().st_size - _TAIL_BYTES))
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     def _alive(self) -> subprocess.Popen[bytes]:
@@ -140,6 +143,26 @@ class Broker:
         if self._guard is not None:
             _release(self._guard)
             self._guard = None
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let what would end this process come a moment later: a process that nobody knows yet would outlive it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no handler runs here
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    waiting = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in waiting:
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in waiting.items():
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)
 
 
 def _guard(pid: int, home: Path) -> subprocess.Popen[bytes]:

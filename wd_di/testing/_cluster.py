@@ -152,11 +152,15 @@ def admin_client(bootstrap_servers: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap_servers, **_QUIET})
 
 
-def answers(broker: int, port: int) -> bool:
-    """Whether the broker itself says that it is alive. One that starts answers only once the controllers agree."""
+def answers(broker: int, port: int, cluster_id: str) -> bool:
+    """Whether the broker itself says that it is alive. One that starts answers only once the controllers agree.
+
+    On a port that somebody else has taken meanwhile, a broker of another cluster may have that number, too.
+    """
     # A new client each time: one that has met the other brokers would ask those.
     with contextlib.suppress(KafkaException):
-        return broker in admin_client(f"{HOST}:{port}").list_topics(timeout=_PROBE_S).brokers
+        found = admin_client(f"{HOST}:{port}").list_topics(timeout=_PROBE_S)
+        return found.cluster_id == cluster_id and broker in found.brokers
     return False
 
 

@@ -29,11 +29,12 @@ class Node:
     advertised: str
 
 
-def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that nobody listens on just now."""
+def free_ports(count: int, *, besides: Sequence[int] = ()) -> list[int]:
+    """Distinct loopback ports that nobody listens on just now, and none of those that are spoken for."""
+    candidates = [port for port in _PORTS if port not in besides]
     with contextlib.ExitStack() as held:
         ports: list[int] = []
-        for port in random.sample(_PORTS, len(_PORTS)):
+        for port in random.sample(candidates, len(candidates)):
             if len(ports) == count:
                 break
             probe = held.enter_context(socket.socket())
@@ -41,6 +42,18 @@ def free_ports(count: int) -> list[int]:
                 probe.bind((HOST, port))
                 ports.append(port)
         return ports
+
+
+def refusal(port: int) -> str | None:
+    """Why the system gives this loopback port to nobody just now; ``None`` if it would."""
+    with socket.socket() as probe:
+        # As Java does: connections that a former broker has left in TIME_WAIT are no reason.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            return error.strerror
+    return None
 
 
 def properties(node: Node, nodes: Sequence[Node], data: Path, overrides: Mapping[str, object]) -> str:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _START_ATTEMPTS = 3
 _PORTS_PER_BROKER = 3
+_CLASH_LINES = 400
+_LAST_PORT = 65_535
 _running: weakref.WeakSet[LocalKafka] = weakref.WeakSet()
 
 _LOG4J = """\
@@ -51,6 +53,8 @@ class LocalKafka(Cluster):
 
     Args:
         brokers: 1, or 3 with replication 3 and ``min.insync.replicas`` 2.
+        port: The port that clients connect to; of three brokers the first one's, and the others have the next two. By
+            default free ones.
         config: Broker settings that override those for tests, such as ``{"num.partitions": 6}``.
         advertise: Called as ``advertise(broker_id, port)`` for each broker, gives the ``"host:port"`` that clients
             are told: a proxy in between. Brokers reach each other without it.
@@ -66,6 +70,7 @@ class LocalKafka(Cluster):
         self,
         brokers: Literal[1, 3] = 1,
         *,
+        port: int | None = None,
         config: Mapping[str, object] | None = None,
         advertise: Advertise | None = None,
         version: str = _jars.KAFKA_VERSION,
@@ -74,7 +79,10 @@ class LocalKafka(Cluster):
     ) -> None:
         if brokers not in (1, 3):
             raise ValueError(f"brokers is 1 or 3, not {brokers!r}")
+        if port is not None and port not in range(1, _LAST_PORT + 2 - brokers):
+            raise ValueError(f"port is a number from 1 to {_LAST_PORT + 1 - brokers}, not {port!r}")
         self._size = brokers
+        self._port = port
         self._config = dict(config or {})
         self._advertise = advertise or (lambda _, port: f"{_kraft.HOST}:{port}")
         self._version = version
@@ -112,7 +120,7 @@ class LocalKafka(Cluster):
 
         Raises:
             KafkaUnavailableError: Kafka's jars couldn't be downloaded.
-            ClusterError: A broker didn't start; the message shows the end of its log.
+            ClusterError: The given port is taken, or a broker didn't start; then the message shows the end of its log.
         """
         if not self._brokers:
             _running.add(self)
@@ -158,33 +166,40 @@ class LocalKafka(Cluster):
                 broker.launch()
             for broker in self._brokers:
                 broker.wait_ready()
-        except BaseException:
-            clash = any("Address already in use" in broker.log_tail() for broker in self._brokers)
+        except BaseException as error:
+            clash = any("Address already in use" in broker.log_tail(_CLASH_LINES) for broker in self._brokers)
             self.stop()
-            if last or not clash:
+            if last or not clash or not isinstance(error, ClusterError):
                 raise
             return False
         return True
 
     def _prepare(self) -> None:
+        self._nodes = self._new_nodes()  # first, since a port that is taken needs no download
         classpath = _jars.classpath(self._version)
         home = self._home = Path(tempfile.mkdtemp(prefix="wd_di-kafka-"))
         (home / "log4j2.properties").write_text(_LOG4J)
-        self._nodes = self._new_nodes()
         java = [str(self._java), *_jvm_flags(self._heap_mb, home), "-cp", classpath]
-        self._format(java, home)
-        self._brokers = [self._broker(node, java, home) for node in self._nodes]
+        cluster_id = base64.urlsafe_b64encode(b"wd_di" + os.urandom(11)).decode().rstrip("=")
+        self._format(cluster_id, java, home)
+        self._brokers = [self._broker(node, cluster_id, java, home) for node in self._nodes]
 
     def _new_nodes(self) -> list[_kraft.Node]:
-        ports = _kraft.free_ports(_PORTS_PER_BROKER * self._size)
+        given = [] if self._port is None else [self._port + index for index in range(self._size)]
+        for port in given:
+            if reason := _kraft.refusal(port):
+                raise ClusterError(
+                    f"port {port}, which LocalKafka was told to use, can't be had: {reason}. End what listens there "
+                    f"(lsof -i :{port} names it), choose another port, or none for one that is free."
+                )
+        ports = _kraft.free_ports(_PORTS_PER_BROKER * self._size, besides=given)
+        clients = given or [ports.pop() for _ in range(self._size)]
         return [
             _kraft.Node(id, port, ports.pop(), ports.pop(), self._advertise(id, port))
-            for id, port in ((id, ports.pop()) for id in range(1, self._size + 1))  # noqa: A001  (Kafka's name)
+            for id, port in enumerate(clients, 1)  # noqa: A001  (Kafka's name)
         ]
 
-    def _format(self, java: list[str], home: Path) -> None:
-        cluster_id = base64.urlsafe_b64encode(b"wd_di" + os.urandom(11)).decode().rstrip("=")
-
+    def _format(self, cluster_id: str, java: list[str], home: Path) -> None:
         def format_one(node: _kraft.Node) -> None:
             file = _properties_file(home, node)
             file.write_text(_kraft.properties(node, self._nodes, home / f"data-{node.id}", self._config))
@@ -193,12 +208,12 @@ class LocalKafka(Cluster):
         with ThreadPoolExecutor(self._size) as executor:
             list(executor.map(format_one, self._nodes))
 
-    def _broker(self, node: _kraft.Node, java: list[str], home: Path) -> Broker:
+    def _broker(self, node: _kraft.Node, cluster_id: str, java: list[str], home: Path) -> Broker:
         return Broker(
             node,
             command=[*java, "kafka.Kafka", str(_properties_file(home, node))],
             log=home / f"broker-{node.id}.log",
-            is_ready=lambda: answers(node.id, node.port),
+            is_ready=lambda: answers(node.id, node.port, cluster_id),
             timeout_ms=self._timeout_ms,
         )
 
@@ -222,7 +237,10 @@ def _jvm_flags(heap_mb: int, home: Path) -> list[str]:
 
 def _run(command: list[str], timeout_ms: int) -> None:
     try:
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout_ms / 1000)
+        # Its own session, as a broker's.
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=timeout_ms / 1000, start_new_session=True
+        )
     except subprocess.TimeoutExpired as error:
         raise ClusterError(f"Kafka's storage wasn't formatted after {timeout_ms} ms") from error
     except subprocess.CalledProcessError as error:
