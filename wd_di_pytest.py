@@ -94,8 +94,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def _cluster() -> Cluster:
     if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         from wd_di.testing._cluster import GivenKafka  # noqa: PLC0415  (loaded on use)
+        from wd_di.testing._errors import KafkaUnavailableError  # noqa: PLC0415
 
-        return GivenKafka(servers)
+        try:
+            return GivenKafka(servers)
+        except KafkaUnavailableError as error:
+            raise KafkaUnavailableError(
+                f"{error} Or unset KAFKA_BOOTSTRAP_SERVERS for a broker that the tests start themselves."
+            ) from error
     from wd_di.testing._local import LocalKafka  # noqa: PLC0415  (loaded on use)
 
     return LocalKafka().start()

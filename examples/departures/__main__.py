@@ -125,9 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kafka",
         type=_kafka,
-        default=os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or "mock",
+        default=os.environ.get(brokers.VARIABLE) or "mock",
         help="mock, local (a broker started for this run), or HOST:PORT[,...]; by default "
-        "KAFKA_BOOTSTRAP_SERVERS, else mock",
+        f"{brokers.VARIABLE}, else mock",
     )
     parser.add_argument("--threads", type=_threads, default=8, help="how many threads publish (default: 8)")
     return parser

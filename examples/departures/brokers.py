@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from examples.departures.settings import Topics
-from wd_di.testing import ClusterError, GivenKafka, LocalKafka, MockKafka, kafka_jars
+from wd_di.testing import ClusterError, GivenKafka, KafkaUnavailableError, LocalKafka, MockKafka, kafka_jars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from wd_di.testing import Cluster
 
+VARIABLE = "KAFKA_BOOTSTRAP_SERVERS"
 PARTITIONS = 3
 MOCK_PARTITIONS = 24
 """Short ones, since the mock walks a partition from its beginning for every record that it hands out."""
@@ -38,7 +39,14 @@ def start(choice: str, console: Console) -> Cluster | MockKafka:
         with console.status("Starting Kafka ..."):
             return LocalKafka().start()
     with console.status(f"Connecting to {choice} ..."):
-        return GivenKafka(choice)
+        try:
+            return GivenKafka(choice)
+        except KafkaUnavailableError as error:
+            way_out = f"unset {VARIABLE} for" if choice == os.environ.get(VARIABLE) else "say KAFKA=mock for"
+            raise KafkaUnavailableError(
+                f"{error} Or {way_out} librdkafka's mock in the demo's own process, or KAFKA=local for a broker that "
+                "is started for it."
+            ) from error
 
 
 @contextmanager

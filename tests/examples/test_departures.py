@@ -289,15 +289,26 @@ def test_numbers_that_differ_fail(csv, capsys, monkeypatch):
 
 
 def test_no_broker_is_one_line(csv, capsys, monkeypatch):
-    """A broker that nobody can reach ends the demo with one line and exit code 1."""
+    """A broker that nobody can reach ends the demo with one line and exit code 1, and names what else it runs on."""
     monkeypatch.setattr(_cluster, "_ANSWER_S", 0.5)
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
 
     code = demo.main([str(csv), "--kafka=127.0.0.1:1"])
     out, err = capsys.readouterr()
 
     assert (1, "") == (code, out)
     assert err.startswith("Failed: no Kafka answers at '127.0.0.1:1'")
+    assert "Or say KAFKA=mock for librdkafka's mock in the demo's own process, or KAFKA=local" in err
     assert 1 == err.count("\n")
+
+
+def test_unsetting_the_environment_gives_the_mock(csv, capsys, monkeypatch):
+    """Where the environment names a broker that nobody can reach, the demo says what it runs on without that."""
+    monkeypatch.setattr(_cluster, "_ANSWER_S", 0.5)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+
+    assert 1 == demo.main([str(csv)])
+    assert "Or unset KAFKA_BOOTSTRAP_SERVERS for librdkafka's mock in the demo's own process" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_how_far_it_came(csv, capsys, monkeypatch):

@@ -118,6 +118,18 @@ def test_given_cluster():
             _ = kafka.brokers
 
 
+def test_a_runs_given_cluster_that_does_not_answer(no_kafka, monkeypatch):
+    """A run whose environment names a cluster that doesn't answer says what it gets without."""
+    monkeypatch.setattr(_cluster, "_ANSWER_S", 0.2)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", NOBODY)
+
+    result = no_kafka.runpytest("-rs")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*unset KAFKA_BOOTSTRAP_SERVERS for a broker that the tests start themselves.*"])
+
+
 def test_given_cluster_that_does_not_answer(monkeypatch):
     """A given cluster that doesn't answer is named, with what to do."""
     monkeypatch.setattr(_cluster, "_ANSWER_S", 0.2)

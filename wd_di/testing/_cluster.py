@@ -117,8 +117,7 @@ class GivenKafka(Cluster):
             admin_client(bootstrap_servers).list_topics(timeout=_ANSWER_S)
         except KafkaException as error:
             raise KafkaUnavailableError(
-                f"no Kafka answers at {bootstrap_servers!r} within {_ANSWER_S} s: {error}. "
-                "Start it, or unset KAFKA_BOOTSTRAP_SERVERS for a broker that wd_di starts itself."
+                f"no Kafka answers at {bootstrap_servers!r} within {_ANSWER_S} s: {error}. Start it, or name another."
             ) from error
 
     def __repr__(self) -> str:
