@@ -309,6 +309,52 @@ async def test_no_producer_in_time_for_a_task(script):
     assert ["late"] == committed(pool)
 
 
+def test_a_forgotten_id_is_met_once(script):
+    """Who asks again and again for another producer takes the first one that was made since it met the forgotten id."""
+    with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool, pool.producer() as producer:
+        forget(script)
+        with pytest.raises(TransactionAbortedError):
+            producer.produce_sync("orders", "lost")
+        script.always("init", fault(Kind.RETRIABLE))
+        for _ in range(2):
+            with pytest.raises(PoolTimeoutError):
+                producer.produce_sync("orders", "late")
+        script._always.clear()
+        until(lambda: pool.stats().idle)
+        made = len(script.clients)
+        producer.produce_sync("orders", "late")
+
+        assert made == len(script.clients)
+    assert ["late"] == committed(pool)
+
+
+def test_closing_without_a_producer(script):
+    """A close by a holder without one waits for those who hold some: that one isn't its own."""
+    with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool, pool.producer() as producer:
+        age(pool)
+        script.always("init", fault(Kind.RETRIABLE))
+        with pytest.raises(PoolTimeoutError):
+            producer.produce_sync("orders", "late")
+        script._always.clear()
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with pool.transaction(timeout_ms=10_000) as tx:
+                tx.produce_async("orders", "other")
+                held.set()
+                go.wait(PATIENCE)
+
+        other = FutureThread(hold)
+        other.start()
+        held.wait(PATIENCE)
+        threading.Timer(0.1, go.set).start()
+        report = pool.close(timeout_ms=10_000, force=True)
+
+        assert None is other.outcome()
+        assert () == report.held
+        assert ["other"] == committed(pool)
+
+
 def test_a_block_ends_without_a_producer(script):
     """A holder that never got another one leaves nothing behind, and neither does one of a pool that closes."""
     with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool:

@@ -6,8 +6,9 @@ import asyncio
 import gc
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -379,6 +380,52 @@ async def test_the_collector_aborts_on_no_loop(monkeypatch: pytest.MonkeyPatch) 
 
         assert ["wd_di-orders-job"] == aborting
         assert ["next"] == committed(pool)
+
+
+@pytest.mark.parametrize("how", ["held", "pool"])
+async def test_what_the_collector_ends_is_ended_once(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Its worker may come late: what its borrower, or another one, has begun since is none of its business."""
+    late: list[Callable[[], None]] = []
+    async with make_pool(size=1) as pool:
+        jobs, submit = pool._keeper.terms.jobs, pool._keeper.terms.jobs.submit
+        async with pool.producer() if how == "held" else nullcontext(pool) as held:
+            tx = await held.transaction().__aenter__()
+            tx.produce_async("orders", "lost")
+            monkeypatch.setattr(jobs, "submit", late.append)
+            del tx
+            monkeypatch.setattr(jobs, "submit", submit)
+            [end] = late
+            if how == "pool":
+                submit(end)  # its slot is the only one
+            async with held.transaction() as tx:
+                await tx.produce_sync("orders", "first")
+                await asyncio.to_thread(end)
+                tx.produce_async("orders", "second")
+
+        assert ["first", "second"] == committed(pool)
+        assert 0 == pool.stats().in_use
+
+
+async def test_a_tasks_next_transaction_waits_for_the_workers_end() -> None:
+    """Many times over, with others at the same slots: nobody's transaction is aborted for another's."""
+    async with make_pool(size=2) as pool:
+
+        async def other() -> None:
+            for _ in range(60):
+                async with pool.transaction() as tx:
+                    await tx.produce_sync("orders", "other")
+
+        others = [asyncio.create_task(other()) for _ in range(3)]
+        for _ in range(30):
+            dropped = await pool.transaction().__aenter__()
+            dropped.produce_async("orders", "lost")
+            del dropped
+            async with pool.transaction() as tx:
+                await tx.produce_sync("orders", "mine")
+        await asyncio.gather(*others)
+
+        assert {"other": 180, "mine": 30} == Counter(committed(pool))
+        assert 0 == pool.stats().in_use
 
 
 def test_the_collector_aborts_for_no_other_thread() -> None:

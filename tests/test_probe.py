@@ -14,6 +14,7 @@ from scripted import PATIENCE, FutureThread
 
 from wd_di import _keeper
 from wd_di._client import Fault, KafkaClient, Kind
+from wd_di._threads import Deadline
 from wd_di.errors import PoolOpenError
 from wd_di.pool import ProducerPool
 from wd_di.settings import KafkaSettings, PoolSettings
@@ -102,6 +103,40 @@ def test_opening_has_its_reason(dead: str) -> None:
     """Half of the time that open has is left to find out why no broker answers."""
     with plain(dead) as pool, pytest.raises(PoolOpenError, match=r"Connection refused|Timed out"):
         pool.open(timeout_ms=400)
+
+
+def test_who_has_waited_long_already(made: list[bool]) -> None:
+    """Half of what a borrower has left is time enough for a broker that is there: its producer isn't made twice."""
+    with MockKafka() as kafka, plain(kafka.bootstrap_servers, size=1) as pool:
+        pool.open()
+        with pool.producer() as producer:
+            producer.produce_sync("t", "v", timeout_ms=5000)
+            reloading = FutureThread(lambda: pool.reload(timeout_ms=2000))
+            reloading.start()
+            waiting = FutureThread(lambda: pool.producer(timeout_ms=2000).__enter__())
+            waiting.start()
+            wait_for(lambda: pool.stats().waiting)
+            threading.Event().wait(1.2)  # more than half of both times
+        assert not isinstance(waiting.outcome(), BaseException)
+
+    assert [False, False] == made
+
+
+def test_an_interrupted_wait_leaves_no_hurry(monkeypatch: pytest.MonkeyPatch, made: list[bool]) -> None:
+    """What a signal's handler raises while somebody waits for the pool hurries no later producer."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with MockKafka() as kafka, plain(kafka.bootstrap_servers) as pool:
+        keeper = pool._keeper
+        with monkeypatch.context() as patched:
+            patched.setattr(keeper._changed, "notify_all", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                keeper.wait_until(lambda: False, Deadline(0))
+        assert [] == keeper._awaited
+        with pool.producer(), pool.producer():
+            assert [False] == made[:1]
 
 
 def test_one_that_answers_is_made_once(made: list[bool]) -> None:

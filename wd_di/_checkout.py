@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wd_di._async_producer import AsyncProducer
 from wd_di._async_transaction import AsyncTransaction
 from wd_di._client import Kind
-from wd_di._core import Lease, Retirement
+from wd_di._core import Lease, LeaseState, Retirement
 from wd_di._green import current_greenlet
 from wd_di._loop import TaskWaiter, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._producer import Producer
@@ -113,16 +113,16 @@ class Hold(Lease):
         if unit is not None and unit.watch is not None and unit.watch is not self.watch and not unit.watch.over:
             return
         try:
-            self._abort(unit)
+            aborted = unit is not None and self._abort(unit)
         finally:
             self._keeper.desk.recover(self)
-        _run_hooks(unit)
+        if aborted:
+            _run_hooks(unit)
 
-    def end_unit(self) -> None:
-        """End only the transaction, as :meth:`end` does."""
-        unit = self.unit
-        self._abort(unit)
-        _run_hooks(unit)
+    def end_unit(self, unit: Unit) -> None:
+        """End only this transaction, as :meth:`end` does."""
+        if self._abort(unit):
+            _run_hooks(unit)
         self.end_if_over()
 
     def end_if_over(self) -> None:
@@ -135,15 +135,24 @@ class Hold(Lease):
         unit = self.unit
         if unit is None or (_get_running_loop() is None and unit.owner is owner()):
             end()
-        else:
-            self._keeper.terms.jobs.submit(end)
+            return
+        if end == self.end:  # its thread or task has nothing to wait for
+            self._keeper.desk.unlink(self)
+        self._keeper.terms.jobs.submit(end)
 
-    def _abort(self, unit: Unit | None) -> None:
-        if unit is not None:
+    def _abort(self, unit: Unit) -> bool:
+        """Abort what is open, once, though the collector, the poller and the borrower's next scope may all come here.
+
+        After the first of them the producer is somebody else's. Those that come meanwhile wait for it.
+        """
+        with unit.ending:
+            if self.unit is not unit:
+                return False
             try:
                 unit.finish(GeneratorExit(), ())
             finally:
                 self.retirement = self.retirement or unit.retirement
+            return True
 
     def open_unit(self) -> Unit | None:
         """Return the transaction that is open here.
@@ -294,6 +303,11 @@ class Desk:
         else:
             self._release(hold)
 
+    def unlink(self, hold: Hold) -> None:
+        """Let the borrower's next scopes not find it any more; harmless when they don't anyway."""
+        if hold.ambient:
+            self._forget(hold)
+
     def forget_all(self) -> None:
         """After a fork nobody in the child holds anything."""
         self._held = {}
@@ -311,7 +325,7 @@ class Desk:
         """How many slots the calling thread or task holds, or the task that waits for this thread."""
         count, lease = 0, self._held.get(self._waiting.get(threading.current_thread(), owner()))
         while lease is not None:
-            count, lease = count + 1, lease.outer
+            count, lease = count + (lease.state is LeaseState.GRANTED), lease.outer
         return count
 
     # -- steps -----------------------------------------------------------------------------------

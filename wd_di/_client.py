@@ -409,10 +409,9 @@ class KafkaClient:
     def brokers(self, seconds: float) -> dict[str, str] | None:
         """Ask any broker which ones there are: addresses by id, or ``None`` without an answer.
 
-        For a topic that is known, if there is one, since that is the shorter question. An answer ends no error: it says
-        nothing of the broker that failed.
+        With all topics, as in :meth:`reach`. An answer ends no error: it says nothing of the broker that failed.
         """
-        ask = functools.partial(_ask_for, self.topics.known(), seconds=seconds)
+        ask = functools.partial(_ask_for, None, seconds=seconds)
         self._asking.append("")  # as in ask
         try:
             handle = self._handle
@@ -428,17 +427,14 @@ class KafkaClient:
     def reach(self, deadline: Deadline) -> None:
         """Wait until a broker answers: whatever it says, it was there.
 
-        One that is only silent is asked for a topic that it knows, if there is one; else it is taken as there. One that
-        is away is asked for all: a question for a topic that isn't known is the beginning of its time to appear.
+        All topics are asked for: a question for one that isn't known is the beginning of its time to appear, and one
+        that was deleted would be made anew.
         """
-        known = None if self.cut_off else self.topics.known()
-        if known is None and not self.cut_off:
-            return
         seconds = ASK_SLICE
         while not (self._handle is None or self.fault is not None or deadline.passed):
             patience = deadline.slice(seconds)
             try:
-                self._call(functools.partial(_ask_for, known, seconds=patience), patience)
+                self._call(functools.partial(_ask_for, None, seconds=patience), patience)
             except Fault:
                 time.sleep(deadline.slice(BREATH))
                 seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions

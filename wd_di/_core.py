@@ -318,9 +318,9 @@ class Core:
         """
         with self._lock:
             self._refuse_if_closing()
-            effects = self._take_back(lease, retirement) or Effects()
-            if retirement.expired:
+            if retirement.expired and lease.state is LeaseState.GRANTED:  # else it asks again, and knows since when
                 lease.heard_after = self._clock()
+            effects = self._take_back(lease, retirement) or Effects()
             if self._grant_ready(lease):
                 effects.wake.append(lease)
                 return effects
@@ -341,10 +341,11 @@ class Core:
             self._mend(effects)
             return effects
 
-    def patience(self) -> float:
-        """Seconds until one of those who wait has waited for half of its time; without end if nobody does."""
+    def patience(self, since: float) -> float:
+        """Seconds until one of those who wait has waited for half of what it had left then; inf if nobody waits."""
         with self._lock:
-            return min((lease.deadline.to_half for lease in self._waiters if lease.deadline), default=math.inf)
+            waiting = [lease.deadline for lease in self._waiters if lease.deadline]
+        return min((deadline.to_half_since(since) for deadline in waiting), default=math.inf)
 
     # -- producers come and go -----------------------------------------------------------------
 

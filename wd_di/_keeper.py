@@ -170,9 +170,9 @@ class Keeper:
     def wait_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until ``done()`` holds; it is asked again after everything that was carried out."""
         with self._mutex:
-            self._awaited.append(deadline)
-            self._changed.notify_all()
             try:
+                self._awaited.append(deadline)
+                self._changed.notify_all()
                 return self._changed.wait_for(done, deadline.left)
             finally:
                 self._awaited.remove(deadline)
@@ -222,9 +222,11 @@ class Keeper:
 
     def _reached(self, client: Client) -> bool:
         """Whether a broker answers a plain producer, while nobody is in a hurry."""
-        probe = Probe(client, self._changed)
+        probe, since = Probe(client, self._changed), time.monotonic()
         self._probers.submit(probe.ask)
-        return probe.reached(lambda: min([self.core.patience(), *(each.to_half for each in self._awaited)]))
+        return probe.reached(
+            lambda: min([self.core.patience(since), *(each.to_half_since(since) for each in self._awaited)])
+        )
 
     def _adopt(self, core: Core, slot: Slot, client: Client, started: float) -> None:
         if self.terms.shared:

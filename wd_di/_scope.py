@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 from wd_di._async_transaction import AsyncTransaction
@@ -224,7 +225,9 @@ class Run:
             unit = Unit(hold, self._rules, next(_numbers), owner())
             unit.begin()
             self.unit = unit
-            unit.watch = watch(self, unit.let_go, hold.end_unit, hold) if self._borrower is None else hold.watch
+            unit.watch = hold.watch
+            if self._borrower is None:
+                unit.watch = watch(self, unit.let_go, partial(hold.end_unit, unit), hold)
         except BaseException as error:
             _make_sure(hold, unit, self._borrower, error)
             if unit is not None:

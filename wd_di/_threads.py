@@ -259,6 +259,10 @@ class Deadline:
         """Seconds until half of it is over, never negative."""
         return max(0.0, self._end - self.seconds / 2 - time.monotonic())
 
+    def to_half_since(self, moment: float) -> float:
+        """Seconds until half of what was left at that moment is over, or of the whole if it was given later."""
+        return max(0.0, (max(moment, self.started) + self._end) / 2 - time.monotonic())
+
     @property
     def half_passed(self) -> bool:
         """Whether no more than half of it is left."""

@@ -142,12 +142,6 @@ class Topics:
         answer = self.answer_for(topic)
         return answer is not None and answer.missing and time.monotonic() - answer.at < MISSING_FRESH
 
-    def known(self) -> str | None:
-        """Return a topic that has taken records."""
-        for topic in tuple(self._first):
-            self._is_answered(topic)
-        return next(iter(tuple(self._answered)), None)
-
     def new(self, topic: str) -> bool:
         """Whether nothing was sent to it yet, nor said of it."""
         return not (topic in self._answered or topic in self._first or topic in self._answers)

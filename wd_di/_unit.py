@@ -84,6 +84,7 @@ class Unit(Sender):
         "abort_only",
         "answered_by",
         "async_face",
+        "ending",
         "face",
         "first_write",
         "hooks",
@@ -116,6 +117,7 @@ class Unit(Sender):
         self._interrupt: BaseException | None = None
         self._offsets_sent = False
         self._offering = threading.RLock()  # re-entrant, for a listener may end it from inside
+        self.ending: threading.RLock = threading.RLock()  # by others than its scope
 
     # -- the state machine, for the scope ----------------------------------------------------------
 
