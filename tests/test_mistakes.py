@@ -406,21 +406,30 @@ def one_message_for_many() -> None:
         producer.produce_many_sync(Message("orders", "v"))  # type: ignore[arg-type]
 
 
-@mistake("AttributeError: 'Producer' object has no attribute 'produce'")
+@mistake(
+    "AttributeError: 'Producer' object has no attribute 'produce': produce_sync waits until the broker has the "
+    "record, produce_async returns a Delivery at once, produce_many_sync and produce_many_async take several"
+)
 def confluents_produce() -> None:
     """The method of confluent-kafka's producer."""
     with plain() as producer:
         producer.produce("orders", "v")  # type: ignore[attr-defined]
 
 
-@mistake("AttributeError: 'Producer' object has no attribute 'send'")
+@mistake(
+    "AttributeError: 'Producer' object has no attribute 'send': produce_sync waits until the broker has the "
+    "record, produce_async returns a Delivery at once, produce_many_sync and produce_many_async take several"
+)
 def pythons_send() -> None:
     """The method of kafka-python's and aiokafka's."""
     with plain() as producer:
         producer.send("orders", "v")  # type: ignore[attr-defined]
 
 
-@mistake("TypeError: Producer.produce_async() got an unexpected keyword argument 'on_delivery'")
+@mistake(
+    "TypeError: produce_async() got an unexpected keyword argument 'on_delivery': produce_async(...) returns a "
+    "Delivery: delivery.add_done_callback(fn), or observer.subscribe for all of them"
+)
 def confluents_callback() -> None:
     """A callback for one record, as in confluent-kafka."""
     with plain() as producer:
@@ -430,7 +439,10 @@ def confluents_callback() -> None:
 # -- scopes ------------------------------------------------------------------------------------------
 
 
-@mistake("AttributeError: 'ProducerPool' object has no attribute 'produce_sync'")
+@mistake(
+    "AttributeError: 'ProducerPool' object has no attribute 'produce_sync': a producer of the pool does that: "
+    "with pool.producer() as producer, or with pool.transaction() as tx"
+)
 def producing_on_the_pool() -> None:
     """Nobody has taken a producer."""
     with ProducerPool(PLAIN, name="orders") as pool:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from wd_di._handle import Handle
+from wd_di._hints import FIELDS, no_keyword
 from wd_di._loop import outwaited, refuse_outside_of_a_task
 from wd_di._record import prepare, prepare_all
 from wd_di._sender import outdated
@@ -14,9 +15,11 @@ from wd_di.errors import DeliveryError, QueueFullError, ScopeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Unpack
 
     from wd_di._delivery import Delivery, DeliveryReport, Message
-    from wd_di._record import Headers, Prepared, Text
+    from wd_di._hints import NoOthers
+    from wd_di._record import Headers, Prepared
     from wd_di._sender import Sender
 
 ROOM = 0.9
@@ -41,31 +44,35 @@ class AsyncProducer(Handle):
     async def produce_sync(
         self,
         topic: str,
-        value: Text = None,
-        key: Text = None,
+        value: str | bytes | None = None,
+        key: str | bytes | None = None,
         *,
         headers: Headers | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
         timeout_ms: int | None = None,
+        **_foreign: Unpack[NoOthers],
     ) -> DeliveryReport:
         """Produce one record and wait until the broker has stored it.
 
         Arguments and errors are those of ``Producer.produce_sync``.
         Cancelled while it waits, the record may still be delivered.
         """
+        if _foreign:
+            no_keyword("produce_sync", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
         return (await self._sync([record], timeout_ms))[0]
 
     def produce_async(
         self,
         topic: str,
-        value: Text = None,
-        key: Text = None,
+        value: str | bytes | None = None,
+        key: str | bytes | None = None,
         *,
         headers: Headers | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
+        **_foreign: Unpack[NoOthers],
     ) -> Delivery:
         """Enqueue one record and return at once; a plain method, so that a forgotten ``await`` loses nothing.
 
@@ -76,17 +83,23 @@ class AsyncProducer(Handle):
             DeliveryError: The client refused the record at once (too large, unknown topic).
             ScopeError: On a transactional pool outside of a transaction: only awaited calls can be one of their own.
         """
+        if _foreign:
+            no_keyword("produce_async", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
         return self._now([record])[0]
 
     async def produce_many_sync(
-        self, messages: Iterable[Message], *, timeout_ms: int | None = None
+        self, messages: Iterable[Message], *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]
     ) -> list[DeliveryReport]:
         """Produce several records and wait for all; all are checked before the first is sent."""
+        if _foreign:
+            no_keyword("produce_many_sync", _foreign, ["messages", "timeout_ms"])
         return await self._sync(prepare_all(messages), timeout_ms)
 
-    def produce_many_async(self, messages: Iterable[Message]) -> list[Delivery]:
+    def produce_many_async(self, messages: Iterable[Message], **_foreign: Unpack[NoOthers]) -> list[Delivery]:
         """Enqueue several records at once; all are checked before the first is enqueued."""
+        if _foreign:
+            no_keyword("produce_many_async", _foreign, ["messages"])
         return self._now(prepare_all(messages))
 
     async def flush(self, *, timeout_ms: int | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from wd_di._hints import no_attribute
 from wd_di._threads import Deadline
 from wd_di.errors import uncopyable
 
@@ -64,6 +65,11 @@ class Handle:
 
     def _deadline(self, timeout_ms: int | None) -> Deadline:
         return Deadline.of_ms(timeout_ms, self._sender.terms.produce_timeout_ms)
+
+    if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
+
+        def __getattr__(self, name: str) -> NoReturn:
+            no_attribute(self, name)
 
     def __reduce__(self) -> NoReturn:
         raise uncopyable(self, "it is lent to one borrower until its block ends. Ask the process's own pool for one")

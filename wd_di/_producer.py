@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wd_di._handle import Handle
+from wd_di._hints import FIELDS, no_keyword
 from wd_di._record import prepare, prepare_all
 from wd_di._sender import refuse_on_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Unpack
 
     from wd_di._delivery import Delivery, DeliveryReport, Message
-    from wd_di._record import Headers, Prepared, Text
+    from wd_di._hints import NoOthers
+    from wd_di._record import Headers, Prepared
     from wd_di._threads import Deadline
 
 
@@ -33,13 +36,14 @@ class Producer(Handle):
     def produce_sync(
         self,
         topic: str,
-        value: Text = None,
-        key: Text = None,
+        value: str | bytes | None = None,
+        key: str | bytes | None = None,
         *,
         headers: Headers | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
         timeout_ms: int | None = None,
+        **_foreign: Unpack[NoOthers],
     ) -> DeliveryReport:
         """Produce one record and wait until the broker has stored it; ``linger.ms`` isn't waited for.
 
@@ -59,19 +63,22 @@ class Producer(Handle):
             AuthorizationError: No right to write to the topic.
             TypeError, ValueError: An argument can't be sent; it is named, and nothing was enqueued.
         """
+        if _foreign:
+            no_keyword("produce_sync", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
         return self._sync([record], timeout_ms)[0]
 
     def produce_async(
         self,
         topic: str,
-        value: Text = None,
-        key: Text = None,
+        value: str | bytes | None = None,
+        key: str | bytes | None = None,
         *,
         headers: Headers | None = None,
         partition: int | None = None,
         timestamp_ms: int | None = None,
         timeout_ms: int | None = None,
+        **_foreign: Unpack[NoOthers],
     ) -> Delivery:
         """Enqueue one record and return at once.
 
@@ -91,24 +98,34 @@ class Producer(Handle):
             DeliveryError: The client refused the record at once (too large, unknown topic).
             TypeError, ValueError: An argument can't be sent; it is named, and nothing was enqueued.
         """
+        if _foreign:
+            no_keyword("produce_async", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
         return self._async([record], self._deadline(timeout_ms))[0]
 
-    def produce_many_sync(self, messages: Iterable[Message], *, timeout_ms: int | None = None) -> list[DeliveryReport]:
+    def produce_many_sync(
+        self, messages: Iterable[Message], *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]
+    ) -> list[DeliveryReport]:
         """Produce several records and wait for all; all are checked before the first is sent.
 
         Raises:
             DeliveryError: Some weren't delivered; ``failed`` lists them.
             DeliveryTimeoutError: Not all were answered in time; those may still be delivered.
         """
+        if _foreign:
+            no_keyword("produce_many_sync", _foreign, ["messages", "timeout_ms"])
         return self._sync(prepare_all(messages), timeout_ms)
 
-    def produce_many_async(self, messages: Iterable[Message], *, timeout_ms: int | None = None) -> list[Delivery]:
+    def produce_many_async(
+        self, messages: Iterable[Message], *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]
+    ) -> list[Delivery]:
         """Enqueue several records; all are checked before the first is enqueued.
 
         Raises:
             QueueFullError: The queue stayed full; the records before that one are enqueued.
         """
+        if _foreign:
+            no_keyword("produce_many_async", _foreign, ["messages", "timeout_ms"])
         return self._async(prepare_all(messages), self._deadline(timeout_ms))
 
     def flush(self, *, timeout_ms: int | None = None) -> None:

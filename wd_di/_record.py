@@ -7,7 +7,6 @@ from typing import Any
 
 from wd_di._delivery import HeaderValue, Message
 
-Text = str | bytes | None
 Headers = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 Prepared = tuple[str, dict[str, Any]]
 """A topic, and a checked record in the client's words."""
@@ -18,7 +17,13 @@ _MAX_INT64 = 2**63 - 1
 
 
 def prepare(
-    topic: str, value: Text, key: Text, *, headers: Headers | None, partition: int | None, timestamp_ms: int | None
+    topic: str,
+    value: str | bytes | None,
+    key: str | bytes | None,
+    *,
+    headers: Headers | None,
+    partition: int | None,
+    timestamp_ms: int | None,
 ) -> Prepared:
     """Check one record: what reaches librdkafka's C code unchecked is cut, fails without a word, or ends the process.
 

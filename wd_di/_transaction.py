@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wd_di._handle import InTransaction
 from wd_di._producer import Producer
 from wd_di._sender import refuse_on_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from confluent_kafka import TopicPartition
 
     from wd_di._handle import Held
     from wd_di._hooks import When
@@ -31,7 +33,9 @@ class Transaction(InTransaction, Producer):
             raise TypeError(f"{when} of a Transaction takes a plain function, not the coroutine function {fn!r}")
         super()._hook(when, fn)
 
-    def send_offsets(self, offsets: Any, group_metadata: Any, *, timeout_ms: int | None = None) -> None:
+    def send_offsets(
+        self, offsets: Iterable[TopicPartition], group_metadata: bytes, *, timeout_ms: int | None = None
+    ) -> None:
         """Commit a consumer group's offsets with this transaction (KIP-447).
 
         Args:

@@ -21,6 +21,7 @@ from wd_di._client import Fault, check, pin_all
 from wd_di._core import Holder, PoolStats, State
 from wd_di._forks import renew_in_child
 from wd_di._green import refuse_eventlet
+from wd_di._hints import OF_POOLS, no_attribute
 from wd_di._keeper import Keeper
 from wd_di._loop import on_loop, outwaited, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._memory import MemoryBroker
@@ -313,6 +314,11 @@ class ProducerPool:
     def stats(self) -> PoolStats:
         """Return one consistent picture of slots, waiters and totals."""
         return self._keeper.core.stats()
+
+    if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
+
+        def __getattr__(self, name: str) -> NoReturn:
+            no_attribute(self, name, OF_POOLS)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_keeper"):

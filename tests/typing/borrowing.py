@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Literal, assert_type
 
+from confluent_kafka import Consumer, TopicPartition
+
 import wd_di
 from wd_di import (
     AsyncProducer,
@@ -118,7 +120,7 @@ pool.run(place, "order", retry=3)  # type: ignore[call-overload]  # pyright: ign
 # -- tasks ---------------------------------------------------------------------------------------
 
 
-async def of_a_task(order: str) -> DeliveryReport:
+async def of_a_task(order: str, consumer: Consumer) -> DeliveryReport:
     async with pool.producer() as producer, producer.transaction() as own:
         assert_type(producer, AsyncProducer)
         assert_type(own, AsyncTransaction)
@@ -127,7 +129,9 @@ async def of_a_task(order: str) -> DeliveryReport:
         assert_type(await producer.produce_async("orders", order), DeliveryReport)
         await producer.drain(timeout_ms=5)
         own.after_commit(own.flush)
-        await own.send_offsets([], None)
+        await own.send_offsets([TopicPartition("orders", 0, 5)], consumer.consumer_group_metadata())
+        await own.send_offsets([], None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await own.send_offsets(["orders"], b"")  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     async with pool.transaction() as tx:
         return await tx.produce_sync("orders", order)
 
