@@ -140,7 +140,7 @@ class AsyncProducer(Handle):
         deadline, sender = self._deadline(timeout_ms), self._sending()
         if sender is None:
             return await self._implicitly(records, deadline)
-        if sender.keeps_back(records):
+        if sender.keeps_back(records, deadline):
             await outwaited(sender.terms.jobs, lambda: sender.client.reach(deadline))
         deliveries = [await self._send(sender, record, deadline) for record in records]
         try:
@@ -180,7 +180,7 @@ class AsyncProducer(Handle):
         scope.within = deadline
         async with scope as tx:
             unit = tx._unit  # noqa: SLF001  (its own kind)
-            if unit.keeps_back(records):
+            if unit.keeps_back(records, deadline):
                 await outwaited(unit.terms.jobs, lambda: unit.client.reach(deadline))
             unit.answered_by = deadline
             deliveries = [await self._send(unit, record, deadline) for record in records]

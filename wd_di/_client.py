@@ -430,7 +430,8 @@ class KafkaClient:
         All topics are asked for: a question for one that isn't known is the beginning of its time to appear, and one
         that was deleted would be made anew.
         """
-        seconds = ASK_SLICE
+        # A broker that is away answers nothing, however long it has; one that is far hears each question anew.
+        seconds = ASK_SLICE if self.cut_off else ASK_SLICE_MAX / 2
         while not (self._handle is None or self.fault is not None or deadline.passed):
             patience = deadline.slice(seconds)
             try:

@@ -146,7 +146,7 @@ class Producer(Handle):
         if sender is None:
             deliveries = self._implicitly(records, deadline, answered_by=deadline)
             return [delivery.result(0) for delivery in deliveries]
-        if sender.keeps_back(records):
+        if sender.keeps_back(records, deadline):
             sender.client.reach(deadline)
         deliveries = sender.send_all(records, deadline)
         try:
@@ -168,7 +168,7 @@ class Producer(Handle):
         scope = self.transaction()
         scope.within = deadline
         with scope as tx:
-            if tx._unit.keeps_back(records):  # noqa: SLF001  (its own kind)
+            if tx._unit.keeps_back(records, deadline):  # noqa: SLF001  (its own kind)
                 tx._unit.client.reach(deadline)  # noqa: SLF001
             tx._unit.answered_by = answered_by  # noqa: SLF001
             deliveries: list[Delivery] = tx._async(records, deadline)  # noqa: SLF001

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wd_di._client import Client, Fault, Kind
 from wd_di._delivery import Delivery, DeliveryReport, Ledger
 from wd_di._loop import on_loop
+from wd_di._topics import PROPAGATION_MS
 from wd_di._troubles import last_error
 from wd_di.errors import (
     AuthorizationError,
@@ -86,13 +87,15 @@ class Sender:
             self.ledger.ended, self.vacant = True, None
         self.client.outbox.end(self.ledger)
 
-    def keeps_back(self, records: list[Prepared]) -> bool:
+    def keeps_back(self, records: list[Prepared], deadline: Deadline) -> bool:
         """Whether a call's records had better wait until a broker can be reached.
 
-        An unknown topic's time to appear runs from its first record on, also while there is no broker to create it.
+        An unknown topic's time to appear runs from its first record on, also while there is no broker to create it. One
+        that is only silent is asked where the call has more time than that, for the question takes a round trip.
         """
         client = self.client
-        return (client.cut_off or client.silent) and any(client.topics.new(topic) for topic, _ in records)
+        doubtful = client.cut_off or (client.silent and deadline.left > PROPAGATION_MS / 1000)
+        return doubtful and any(client.topics.new(topic) for topic, _ in records)
 
     def send_all(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """Enqueue all, waiting for room in a full queue."""
