@@ -462,6 +462,18 @@ def test_addresses_names_and_paths_are_shown(key: str) -> None:
     assert "needed" in repr(KafkaSettings.of({key: "needed"}))
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["sasl.pasword", "sasl_passwd", "sasl.pasward", "ssl.key.pasword", "ssl.key.pen", "sasl.oauthbearer.client.secrt"],
+)
+def test_misspelt_secrets_are_hidden(key: str) -> None:
+    """A name that nearly is a secret's is more likely that than anything else."""
+    kafka = KafkaSettings.of({key: SECRET})
+
+    assert is_secret(key)
+    assert SECRET not in f"{kafka!r} {kafka} {PoolSettings(kafka=kafka)!r} {kafka.model_dump_json()}"
+
+
 def test_the_arguments_of_a_callback_are_not_shown() -> None:
     """A partial that holds a secret is shown by its kind only."""
     kafka = KafkaSettings.of({"oauth_cb": functools.partial(print, SECRET)})

@@ -65,15 +65,26 @@ class SettingsWarning(UserWarning):
 # -- what may be shown, and what is passed on ------------------------------------------------------
 
 _MASK = str(SecretStr("?"))
+MISSPELT = 0.85
+"""How near an unknown name must be to a secret's to be hidden like it."""
 
 
 def is_secret(key: str) -> bool:
     """Return whether the value of this key must never be shown, judging unknown keys by their name."""
     name = dotted(key)
+    known = _holds_secret(name)
+    if known is not None:
+        return known
+    if looks_secret(name) or ("." in name and is_secret(name.rpartition(".")[0])):  # what is within a secret
+        return True
+    meant = nearly(name, MISSPELT)
+    return meant is not None and _holds_secret(meant) is True
+
+
+def _holds_secret(name: str) -> bool | None:
+    """Whether the setting of this name is a secret; ``None`` if there is none."""
     field = KafkaSettings.model_fields.get(name.replace(".", "_"))
-    if field is not None:
-        return SecretStr in get_args(field.annotation)
-    return looks_secret(name) or ("." in name and is_secret(name.rpartition(".")[0]))  # what is within a secret
+    return None if field is None else SecretStr in get_args(field.annotation)
 
 
 def shown(values: Mapping[str, object]) -> dict[str, object]:
