@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 from pydantic import SecretStr
 from scripted import outcome
 
-from wd_di import _client
+from wd_di import _client, _reentry
 from wd_di._client import Fault, KafkaClient, Kind, check, dispose, reveal
 from wd_di._delivery import Delivery, Ledger, Outbox
 from wd_di._threads import Deadline, Workers
@@ -365,6 +365,31 @@ def test_brokers_down(kafka):
 
     assert "_TRANSPORT" in client.last_error or "_ALL_BROKERS_DOWN" in client.last_error
     assert client.fault is None
+
+
+def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch):
+    """A commit from inside of a callback that had no answer in time has committed, if the next one finds it done."""
+    monkeypatch.setattr(_reentry, "PATIENCE", 0)
+    client, handle, free = begun(kafka), None, threading.Event()
+    answer(client, produce(client))
+
+    class Blocked:
+        def commit_transaction(self, seconds: float) -> None:
+            free.wait(5)
+            handle.commit_transaction(seconds + 5)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(handle, name)
+
+    handle, client._handle = client._handle, Blocked()
+    late = client._calls.make(lambda _: kind(client.commit, 0.05), None, 1)
+    client._handle = handle
+    free.set()
+    client._calls._left.join(5)
+    client.commit(5)
+
+    assert Kind.RETRIABLE is late
+    assert not client.in_transaction
 
 
 def handles() -> int:

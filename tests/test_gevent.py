@@ -208,6 +208,36 @@ with make(size=1, transactional_id="g-{pid}-{index}") as pool:
     )
 
 
+@pytest.mark.parametrize("patch", [EARLY, LATE], ids=["early", "late"])
+def test_a_callback_in_which_another_greenlet_runs(patch: str) -> None:
+    """A finalizer may wait inside of a callback; no other greenlet of the thread calls into the client meanwhile."""
+    run(
+        """
+from wd_di._delivery import Delivery
+
+waited = []
+
+
+def slowly(self, *given, arrive=Delivery._arrive):
+    gevent.sleep(0.02)
+    waited.append(True)
+    arrive(self, *given)
+
+
+Delivery._arrive = slowly
+with make(size=1) as pool, pool.producer() as producer:
+    deliveries = [producer.produce_async("t", "value") for _ in range(10)]
+    client = pool._keeper.core.living()[0][1]
+    until = time.monotonic() + 20
+    while not all(each.done() for each in deliveries) and time.monotonic() < until:
+        together(3, client.poll, 0)
+    assert all(each.done() for each in deliveries)
+assert len(waited) == 10
+""",
+        patch=patch,
+    )
+
+
 def test_the_end_of_the_program() -> None:
     """A pool that nobody has closed sends what it owes, and the program ends in time."""
     run(

@@ -15,7 +15,7 @@ from wd_di import PoolOpenError, PoolSettings, PoolTimeoutError, ProducerPool, _
 from wd_di._client import Fault, KafkaClient, Kind
 from wd_di._delivery import Outbox
 from wd_di._errorlog import ErrorLog
-from wd_di._guards import TokenSource, guarded
+from wd_di._guards import LaterLogger, TokenSource, guarded
 from wd_di._threads import Workers
 from wd_di.events import Observer
 from wd_di.testing import MockKafka
@@ -280,6 +280,45 @@ def test_a_logger_is_used_and_can_do_no_harm(error: BaseException | None, caplog
 
     assert any("Connection refused" in line for line in lines.lines)
     assert (error is not None) == any("logger failed" in message for message in caplog.messages)
+
+
+def test_lines_are_logged_when_the_call_is_over() -> None:
+    """No handler runs inside of a call, which it would keep waiting, and what it causes is logged by the next one."""
+    seen: list[bool] = []
+
+    class Inside:
+        def log(self, *_: object) -> None:
+            seen.append(bool(client._calls._inside))
+            client._log.log(20, "from a handler")
+            client._log.write()
+
+    client = connect({"bootstrap.servers": "127.0.0.1:1", "logger": Inside()})
+    until = time.monotonic() + PATIENCE
+    while not seen and time.monotonic() < until:
+        client.poll(0.1)
+    came = len(seen)
+    client.close()
+
+    assert not any(seen)
+    assert came <= 5  # one line after its cause, and not one within the other
+
+
+def test_lines_that_another_thread_logs() -> None:
+    """Two threads that log the same client's lines leave out none, and log none twice."""
+    logged: list[object] = []
+
+    class Slow:
+        def log(self, number: int, *_: object) -> None:
+            if number == 0:
+                in_thread(later.write)
+            logged.append(number)
+
+    later = LaterLogger(Slow())
+    for number in range(5):
+        later.log(number, "line")
+    later.write()
+
+    assert [1, 2, 3, 4, 0] == logged
 
 
 def test_a_pool_takes_a_logger(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ PATIENCE = 40
 
 START = """
 import gc, logging, signal, wd_di
+from wd_di._delivery import Delivery
 from wd_di.testing import MockKafka
 
 nested, busy = [], []
@@ -37,18 +38,34 @@ class Logger:
     def log(self, *_):
         once(inside)
 
+def in_callbacks(more):
+    # Does something inside of each call of ours by librdkafka, as a signal's handler or a finalizer may.
+    def arrive(self, *given, noted=Delivery._arrive):
+        more()
+        noted(self, *given)
+    Delivery._arrive = arrive
+
 kafka = MockKafka()
 kafka.create_topic("logs")
 settings = {"kafka": {"bootstrap.servers": kafka.bootstrap_servers, "debug": "msg"}, "size": 1}
 """
 
-PLAIN = """
+LOGGER = """
 settings["kafka"]["logger"] = Logger()
+"""
+
+CALLBACK = """
+in_callbacks(lambda: once(inside))
+"""
+
+PLAIN = """
 pool = wd_di.ProducerPool(settings)
 pool.open()
 with pool.producer() as producer:
     inside = INSIDE
     for number in range(20):
+        for _ in range(5):  # so that one call serves several callbacks: the second one would abort
+            producer.produce_async("orders", str(number))
         producer.produce_sync("orders", str(number), timeout_ms=10_000)
     inside = None
 pool.close()
@@ -59,11 +76,7 @@ PRODUCE = 'lambda: producer.produce_sync("logs", "x", timeout_ms=10_000)'
 
 SIGNAL = f"""
 signal.signal(signal.SIGUSR1, lambda *_: once({PRODUCE}))
-
-class Logger:
-    def log(self, *_):
-        if inside is not None:
-            signal.raise_signal(signal.SIGUSR1)
+in_callbacks(lambda: inside and signal.raise_signal(signal.SIGUSR1))
 """
 
 FINALIZER = f"""
@@ -71,13 +84,14 @@ class Last:
     def __del__(self):
         once({PRODUCE})
 
-class Logger:
-    def log(self, *_):
-        if inside is not None and not busy:
-            last = Last()
-            last.me = last
-            del last
-            gc.collect()
+def collect():
+    if inside is not None and not busy:
+        last = Last()
+        last.me = last
+        del last
+        gc.collect()
+
+in_callbacks(collect)
 """
 
 FLUSH = """
@@ -88,20 +102,25 @@ def flush():
         pass  # a report waits in the outer call
 """
 
-WAYS = {
-    "a logger that produces": PLAIN.replace("INSIDE", PRODUCE),
-    "one of a shared producer": 'settings["share"] = 4\n' + PLAIN.replace("INSIDE", PRODUCE),
-    "one that flushes what the outer call sends": FLUSH + PLAIN.replace("INSIDE", "flush"),
-    "one that takes the producer by another scope": PLAIN.replace(
-        "INSIDE", 'lambda: pool.producer().__enter__().produce_sync("logs", "x", timeout_ms=10_000)'
-    ),
-    "one that produces to a topic that isn't known": PLAIN.replace(
+SCOPE = "a scope of its own"  # on the pool's own thread it might have to wait for the only producer
+
+CALLS = {
+    "a produce_sync": PLAIN.replace("INSIDE", PRODUCE),
+    "one on a shared producer": 'settings["share"] = 4\n' + PLAIN.replace("INSIDE", PRODUCE),
+    "a flush of what the outer call sends": FLUSH + PLAIN.replace("INSIDE", "flush"),
+    SCOPE: PLAIN.replace("INSIDE", 'lambda: pool.producer().__enter__().produce_sync("logs", "x", timeout_ms=10_000)'),
+    "a topic that isn't known": PLAIN.replace(
         "INSIDE", 'lambda: producer.produce_sync(f"logs-{len(nested)}", "x", timeout_ms=10_000)'
     ),
-    "a signal's handler": SIGNAL + PLAIN.replace("INSIDE", "True"),
-    "a finalizer": FINALIZER + PLAIN.replace("INSIDE", "True"),
-    "in a transaction": 'settings["transactional_id"] = "t-{index}-{pid}"\n'
+    "a transaction": 'settings["transactional_id"] = "t-{index}-{pid}"\n'
     + PLAIN.replace("pool.producer()", "pool.transaction()").replace("INSIDE", PRODUCE),
+}
+
+WAYS = {
+    **{f"{call}, by a logger": LOGGER + program for call, program in CALLS.items() if call != SCOPE},
+    **{f"{call}, inside of a callback": CALLBACK + program for call, program in CALLS.items()},
+    "by a signal's handler": SIGNAL + PLAIN.replace("INSIDE", "True"),
+    "by a finalizer": FINALIZER + PLAIN.replace("INSIDE", "True"),
 }
 
 
@@ -114,14 +133,36 @@ def run(program: str) -> Any:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_program_is_aborted(way: str) -> None:
-    """Whatever runs inside of a callback may produce and flush; the outer call goes on."""
+    """Whatever runs inside of a callback, or for a line of the log, may produce and flush; the outer call goes on."""
     ended = run(START + WAYS[way])
 
     assert (0, "done 10") == (ended.returncode, ended.stdout.strip()), ended.stderr
 
 
+def test_a_handler_that_closes() -> None:
+    """A signal's handler may close the pool inside of a callback; whoever holds a producer hears of it."""
+    program = """
+signal.signal(signal.SIGUSR1, lambda *_: once(lambda: pool.close(timeout_ms=100, force=True)))
+in_callbacks(lambda: inside and signal.raise_signal(signal.SIGUSR1))
+pool = wd_di.ProducerPool(settings)
+pool.open()
+try:
+    with pool.producer() as producer:
+        inside = True
+        for _ in range(1000):
+            for _ in range(5):
+                producer.produce_async("orders", "1")
+            producer.produce_sync("orders", "2")
+except (wd_di.CheckoutReturnedError, wd_di.DeliveryError):  # refused, or given up by the close
+    print("done")
+"""
+    ended = run(START + program)
+
+    assert (0, "done") == (ended.returncode, ended.stdout.strip()), ended.stderr
+
+
 def test_a_handler_that_locks() -> None:
-    """Logging's handlers hold a lock while they work: what a nested call can't get, it misses by its own deadline."""
+    """Logging's handlers hold a lock while they work, and librdkafka's lines come when its call is over."""
     program = """
 class Shipping(logging.Handler):
     def emit(self, record):
@@ -144,11 +185,11 @@ with pool.producer() as producer:
     inside = None
     producer.produce_sync("orders", "2", timeout_ms=10_000)
 pool.close()
-print("done", len(nested))
+print("done", len(nested), type(nested[-1]).__name__)
 """
     ended = run(START + program)
 
-    assert (0, "done 10") == (ended.returncode, ended.stdout.strip()), ended.stderr
+    assert (0, "done 10 DeliveryReport") == (ended.returncode, ended.stdout.strip()), ended.stderr
 
 
 def test_upstream_still_aborts() -> None:

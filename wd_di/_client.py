@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
 from wd_di._forks import renew_in_child
 from wd_di._green import yielding
-from wd_di._guards import ConsumerSettings, TokenSource, guarded
+from wd_di._guards import ConsumerSettings, LaterLogger, TokenSource, guarded
 from wd_di._lines import Lines
 from wd_di._names import revealed
 from wd_di._reentry import Calls, NestedCallError
@@ -226,6 +226,7 @@ class KafkaClient:
         self.out_of_step = False
         self._initialised = transactional_id is None
         self._secrets = _secrets(config)
+        self._log = LaterLogger(self.lines.to(config.get("logger")))
         self._troubles: deque[KafkaError] = deque()
         self._statistics: deque[str] = deque(maxlen=1)
         self._throttles: deque[Any] = deque()
@@ -239,7 +240,7 @@ class KafkaClient:
 
     def _connect(self, config: Mapping[str, object], propagation_ms: int) -> cimpl.Producer:
         given: dict[str, Any] = {_PROPAGATION: _propagation_ms(config, propagation_ms), **config}
-        given |= {"logger": self.lines.to(config.get("logger")), "error_cb": self._note}
+        given |= {"logger": self._log, "error_cb": self._note}
         if self._on_throttle is not None:
             given["throttle_cb"] = self._throttles.append
         if "oauth_cb" in config:
@@ -299,6 +300,7 @@ class KafkaClient:
             self._call(lambda handle: handle.commit_transaction(seconds), seconds)
         except Fault as fault:
             if not (self._unheard and self.in_transaction and _code(fault) == KafkaError._STATE):  # noqa: SLF001
+                self._unheard |= isinstance(fault.__cause__, NestedCallError)  # it goes on all the same
                 raise
         except BaseException:
             self._unheard = True
@@ -549,6 +551,8 @@ class KafkaClient:
             self._on_statistics(self._statistics.popleft())
         while self._throttles and callable(self._on_throttle):
             guarded("throttle_cb", self._on_throttle, self._throttles.popleft())
+        if self._log.lines:
+            self._log.write()  # last, since a handler may take its time
 
     def _note(self, error: KafkaError) -> None:
         """Called by librdkafka: note what came, and where among the answers. As in ``Delivery._arrive``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from wd_di._errorlog import is_ctrl_c
@@ -30,6 +31,42 @@ def guarded(name: str, call: Callable[..., object], *args: object) -> None:
         if is_ctrl_c(error):
             raise
         log_error(name, f"{name} failed", error)
+
+
+class LaterLogger:
+    """A logger that notes the lines, and logs them when the call has ended from inside of which they came.
+
+    A handler may hold a lock, wait, or ship its lines to Kafka, by the very producer whose call it would keep waiting.
+
+    Args:
+        logger: Where they go; its ``log`` raises nothing but Ctrl-C.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self.lines: deque[tuple[Any, ...]] = deque()
+        self._logger = logger
+        self._writing: set[int] = set()
+
+    def log(self, *line: Any) -> None:
+        """Called by librdkafka. As in ``Delivery._arrive``."""
+        try:
+            self.lines.append(line)
+        except SystemError:
+            return
+
+    def write(self) -> None:
+        """Log what was noted so far; what comes of that is for the next time, or there might be no end."""
+        thread = threading.get_ident()
+        if thread in self._writing:
+            return
+        try:
+            self._writing.add(thread)
+            for _ in range(len(self.lines)):
+                self._logger.log(*self.lines.popleft())
+        except IndexError:  # another thread writes, too
+            return
+        finally:
+            self._writing.discard(thread)
 
 
 class ConsumerSettings:

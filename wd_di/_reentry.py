@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from functools import partial
-from threading import get_ident
 from traceback import clear_frames
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +16,10 @@ R = TypeVar("R")
 
 PATIENCE = 0.5
 """Seconds that another thread has for a nested call beyond its own time: it may need a lock that the callback holds."""
+
+
+_thread_id = ctypes.pythonapi.PyThread_get_thread_ident  # gevent's get_ident, in its place, tells greenlets apart
+_thread_id.restype = ctypes.c_ulong
 
 
 class NestedCallError(RuntimeError):
@@ -43,7 +47,7 @@ class Calls:
         Raises:
             NestedCallError: It is nested, and no other thread could make it in time.
         """
-        thread = get_ident()
+        thread = _thread_id()
         if thread in self._inside:
             jobs: list[Callable[[], R]] = [partial(self.make, call, handle, seconds)]
             del call, handle  # as below
@@ -63,9 +67,12 @@ class Calls:
         """Wait for another thread to make it; one that is stuck behind the callback goes on when that has returned."""
         outcome: list[R] = []
         raised: list[BaseException] = []
+        here = _thread_id()
 
         def answer() -> None:
             try:
+                if _thread_id() == here:  # a greenlet, which would only try again
+                    raise NestedCallError("called while a callback of this producer waits")  # noqa: TRY301
                 outcome.append(jobs.pop()())
             except BaseException as error:  # noqa: BLE001  (it is raised where it belongs)
                 raised.append(error)
