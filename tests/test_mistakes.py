@@ -66,12 +66,35 @@ def a_misspelt_field() -> None:
 
 
 @mistake(
-    "pydantic_core._pydantic_core.ValidationError: 1 validation error for PoolSettings\nsiez\n  Extra inputs are "
-    "not permitted [type=extra_forbidden]…"
+    "pydantic_core._pydantic_core.ValidationError: 1 validation error for PoolSettings\nsiez\n  a pool has no such "
+    "setting, did you mean size? [type=extra_forbidden]"
 )
 def a_misspelt_field_of_the_class() -> None:
     """The same, in PoolSettings itself."""
     PoolSettings(siez=3)  # type: ignore[call-arg]
+
+
+@mistake(
+    "pydantic_core._pydantic_core.ValidationError: 1 validation error for Shop\norders.siez\n  a pool has no such "
+    "setting, did you mean size? [type=extra_forbidden]"
+)
+def a_misspelt_field_of_one_pool_of_several() -> None:
+    """The same, in a class of all settings."""
+
+    class Shop(Settings):
+        orders: PoolSettings = PoolSettings()
+
+    Shop(orders={"siez": 3})
+
+
+@mistake("wd_di.settings.SettingsWarning: Shop: ordres is set, and no setting takes it: did you mean orders?")
+def a_misspelt_pool() -> None:
+    """A field of that class is misspelt."""
+
+    class Shop(Settings):
+        orders: PoolSettings = PoolSettings()
+
+    Shop(ordres=PoolSettings())
 
 
 @mistake("wd_di.errors.SettingsError: default: size: Input should be greater than or equal to 1, got int")

@@ -31,6 +31,7 @@ from wd_di.errors import (
     AuthorizationError,
     DeliveryError,
     ForkedPoolError,
+    PoolOpenError,
     SettingsError,
     WdDiError,
 )
@@ -218,6 +219,7 @@ class KafkaClient:
         self._deaf = -1.0
         self._proved = -PROOF_FRESH
         self._heard = time.monotonic()
+        self._unmet: str | None = unanswered(config)
         self._asking: list[str] = []
         self._wrote = False
         self._unheard = False
@@ -575,7 +577,7 @@ class KafkaClient:
 
     def _answered(self) -> None:
         """A broker did what it was asked for: what went wrong before is over, for siblings that are idle, too."""
-        self.cut_off, self._heard = False, time.monotonic()
+        self.cut_off, self._heard, self._unmet = False, time.monotonic(), None
         self._last.end()
         self._siblings.well(self)
 
@@ -600,8 +602,8 @@ class KafkaClient:
         return self._last.now
 
     def last_error_since(self, started: float) -> str | None:
-        """The same, or what went wrong since then, whatever else succeeded."""
-        return self._last.since(started)
+        """The same, or what went wrong since then, whatever else succeeded; or that there never was an answer."""
+        return self._last.since(started) or (self._unmet if self.silent else None)
 
     def _idle(self) -> bool:
         return self._initialised and not any(ledger.pending for ledger in tuple(self.outbox.ledgers))
@@ -663,7 +665,7 @@ class KafkaClient:
         kind = Kind.SETTINGS if settings else self._kind(error)
         right = _MISSING_RIGHT.get(error.code())
         text = f"{error.str()} [{error.name()}]"
-        text = self._scrub(f"{text}; missing right: {right}" if right else text)
+        text = self._scrub(f"{text}; missing right: {right}" if right else text) + _foreign(text)
         expired = error.code() == KafkaError.INVALID_PRODUCER_ID_MAPPING
         if expired:
             text += f"; {_EXPIRED}"
@@ -889,6 +891,37 @@ def _propagation_ms(config: Mapping[str, object], at_most: int = PROPAGATION_MS)
 def _ask_for(topic: str | None, handle: cimpl.Producer, seconds: float) -> Any:
     """Ask for one topic, or for all."""
     return handle.list_topics(timeout=seconds) if topic is None else handle.list_topics(topic, timeout=seconds)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return the error; where it and its causes came from is our business, and would be most of a traceback."""
+    each: BaseException | None = error
+    while isinstance(each, Fault | PoolOpenError | KafkaException):
+        each = each.with_traceback(None).__cause__
+    return error
+
+
+def addresses(*configs: Mapping[str, object]) -> str:
+    """Return where the brokers of these settings are; nothing, if they are mocks."""
+    return " and ".join(filter(None, dict.fromkeys(str(each.get("bootstrap.servers", "")) for each in configs)))
+
+
+def unanswered(*configs: Mapping[str, object]) -> str:
+    """Say what can be said without an error: nobody accepts connections, or somebody does and says nothing."""
+    where = addresses(*configs)
+    protocols = dict.fromkeys(str(each.get("security.protocol", "plaintext")) for each in configs)
+    at = f" at {where}" if where else ""
+    return f"no broker has answered yet{at}: is it Kafka, and does it speak {' and '.join(protocols)}?"
+
+
+def _foreign(text: str) -> str:
+    """Say who answers, if librdkafka has taken the first four bytes of its answer for a size."""
+    size = re.search(r"Invalid response size (-?\d+)", text)
+    if size is None:
+        return ""
+    start = (int(size[1]) % 2**32).to_bytes(4, "big")
+    begins = f", but something whose answer begins with {start.decode()!r}" if start.isascii() else ""
+    return f"; that isn't Kafka{begins}"
 
 
 def _is_fatal(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wd_di._checkout import broken
-from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, dispose
+from wd_di._client import BREATH, SLICE, Client, Fault, KafkaClient, Kind, addresses, dispose, unanswered
 from wd_di._core import Core, Effects, Limits, Retirement, Slot, State
 from wd_di._delivery import Outbox
 from wd_di._lines import Lines
@@ -144,7 +144,15 @@ class Keeper:
         for client in tuple(self._making.values()):
             if client.last_error is not None:
                 return client.last_error
-        return self.core.last_error or ("no broker has answered yet" if self._making else None)
+        return self.core.last_error or (self.unanswered() if self._making else None)
+
+    def unanswered(self) -> str:
+        """What can be said without an error."""
+        return unanswered(*(slot.kafka for slot in self.plan.slots))
+
+    def addresses(self) -> str:
+        """Where the brokers are; nothing, if they are mocks."""
+        return addresses(*(slot.kafka for slot in self.plan.slots))
 
     def carry_out(self, effects: Effects | None, *, late: bool = False) -> None:
         """Do what the core decided; the lock is free now."""

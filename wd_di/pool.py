@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from wd_di import _retry
 from wd_di._checkout import Checkout, Desk, owner
-from wd_di._client import Fault, check, pin_all
+from wd_di._client import Fault, check, pin_all, without_frames
 from wd_di._core import Holder, PoolStats, State
 from wd_di._forks import renew_in_child
 from wd_di._green import refuse_eventlet
@@ -246,10 +246,13 @@ class ProducerPool:
         self._keeper.start()
         if self._settings.open_policy == "fail":
             try:
-                self._connect(deadline)
+                failed = self._connect(deadline)
             except BaseException:
                 self.close(timeout_ms=0, force=True)
                 raise
+            if failed is not None:
+                self.close(timeout_ms=0, force=True)
+                raise failed  # from here: whoever reads the traceback has nothing of the steps below
         self._opened = True
 
     async def aopen(self, *, timeout_ms: int | None = None) -> None:
@@ -264,50 +267,69 @@ class ProducerPool:
             ScopeError: No task of asyncio's runs here.
         """
         refuse_outside_of_a_task(self.name)
-        await outwaited(self._workers, lambda: self.open(timeout_ms=timeout_ms))
+        try:
+            await outwaited(self._workers, lambda: self.open(timeout_ms=timeout_ms))
+        except PoolOpenError as error:
+            raise error.with_traceback(None)  # noqa: B904  (itself, without the frames of a worker)
 
     def _refuse_if_closed(self) -> None:
         if self._keeper.core.closing:
             raise PoolClosedError(f"{self.name}: the pool is closed; make another one")
 
-    def _connect(self, deadline: Deadline) -> None:
+    def _connect(self, deadline: Deadline) -> PoolOpenError | None:
+        """Wait until enough producers are connected; why they aren't, if it fails."""
         core = self._keeper.core
         self._keeper.carry_out(core.warm() if self._keeper.limits.warm else core.start_one())
         wanted = self._settings.size if self._keeper.limits.warm else 1
         self._keeper.wait_until(lambda: self._ready() >= wanted or core.hopeless or core.closing, deadline)
         if self._ready() < wanted:
-            raise self._not_opened(wanted)
-        if not self._keeper.terms.transactional:
-            self._probe(deadline)
+            return self._not_opened(wanted, deadline)
+        return None if self._keeper.terms.transactional else self._probe(deadline)
 
-    def _probe(self, deadline: Deadline) -> None:
+    def _probe(self, deadline: Deadline) -> PoolOpenError | None:
         """A plain producer connects when it must; ask it now, so that a wrong address shows at the start."""
         hold = self._desk.borrow(int(deadline.left * 1000), ambient=False)
-        patience = PROBE_PATIENCE
+        client, patience = hold.sender.client, PROBE_PATIENCE
         try:
             while True:
                 try:
-                    hold.sender.client.probe(deadline.slice(patience))
+                    client.probe(deadline.slice(patience))
                 except Fault as fault:
                     patience *= 2  # each probe asks anew: a cluster that answers more slowly would never be heard
-                    hold.sender.client.poll(0)
-                    if hold.sender.client.fault is not None or deadline.passed:
-                        raise PoolOpenError(f"{self.name}: {hold.sender.client.last_error or fault}") from fault
+                    client.poll(0)
+                    if client.fault is not None:
+                        error = PoolOpenError(f"{self.name}: {client.last_error or fault}")
+                        error.__cause__ = without_frames(fault)
+                        return error
+                    if deadline.passed:
+                        cause = client.last_error or f"Timed out, {self._keeper.unanswered()}"
+                        return self._too_late("no broker has answered", cause, deadline)
                 else:
-                    return
+                    return None
         finally:
             self._desk.give_back(hold)
 
     def _ready(self) -> int:
         return len(self._keeper.core.in_state(State.IDLE, State.LEASED))
 
-    def _not_opened(self, wanted: int) -> PoolOpenError:
+    def _not_opened(self, wanted: int, deadline: Deadline) -> PoolOpenError:
         cause = self._keeper.trouble()
-        error = PoolOpenError(
-            f"{self.name}: {self._ready()} of {wanted} producers could be connected; last error: {cause}"
-        )
-        error.__cause__ = cause if isinstance(cause, BaseException) else None
+        what = f"{self._ready()} of {wanted} producers could be connected"
+        if self._keeper.core.hopeless or not deadline.passed:
+            error = PoolOpenError(f"{self.name}: {what}; last error: {cause}")
+        else:
+            error = self._too_late(what, cause, deadline)
+        error.__cause__ = without_frames(cause) if isinstance(cause, BaseException) else None
         return error
+
+    def _too_late(self, what: str, cause: object, deadline: Deadline) -> PoolOpenError:
+        """Return the error of brokers that may be there a moment later."""
+        addresses = self._keeper.addresses()
+        where = "" if addresses in str(cause) else f" at {addresses}"
+        return PoolOpenError(
+            f"{self.name}: {what} within {deadline.seconds:.3g} s{where} "
+            f'(to start without a broker and go on connecting, set open_policy="background"); last error: {cause}'
+        )
 
     # -- looking -------------------------------------------------------------------------------------
 

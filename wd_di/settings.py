@@ -25,6 +25,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -440,6 +441,16 @@ class PoolSettings(_Frozen):
         common, own = kafka.librdkafka(), self.kafka.librdkafka()
         return self.model_copy(update={"kafka": type(self.kafka).of({**common, **own})})
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_near_names(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Say of a field that there isn't which one was meant."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            told = _near_names(error, cls)
+        raise told  # outside of the handler: the original may show inputs
+
     @model_validator(mode="before")
     @classmethod
     def _timeout_is_timeout_ms(cls, data: object) -> object:
@@ -464,6 +475,19 @@ class PoolSettings(_Frozen):
             text = f"timeout={seconds} is milliseconds, as in WaterDrop, and very short: say timeout_ms={seconds}"
             warnings.warn(f"{text} if that is meant, timeout_ms={int(seconds) * 1000} for seconds", SettingsWarning, 2)
         return {"timeout_ms": given["timeout"]} | {key: each for key, each in given.items() if key != "timeout"}
+
+
+def _near_names(error: ValidationError, kind: type[PoolSettings]) -> ValidationError:
+    problems = error.errors(include_url=False, include_context=False)
+    if all(each["type"] != "extra_forbidden" for each in problems):
+        return error
+    details: list[InitErrorDetails] = []
+    for each in problems:
+        extra = each["type"] == "extra_forbidden" and len(each["loc"]) == 1
+        text = _no_setting(each["loc"][0], kind) if extra else each["msg"]
+        custom = PydanticCustomError(each["type"], "{text}", {"text": text})
+        details.append(InitErrorDetails(type=custom, loc=each["loc"], input=each["input"]))
+    return ValidationError.from_exception_data(error.title, details, hide_input=True)
 
 
 def _is_kafkas(key: object) -> bool:
@@ -505,7 +529,7 @@ class Settings(BaseSettings):
         taken = {
             f"{kind.model_config.get('env_prefix', '')}{name}".upper() for kind in _kinds for name in kind.model_fields
         }
-        meant = strays(prefix, pools, _POOL_VARIABLES, environment, taken)
+        meant = strays(prefix, pools, _POOL_VARIABLES, environment, taken) | _misspelt_arguments(type(self), values)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -570,6 +594,17 @@ def _is_pool(annotation: Any) -> bool:
     )
 
 
+def _misspelt_arguments(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the arguments that are nearly a field: pydantic-settings drops them without a word."""
+    fields = kind.model_fields.items()
+    aliases = [each.validation_alias or each.alias or name for name, each in fields]
+    if kind.model_config.get("extra") != "ignore" or not all(isinstance(each, str) for each in aliases):
+        return {}  # they are refused or wanted, or may have names that only pydantic knows
+    others = [name for name in values if not name.startswith("_") and name not in {*kind.model_fields, *aliases}]
+    near = {name: get_close_matches(name, kind.model_fields, n=1, cutoff=0.8) for name in others}
+    return {name: each[0] for name, each in near.items() if each}
+
+
 def _misspelt(settings: Settings, prefix: str, pools: list[str], environment: tuple[str, ...]) -> dict[str, str]:
     """Return the variables whose setting of Kafka's nobody knows, and is nearly one: librdkafka will refuse it."""
     found = {}
@@ -596,7 +631,11 @@ def _told(
         if path[:1] and path[0] in pools and each["type"] == "missing":
             wanted = f"{prefix}{path[0]}".upper()
             hint = f": set {wanted}__KAFKA__BOOTSTRAP_SERVERS and so on, or give the field a default"
-            near = [f"{stray} is set, did you mean {better}?" for stray, better in meant.items() if wanted in better]
+            near = [
+                f"{stray} is set, did you mean {better}?"
+                for stray, better in meant.items()
+                if wanted in better or better == path[0]
+            ]
             hint += "".join(f"; {each}" for each in near)
         custom = PydanticCustomError(each["type"], "{text}", {"text": text + hint})
         details.append(InitErrorDetails(type=custom, loc=path, input=each["input"]))
@@ -692,14 +731,14 @@ def _besides_fields(given: BaseModel) -> dict[Any, object]:
     return {key: others[key] for key in others if key in given.model_fields_set - type(given).model_fields.keys()}
 
 
-def _no_setting(key: object) -> str:
-    """Say what to write in place of a key that is no field of ``PoolSettings``."""
+def _no_setting(key: object, kind: type[PoolSettings] = PoolSettings) -> str:
+    """Say what to write in place of a key that is no field of ``PoolSettings``, or of the class based on it."""
     if key == "timeout":
         return "model_copy takes the fields' own names only: it is timeout_ms"
     if _is_kafkas(key):
         return "it is Kafka's own: it belongs into the field kafka"
     like = str(key).lower().replace("-", "_").replace(".", "_")
-    near = get_close_matches(like, PoolSettings.model_fields, n=1)
+    near = get_close_matches(like, kind.model_fields, n=1)
     return f"a pool has no such setting{f', did you mean {near[0]}?' if near else ''}"
 
 

@@ -1,0 +1,165 @@
+"""What a pool says where no Kafka answers: in few words, for how long, at which address, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from wd_di import DeliveryTimeoutError, PoolOpenError, PoolTimeoutError, ProducerPool
+from wd_di._client import Fault, Kind
+from wd_di._keeper import Keeper
+
+Server = Callable[[bytes], str]
+
+IDS = {"transactional_id": "t-{instance}-{index}", "instance": "7"}
+# A TLS server's alert is too short for librdkafka to look at.
+TLS_ALERT = bytes([21, 3, 3, 0, 2, 2, 80])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Start something that answers each connection with these bytes; gives its address."""
+    listening: list[socket.socket] = []
+    accepted: list[socket.socket] = []
+
+    def answer(own: socket.socket, said: bytes) -> None:
+        while True:
+            try:
+                connection, _ = own.accept()
+                accepted.append(connection)
+                connection.sendall(said)
+            except OSError:  # the test is over, or librdkafka has gone already
+                if own.fileno() < 0:
+                    return
+
+    def start(said: bytes) -> str:
+        own = socket.create_server(("127.0.0.1", 0))
+        listening.append(own)
+        threading.Thread(target=answer, args=(own, said), daemon=True).start()
+        return f"127.0.0.1:{own.getsockname()[1]}"
+
+    yield start
+    for each in (*listening, *accepted):
+        if each in listening:
+            each.shutdown(socket.SHUT_RDWR)  # ends accept
+        each.close()
+
+
+def pool(servers: str, **options: Any) -> ProducerPool:
+    """A small pool, not open yet."""
+    return ProducerPool({"size": 1, "kafka": {"bootstrap.servers": servers}, **options}, name="orders")
+
+
+def refused(*, transactional: bool, servers: str = "127.0.0.1:1", timeout_ms: int = 1_500) -> PoolOpenError:
+    """What an open fails with."""
+    ids = IDS if transactional else {}
+    with pytest.raises(PoolOpenError) as caught:
+        pool(servers, **ids).open(timeout_ms=timeout_ms)
+    return caught.value
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_a_failed_open(transactional: bool) -> None:  # noqa: FBT001
+    """It says for how long it has tried, where, what went wrong last and how to start all the same."""
+    error = refused(transactional=transactional)
+
+    what = "0 of 1 producers could be connected" if transactional else "no broker has answered"
+    way_out = '(to start without a broker and go on connecting, set open_policy="background")'
+    assert str(error).startswith(f"orders: {what} within 1.5 s {way_out}; last error: 127.0.0.1:1/bootstrap: Connect")
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_the_traceback_of_a_failed_open(transactional: bool) -> None:  # noqa: FBT001
+    """It is one error, with a single frame of ours below the call."""
+    error = refused(transactional=transactional)
+
+    frames = traceback.extract_tb(error.__traceback__)
+    assert [frame.name for frame in frames] == ["refused", "open"]
+    assert "direct cause" not in "".join(traceback.format_exception(error))
+    assert "During handling" not in "".join(traceback.format_exception(error))
+
+
+def test_the_traceback_of_a_failed_open_in_a_task() -> None:
+    """It has no frames of the worker thread that has opened."""
+
+    async def main() -> None:
+        await pool("127.0.0.1:1").aopen(timeout_ms=500)
+
+    with pytest.raises(PoolOpenError) as caught:
+        asyncio.run(main())
+
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[names.index("main") :] == ["main", "aopen"]
+
+
+def test_the_cause_of_an_open_that_can_never_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waiting doesn't cure has its cause, without our frames, and no advice to wait."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise Fault(Kind.DENIED, "no right")
+
+    monkeypatch.setattr(Keeper, "_connect", denied)
+    error = refused(transactional=False)
+
+    assert str(error) == "orders: 0 of 1 producers could be connected; last error: producer 0: no right"
+    cause = error.__cause__
+    while cause is not None:
+        assert cause.__traceback__ is None
+        cause = cause.__cause__
+
+
+def test_an_error_of_a_users_code_keeps_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames that aren't ours stay: a class that replaces confluent-kafka's may have failed."""
+
+    def users() -> None:
+        raise KeyError("mine")
+
+    def connect(*_: object, **__: object) -> None:
+        users()
+
+    monkeypatch.setattr(Keeper, "_connect", connect)
+    error = refused(transactional=False)
+
+    assert 'raise KeyError("mine")' in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"", "no broker has answered yet at {servers}: is it Kafka, and does it speak plaintext?"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "; that isn't Kafka, but something whose answer begins with 'HTTP'"),
+        (b"\x7f\xfd\x18\xff\xfd\x20\xff\xfd", "; that isn't Kafka"),
+        (TLS_ALERT, "no broker has answered yet at {servers}: is it Kafka, and does it speak plaintext?"),
+    ],
+)
+def test_a_port_that_is_not_kafkas(server: Server, said: bytes, told: str) -> None:
+    """The address is named, and who answers there as far as can be seen."""
+    servers = server(said)
+    error = refused(transactional=False, servers=servers)
+
+    assert str(error).endswith(told.format(servers=servers))
+    assert servers in str(error)
+
+
+def test_a_checkout_at_a_port_that_is_not_kafkas(server: Server) -> None:
+    """A checkout that comes too late names the address, too."""
+    servers = server(b"")
+    orders = pool(servers, **IDS)
+    with pytest.raises(PoolTimeoutError, match=f"no broker has answered yet at {servers}: is it Kafka"):
+        orders.producer(timeout_ms=500).__enter__()
+    orders.close(timeout_ms=0, force=True)
+
+
+def test_a_record_at_a_port_that_is_not_kafkas(server: Server) -> None:
+    """So does a record of a pool that was opened without a broker."""
+    servers = server(b"")
+    orders = pool(servers, open_policy="background", close_timeout_ms=0)
+    told = f"no broker has answered yet at {servers}: is it Kafka"
+    with orders, orders.producer() as producer, pytest.raises(DeliveryTimeoutError, match=told):
+        producer.produce_sync("t", "v", timeout_ms=1_500)
