@@ -12,13 +12,14 @@ import pytest
 import wd_di
 from wd_di import _forks
 from wd_di import default as _default  # registers its own
-from wd_di.testing import LocalKafka
+from wd_di.testing import LocalKafka, MockKafka
 
 
 def test_each_place_is_taken() -> None:
     """Whatever is loaded has registered under its name, and nothing else has."""
     assert _default
     assert LocalKafka
+    assert MockKafka
     assert wd_di.ProducerPool
 
     assert set(_forks.ORDER) == set(_forks._renewals)

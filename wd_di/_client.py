@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import functools
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
-from wd_di._forks import renew_in_child
+from wd_di._forks import leave_to_parent, renew_in_child
 from wd_di._green import yielding
 from wd_di._guards import ConsumerSettings, LaterLogger, TokenSource, guarded
 from wd_di._lines import Lines
@@ -488,14 +487,11 @@ class KafkaClient:
         yielding(dropped.clear)
 
     def pin(self) -> None:
-        """After a fork, in the child: keep the handle for ever and never touch it.
-
-        Its threads stayed in the parent (librdkafka#4869): closing or collecting it costs seconds, or hangs.
-        """
+        """After a fork, in the child: keep the handle for ever and never touch it."""
         self._forked = True
         handle, self._handle = self._handle, None
         if handle is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+            leave_to_parent(handle)
 
     # -- translation -------------------------------------------------------------------------------
 

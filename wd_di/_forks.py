@@ -7,6 +7,7 @@ loaded; the list says when.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ ORDER = (
     "resources",
     "default pool",
     "clusters for tests",
+    "mock clusters",
 )
 
 _renewals: dict[str, Callable[[], object]] = {}
@@ -44,6 +46,14 @@ def renew_in_child(name: str, renew: Callable[[], object]) -> None:
 def hold_over_forks(lock: AbstractContextManager[object]) -> None:
     """Fork only while nobody else holds this lock: what it guards is whole in the child, too."""
     _held.append(lock)
+
+
+def leave_to_parent(handle: object) -> None:
+    """Keep one of librdkafka's clients for ever, untouched, in a child that has inherited it.
+
+    Its threads stayed in the parent (librdkafka#4869): closing or collecting it costs seconds, or hangs.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
 
 
 def _before() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,6 +132,44 @@ def test_closed():
     with pytest.raises(ClusterError, match="closed"):
         kafka.push_errors(ApiKey.PRODUCE, 3)
     assert "<MockKafka: closed>" == repr(kafka)
+
+
+def in_child(call: Callable[[], object]) -> int:
+    """How a forked child ends: 0, or 1 for a ClusterError that says why; by a signal if it hangs."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(DEADLINE_S)
+        try:
+            call()
+        except ClusterError as error:
+            os._exit(1 if "lives in the process that made it" in str(error) else 2)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_in_a_forked_child(mock_kafka: MockKafka) -> None:
+    """A child reaches its parent's cluster by the address, and hangs at nothing else that it asks of it."""
+
+    def produce() -> None:
+        producer = plain(mock_kafka)
+        producer.produce("t", b"")
+        if producer.flush(DEADLINE_S) or mock_kafka.bootstrap_servers not in repr(mock_kafka):
+            os._exit(3)
+
+    def end() -> None:
+        handles = [mock_kafka._host]
+        mock_kafka.close()
+        mock_kafka.__dict__.clear()
+        gc.collect()
+        os._exit(0 if handles == [None] else 3)
+
+    assert 0 == in_child(produce)
+    assert 0 == in_child(end)
+    assert 1 == in_child(lambda: mock_kafka.broker_down(1))
+    assert 1 == in_child(lambda: mock_kafka.create_topic("t"))
+    assert 1 == in_child(lambda: mock_kafka.push_errors(ApiKey.PRODUCE, 1))
+    mock_kafka.create_topic("still-there")
 
 
 @pytest.mark.parametrize("brokers", [0, -1, True, "x", None])

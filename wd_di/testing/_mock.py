@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from confluent_kafka import cimpl
 
+from wd_di._forks import leave_to_parent, renew_in_child
 from wd_di.errors import uncopyable
 from wd_di.testing._errors import ClusterError
 
@@ -59,6 +61,8 @@ class MockKafka:
     hides nothing from ``read_committed`` readers, times out no transaction, forgets a transaction's group offsets and
     acknowledges with a timestamp of its own. `LocalKafka` does all of it.
 
+    It lives in the process that made it. A forked child reaches it by its ``bootstrap_servers``, and has no more of it.
+
     Faults are injected through ctypes into the librdkafka that confluent-kafka bundles, on CPython with the GIL.
 
     Args:
@@ -71,16 +75,21 @@ class MockKafka:
         self.brokers = brokers
         # Never what replaces confluent_kafka.Producer: nothing is sent through it.
         self._host: cimpl.Producer | None = cimpl.Producer({"test.mock.num.brokers": brokers, "log_level": 0})
+        self._inherited = False
         _librdkafka().rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster(), 0)  # 3 s, else
+        servers: bytes = _librdkafka().rd_kafka_mock_cluster_bootstraps(self._cluster())
+        self._servers = servers.decode()
+        _open.add(self)
 
     def __repr__(self) -> str:
-        return f"<MockKafka: {self.bootstrap_servers if self._host else 'closed'}>"
+        return f"<MockKafka: {self._servers if self._host or self._inherited else 'closed'}>"
 
     @property
     def bootstrap_servers(self) -> str:
         """The value for the client's ``bootstrap.servers``."""
-        servers: bytes = _librdkafka().rd_kafka_mock_cluster_bootstraps(self._cluster())
-        return servers.decode()
+        if not self._inherited:
+            self._cluster()
+        return self._servers
 
     def create_topic(self, name: str, partitions: int = 1) -> str:
         """Create a topic, replicated on every broker, and return its name.
@@ -123,8 +132,9 @@ class MockKafka:
         self._call("rd_kafka_mock_broker_set_up", broker)
 
     def close(self) -> None:
-        """End the cluster. Harmless when it's closed."""
+        """End the cluster. Harmless when it's closed, and in a forked child."""
         host, self._host = self._host, None
+        self._inherited = False
         if host is not None:
             host.close()
 
@@ -139,7 +149,19 @@ class MockKafka:
     ) -> None:
         self.close()
 
+    def _leave_to_parent(self) -> None:
+        """After a fork, in the child: whatever is asked of the cluster would wait for threads of the parent's."""
+        host, self._host = self._host, None
+        if host is not None:
+            self._inherited = True
+            leave_to_parent(host)
+
     def _cluster(self) -> int:
+        if self._inherited:
+            raise ClusterError(
+                "MockKafka lives in the process that made it, and this is a forked child, which has its "
+                "bootstrap_servers only: do that in the parent, or make a new one"
+            )
         if self._host is None:
             raise ClusterError("MockKafka is closed: make a new one")
         cluster: int = _librdkafka().rd_kafka_handle_mock_cluster(_handle(self._host))
@@ -149,6 +171,18 @@ class MockKafka:
         code = getattr(_librdkafka(), function)(self._cluster(), *arguments)
         if code != _NO_ERROR:
             raise ClusterError(f"{function}{arguments} answered {_librdkafka().rd_kafka_err2str(code).decode()!r}")
+
+
+_open: weakref.WeakSet[MockKafka] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for kafka in tuple(_open):
+        kafka._leave_to_parent()  # noqa: SLF001  (this module's own class)
+    _open.clear()
+
+
+renew_in_child("mock clusters", _leave_all_to_parent)
 
 
 def raise_fatal_error(producer: cimpl.Producer, code: int, reason: str) -> None:
