@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Protocol
 
 import confluent_kafka
@@ -267,15 +268,14 @@ class KafkaClient:
 
     def init(self, seconds: float) -> None:
         """Get the producer id, one bounded try; after a time-out the same handle must be asked again."""
-        self._call(lambda handle: handle.init_transactions(seconds), seconds)
+        self._call(methodcaller("init_transactions", seconds), seconds)
         self._initialised = True
         self._answered()
 
     def begin(self) -> None:
         """Begin; local, no request is sent."""
-        self._call(
-            lambda handle: handle.begin_transaction(), 0, settle=False
-        )  # on an event loop nothing may be looked up
+        # On an event loop nothing may be looked up.
+        self._call(methodcaller("begin_transaction"), 0, settle=False)
         self.in_transaction, self._unheard, self._wrote = True, False, False
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
@@ -283,7 +283,7 @@ class KafkaClient:
         if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
             raise TypeError(unfit_metadata(group_metadata))
         try:
-            self._call(lambda handle: handle.send_offsets_to_transaction(offsets, group_metadata, seconds), seconds)
+            self._call(methodcaller("send_offsets_to_transaction", offsets, group_metadata, seconds), seconds)
         except Fault as fault:
             if _code(fault) != KafkaError._BAD_MSG:  # noqa: SLF001  (librdkafka couldn't read the metadata)
                 raise
@@ -298,7 +298,7 @@ class KafkaClient:
         the unheard answer was yes, the same call says _STATE: only a commit can have led out of the transaction.
         """
         try:
-            self._call(lambda handle: handle.commit_transaction(seconds), seconds)
+            self._call(methodcaller("commit_transaction", seconds), seconds)
         except Fault as fault:
             if not (self._unheard and self.in_transaction and _code(fault) == KafkaError._STATE):  # noqa: SLF001
                 self._unheard |= isinstance(fault.__cause__, NestedCallError)  # it goes on all the same
@@ -312,7 +312,7 @@ class KafkaClient:
 
     def abort(self, seconds: float) -> None:
         """Abort, one bounded try."""
-        self._call(lambda handle: handle.abort_transaction(seconds), seconds)
+        self._call(methodcaller("abort_transaction", seconds), seconds)
         self.in_transaction = False
 
     def reason(self) -> Fault | None:
@@ -351,15 +351,15 @@ class KafkaClient:
 
     def poll(self, seconds: float) -> None:
         """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
-        self._serve(lambda handle: handle.poll(seconds), seconds)
+        self._serve(methodcaller("poll", seconds), seconds)
 
     def flush(self, seconds: float) -> None:
         """Send at once, whatever ``linger.ms`` says, and serve callbacks; ask the outbox for what is left."""
-        self._serve(lambda handle: handle.flush(seconds), seconds)
+        self._serve(methodcaller("flush", seconds), seconds)
 
     def purge(self) -> None:
         """Give up on all that is queued or in flight."""
-        self._serve(lambda handle: handle.purge(), 0)
+        self._serve(methodcaller("purge"), 0)
 
     def owes(self) -> int:
         """Messages, reports and events not yet served; not a count of messages."""
@@ -378,7 +378,7 @@ class KafkaClient:
             if self._proved > 0:
                 self._call(functools.partial(_ask_for, None, seconds=seconds), seconds)
             else:
-                self._call(lambda handle: handle.cluster_id(seconds), seconds)
+                self._call(methodcaller("cluster_id", seconds), seconds)
         except (Fault, AttributeError):  # upstream calls the method experimental
             if deadline.left < BREATH:
                 raise
@@ -480,7 +480,7 @@ class KafkaClient:
             return
         settled = self.fault is None and len(handle) == 0 and not self._asking
         if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
-            self._serve_on(lambda handle: handle.close(), handle, CLOSING)
+            self._serve_on(methodcaller("close"), handle, CLOSING)
         self._siblings.gone(self)
         dropped = [handle]
         del handle
