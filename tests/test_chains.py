@@ -238,7 +238,7 @@ def test_a_call_without_a_result_in_another_thread():
             "orders", 0, observer=Observer(), callbacks=Workers("w", 1), translate=client.verdict, hurry=lambda: None
         )
         for call in (client._call, client._serve):
-            error = in_thread(lambda call=call: call(fail))
+            error = in_thread(lambda call=call: call(fail, 1))
 
             assert isinstance(error, SystemError)
             assert [error] == chain(error)

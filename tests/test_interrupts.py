@@ -406,6 +406,35 @@ async def test_what_the_collector_ends_is_ended_once(monkeypatch: pytest.MonkeyP
         assert 0 == pool.stats().in_use
 
 
+def test_a_transaction_is_finished_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scope and the collector may both be at it: the second one waits, and then finds nothing to do."""
+    script = Script.install(monkeypatch)
+    aborting, go = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        aborting.set()
+        go.wait(PATIENCE)
+
+    with make_pool(size=1) as pool:
+        tx = pool.transaction().__enter__()
+        tx.produce_async("orders", "lost")
+        unit, [hold] = tx._unit, pool._keeper.core.leases()
+        script.on("abort", wait)
+        first = FutureThread(lambda: unit.finish(GeneratorExit(), ()))
+        first.start()
+        aborting.wait(PATIENCE)
+        second = FutureThread(lambda: unit.finish(ValueError(), ()))
+        second.start()
+        go.set()
+        outcomes = [first.outcome(), second.outcome(), outcome(lambda: unit.finish(None, ()))]
+        hold.end()
+        produce(pool)
+
+        assert [False, False, TransactionClosedError] == [*outcomes[:2], type(outcomes[2])]
+        assert 1 == script.calls.count("abort")
+        assert [None] == committed(pool)
+
+
 async def test_a_tasks_next_transaction_waits_for_the_workers_end() -> None:
     """Many times over, with others at the same slots: nobody's transaction is aborted for another's."""
     async with make_pool(size=2) as pool:

@@ -110,7 +110,8 @@ class Hold(Lease):
         Not under a transaction with a scope of its own: that one gives the slot back, see :meth:`end_if_over`.
         """
         unit = self.unit
-        if unit is not None and unit.watch is not None and unit.watch is not self.watch and not unit.watch.over:
+        seen = unit.watch if unit is not None else None
+        if seen is not None and seen is not self.watch and not seen.over:
             return
         try:
             aborted = unit is not None and self._abort(unit)
@@ -133,6 +134,8 @@ class Hold(Lease):
     def call_for_collector(self, end: Callable[[], None]) -> None:
         """Call ``end``; on a worker, if it may block and its transaction isn't that of the thread at hand."""
         unit = self.unit
+        if sys.is_finalizing():  # the pool is closed, its clients are given up, and no thread would ever begin
+            return
         if unit is None or (_get_running_loop() is None and unit.owner is owner()):
             end()
             return

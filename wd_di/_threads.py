@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -94,7 +95,12 @@ class Workers:
         self._idle = 0
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Run the job soon; here and now if the interpreter no longer starts threads."""
+        """Run the job soon; here and now if the interpreter no longer starts threads, and never once it ends itself.
+
+        Then all pools are closed, and a thread that is started waits for ever for its beginning (Python 3.11).
+        """
+        if sys.is_finalizing():
+            return
         counted: list[bool] = []
         try:
             with self._mutex:
@@ -176,7 +182,7 @@ class Poller:
 
     def start(self) -> None:
         """Start the thread, if there is one to be had: at the interpreter's exit there isn't, and else maybe later."""
-        if self._stopped or (self._thread is not None and self._thread.ident is not None):
+        if self._stopped or sys.is_finalizing() or (self._thread is not None and self._thread.ident is not None):
             return
         self.refused = False
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)

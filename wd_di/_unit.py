@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class Unit(Sender):
         self._interrupt: BaseException | None = None
         self._offsets_sent = False
         self._offering = threading.RLock()  # re-entrant, for a listener may end it from inside
-        self.ending: threading.RLock = threading.RLock()  # by others than its scope
+        self.ending: threading.RLock = threading.RLock()  # for the scope, the collector and the poller
 
     # -- the state machine, for the scope ----------------------------------------------------------
 
@@ -140,21 +141,26 @@ class Unit(Sender):
             TransactionError: The commit failed, or its outcome is unknown.
             DeliveryError: A record of the transaction wasn't delivered; it was aborted.
         """
-        problem: BaseException | None = error
-        try:
-            if error is None or isinstance(error, commit_on):
-                problem = None
-                self._leave_well()
+        well = error is None or isinstance(error, commit_on)
+        problem: BaseException | None = None if well else error
+        with self.ending:  # once: after that the producer may be somebody else's
+            if self._held.unit is not self:
+                if well:
+                    raise self.closed_error()
                 return False
-            self.abort(error)
-            return isinstance(error, AbortTransaction)
-        except BaseException as raised:
-            problem = raised
-            raise
-        finally:
-            self._held.unit = None
-            self._close(problem)
-            problem = None  # its traceback leads to this frame, and so to the scope, which should go at once
+            try:
+                if well:
+                    self._leave_well()
+                    return False
+                self.abort(error)
+                return isinstance(error, AbortTransaction)
+            except BaseException as raised:
+                problem = raised
+                raise
+            finally:
+                self._held.unit = None
+                self._close(problem)
+                problem = None  # its traceback leads to this frame, and so to the scope, which should go at once
 
     def _begin(self) -> None:
         try:
@@ -508,6 +514,8 @@ class Unit(Sender):
         await self.hooks.run_after_async(self._outcome or "aborted", self._report)
 
     def _report(self, where: str, error: BaseException) -> None:
+        if sys.is_finalizing():  # the pool is closed, and has told what became of it
+            return
         log_error(f"{self.terms.pool}.{where}", f"{self.terms.pool}: {where} of transaction {self.id} failed", error)
         self._rules.observer.emit(
             ErrorOccurred, pool=self.terms.pool, index=self.index, where=f"transaction.{where}", error=error

@@ -656,8 +656,9 @@ def _close_all() -> None:
     """
     deadline = Deadline(EXIT_TIMEOUT)
     for pool in tuple(_pools):
+        core = pool._keeper.core  # noqa: SLF001  (its own module)
         # One from before a fork that this child hasn't used has nothing to close, and nobody to tell.
-        if not (pool._keeper.core.closing or pool._stale):  # noqa: SLF001  (its own module)
+        if not pool._stale and (not core.closing or core.holders()):  # noqa: SLF001
             left_ms = min(int(deadline.left * 1000), pool._settings.close_timeout_ms)  # noqa: SLF001
             # By force: nobody comes back any more, and a transaction left open would block readers until its time-out.
             pool.close(timeout_ms=left_ms, force=True)
