@@ -188,6 +188,18 @@ def test_another_reason(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_a_port_that_closes(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    """One that resets what it had begun to take says no more than one that refuses, whoever tells of it."""
+    pool.fail("10.0.0.1:9092/1")
+    pool.fail(
+        "10.0.0.1:9092/1", REFUSED.replace("Connection refused", "Connection reset by peer").format(ms=0, more="")
+    )
+
+    assert texts(caplog) == [
+        "orders: broker 10.0.0.1:9092 is away: Connect to ipv4#10.0.0.1:9092 failed: Connection refused",
+    ]
+
+
 def test_a_coordinator_without_an_address(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     """A coordinator's line may lack the broker's name: then it counts for the broker that fails in the same way."""
     pool.fail("10.0.0.1:9092/1")

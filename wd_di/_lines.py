@@ -45,6 +45,7 @@ _AWAY = re.compile(
     re.DOTALL,
 )
 _SETTLING = re.compile(r"Failed to acquire \w+ PID from broker .*(?:Not c|C)oordinator.*: retrying")
+_REFUSED = re.compile(r"Connection reset by peer|Broken pipe")
 _WHEN = re.compile(r" \(after \d+ms in state [^()]*(?:\(s\)[^()]*)?\)")
 _WHO = re.compile(r"^\[thrd:[^\]]*\]: ")
 _NUMBER = re.compile(r"(?<![\w.:-])\d+(?:ms)?(?![\w.:-])")
@@ -108,7 +109,7 @@ class Lines:
         """Return the one that a line is about, a new one if need be; without an address, one of the same cause."""
         address = away["address"]
         if address is None:
-            same = _cause(away["cause"])
+            same = _reason(_cause(away["cause"]))
             return next((each for each in self._outages.values() if same in each.causes), None)
         over, outage = self._over.get(address, (-ECHO, None))
         if outage is None or now - over >= ECHO:
@@ -117,8 +118,8 @@ class Lines:
         return outage
 
     def _failed(self, outage: Outage, level: int, cause: str, now: float) -> tuple[int, str | None, str]:
-        first, known = not outage.causes, cause in outage.causes
-        outage.causes.add(cause)
+        first, known = not outage.causes, _reason(cause) in outage.causes
+        outage.causes.add(_reason(cause))
         outage.failed_at = now
         outage.left_out += known
         if known:
@@ -211,6 +212,11 @@ class Writer:
 def _cause(text: str) -> str:
     """What lines of one kind have in common: not when it was, nor how many."""
     return _NUMBER.sub("N", _WHEN.sub("", text))
+
+
+def _reason(cause: str) -> str:
+    """The same for what says no more than another: a port that closes refuses, or resets what it had begun to take."""
+    return _REFUSED.sub("Connection refused", cause)
 
 
 def _pause(outage: Outage, now: float) -> float:
