@@ -140,7 +140,7 @@ class Hold(Lease):
             end()
             return
         if end == self.end:  # its thread or task has nothing to wait for
-            self._keeper.desk.unlink(self)
+            self._keeper.desk.forget(self)
         self._keeper.terms.jobs.submit(end)
 
     def _abort(self, unit: Unit) -> bool:
@@ -288,13 +288,13 @@ class Desk:
         try:
             hold.sender.end()
             if hold.ambient:
-                self._forget(hold)
+                self.forget(hold)
             self._release(hold, hold.retirement or _unfit(hold.sender.client))
             hold.watch = None
         except BaseException:  # a signal's, between any two steps; each of them may be taken twice
             self.keeper.core.disturbed = True
             hold.sender.end()
-            self._forget(hold)
+            self.forget(hold)
             self._release(hold, hold.retirement or _unfit(hold.sender.client))
             self._mend()
             raise
@@ -306,10 +306,19 @@ class Desk:
         else:
             self._release(hold)
 
-    def unlink(self, hold: Hold) -> None:
-        """Let the borrower's next scopes not find it any more; harmless when they don't anyway."""
-        if hold.ambient:
-            self._forget(hold)
+    def forget(self, hold: Hold) -> None:
+        """Unlink the hold, also when scopes end in another order than they began; harmless when it isn't linked."""
+        top = self._held.get(hold.owner)
+        if top is hold:
+            if hold.outer is None:
+                del self._held[hold.owner]
+            else:
+                self._held[hold.owner] = hold.outer
+            return
+        while top is not None and top.outer is not hold:
+            top = top.outer
+        if top is not None:
+            top.outer = hold.outer
 
     def forget_all(self) -> None:
         """After a fork nobody in the child holds anything."""
@@ -402,7 +411,7 @@ class Desk:
         core, known = self.keeper.core, self.keeper.core.disturbed
         core.disturbed = True  # until it is done, since one may come here, too
         if not hold.core.withdraw(hold):
-            self._forget(hold)
+            self.forget(hold)
             self._release(hold)
         hold.watch = None
         if ordinary:
@@ -415,20 +424,6 @@ class Desk:
         core = self.keeper.core
         core.disturbed = True
         self.keeper.carry_out(core.mend())
-
-    def _forget(self, hold: Hold) -> None:
-        """Unlink the hold, also when scopes end in another order than they began."""
-        top = self._held.get(hold.owner)
-        if top is hold:
-            if hold.outer is None:
-                del self._held[hold.owner]
-            else:
-                self._held[hold.owner] = hold.outer
-            return
-        while top is not None and top.outer is not hold:
-            top = top.outer
-        if top is not None:
-            top.outer = hold.outer
 
     def _release(self, hold: Hold, retirement: Retirement | None = None) -> None:
         if hold.core is self.keeper.core:

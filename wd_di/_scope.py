@@ -327,7 +327,7 @@ def _make_sure(hold: Hold | None, unit: Unit | None, borrower: Desk | None, erro
     if hold is None:
         return
     try:
-        if unit is not None and hold.unit is unit:
+        if unit is not None:
             unit.finish(error, ())
     finally:
         _leave(hold, unit, borrower)

@@ -263,7 +263,7 @@ class Deadline:
     @property
     def to_half(self) -> float:
         """Seconds until half of it is over, never negative."""
-        return max(0.0, self._end - self.seconds / 2 - time.monotonic())
+        return self.to_half_since(self.started)
 
     def to_half_since(self, moment: float) -> float:
         """Seconds until half of what was left at that moment is over, or of the whole if it was given later."""
