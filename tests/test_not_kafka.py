@@ -7,11 +7,26 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from dependency_injector import containers
 
-from wd_di import DeliveryTimeoutError, PoolOpenError, PoolTimeoutError, ProducerPool
+import wd_di
+from wd_di import (
+    DeliveryTimeoutError,
+    PoolOpenError,
+    PoolResource,
+    PoolTimeoutError,
+    Producer,
+    ProducerPool,
+    SettingsError,
+    inject,
+    injected,
+    open_pools,
+    running,
+)
 from wd_di._client import Fault, Kind
 from wd_di._keeper import Keeper
 
@@ -25,7 +40,7 @@ TLS_ALERT = bytes([21, 3, 3, 0, 2, 2, 80])
 @pytest.fixture
 def server() -> Iterator[Server]:
     """Start something that answers each connection with these bytes; gives its address."""
-    listening: list[socket.socket] = []
+    listening: list[tuple[socket.socket, threading.Thread]] = []
     accepted: list[socket.socket] = []
 
     def answer(own: socket.socket, said: bytes) -> None:
@@ -40,14 +55,17 @@ def server() -> Iterator[Server]:
 
     def start(said: bytes) -> str:
         own = socket.create_server(("127.0.0.1", 0))
-        listening.append(own)
-        threading.Thread(target=answer, args=(own, said), daemon=True).start()
+        thread = threading.Thread(target=answer, args=(own, said), daemon=True)
+        thread.start()
+        listening.append((own, thread))
         return f"127.0.0.1:{own.getsockname()[1]}"
 
     yield start
-    for each in (*listening, *accepted):
-        if each in listening:
-            each.shutdown(socket.SHUT_RDWR)  # ends accept
+    for own, thread in listening:
+        own.shutdown(socket.SHUT_RDWR)  # ends accept
+        own.close()
+        thread.join()
+    for each in accepted:
         each.close()
 
 
@@ -96,6 +114,102 @@ def test_the_traceback_of_a_failed_open_in_a_task() -> None:
 
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert names[names.index("main") :] == ["main", "aopen"]
+
+
+SETTINGS = {"size": 1, "open_timeout_ms": 100, "kafka": {"bootstrap.servers": "127.0.0.1:1"}}
+
+
+class Shop(containers.DeclarativeContainer):
+    """A shop whose broker is away."""
+
+    orders = PoolResource(SETTINGS)
+
+
+@inject
+def place(producer: Producer = injected(Shop.orders.producer)) -> None:
+    """Sell something."""
+    producer.flush()
+
+
+def block(of: Any) -> None:
+    """A plain block."""
+    with of:
+        pass
+
+
+def block_in_a_task(of: Any) -> None:
+    """A block of a task's."""
+
+    async def main() -> None:
+        async with of:
+            pass
+
+    asyncio.run(main())
+
+
+def ours(error: BaseException) -> list[str]:
+    """The functions of wd_di that its traceback shows."""
+    package = str(Path(wd_di.__file__).parent)
+    return [each.name for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(package)]
+
+
+@pytest.mark.parametrize("ids", [{}, IDS])
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda shop: block(running(shop)),
+        lambda shop: block(running(shop, modules=[__name__])),
+        lambda shop: block_in_a_task(running(shop)),
+        lambda shop: block_in_a_task(wd_di.lifespan(shop)(None)),
+        open_pools,
+        lambda shop: shop.init_resources(),
+        lambda shop: shop.orders(),
+        lambda shop: shop.orders.init(),
+        lambda shop: (shop.wire([__name__]), place()),
+        lambda shop: block(ProducerPool(shop.orders.args[0])),
+        lambda shop: block_in_a_task(ProducerPool(shop.orders.args[0])),
+        lambda shop: wd_di.setup(settings={**shop.orders.args[0], "open_policy": "fail"}),
+    ],
+)
+def test_the_traceback_of_whatever_opens_a_pool(start: Callable[[Any], None], ids: dict[str, Any]) -> None:
+    """Wherever a pool is opened, between the user's line and the error there are at most two frames of ours."""
+    shop = Shop()
+    shop.orders.set_args({**SETTINGS, **ids})
+    try:
+        with pytest.raises(PoolOpenError) as caught:
+            start(shop)
+    finally:
+        shop.unwire()
+
+    assert len(ours(caught.value)) <= 2, ours(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_the_traceback_of_settings_that_a_container_refuses() -> None:
+    """What its pools can't be made of shows as shortly."""
+    shop = Shop()
+    shop.orders.set_args({"sise": 1})
+    with pytest.raises(SettingsError, match="sise") as caught:
+        block(running(shop))
+
+    assert ours(caught.value) == []
+
+
+def test_a_failed_open_keeps_the_frames_of_its_users() -> None:
+    """Only ours are left out: who has a function that makes the pool sees it, with its line."""
+
+    def make(settings: Any, **options: Any) -> ProducerPool:
+        made = ProducerPool(settings, **options)
+        made.open()
+        return made
+
+    shop = Shop()
+    shop.orders.set_provides(make)
+    with pytest.raises(PoolOpenError) as caught:
+        block(running(shop))
+
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert [(each.name, each.line) for each in frames[-2:]] == [("block", "with of:"), ("make", "made.open()")]
 
 
 def test_the_cause_of_an_open_that_can_never_succeed(monkeypatch: pytest.MonkeyPatch) -> None:

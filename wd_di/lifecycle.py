@@ -15,7 +15,7 @@ from wd_di._loop import on_loop, outwaited, refuse_outside_of_a_task
 from wd_di._threads import Workers
 from wd_di.errors import ScopeError
 from wd_di.pool import ProducerPool
-from wd_di.providers import PoolResource
+from wd_di.providers import Brief, PoolResource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -94,8 +94,9 @@ class Running(Generic[C]):
     def __enter__(self) -> C:
         try:
             self._wire()
-            open_pools(self._container)
-            self._container.init_resources()
+            with Brief():
+                open_pools(self._container)
+                self._container.init_resources()
         except BaseException as error:
             self._stop(error)
             raise
@@ -110,8 +111,9 @@ class Running(Generic[C]):
         refuse_outside_of_a_task("running")  # first: what was wired and opened could never be awaited closed
         try:
             self._wire()
-            await outwaited(_workers, lambda: open_pools(self._container))
-            await _settled(self._container.init_resources())
+            with Brief():
+                await outwaited(_workers, lambda: open_pools(self._container))
+                await _settled(self._container.init_resources())
         except BaseException as error:
             await self._stop_async(error)
             raise

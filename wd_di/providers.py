@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from weakref import WeakSet
 
@@ -11,7 +12,7 @@ from dependency_injector import containers, providers
 
 from wd_di._forks import renew_in_child
 from wd_di._scope import Options
-from wd_di.errors import PoolClosedError, ScopeError, SettingsError, uncopyable
+from wd_di.errors import PoolClosedError, PoolError, ScopeError, SettingsError, uncopyable
 from wd_di.pool import ProducerPool, begins_on_loops
 from wd_di.settings import undefined
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from wd_di.settings import PoolSettings
 
 T_co = TypeVar("T_co", covariant=True)
+
+OUR_OWN = ("wd_di.", "dependency_injector.")
+"""Modules whose frames say nothing to whoever reads why a pool can't be opened."""
 
 
 class ScopeProvider(providers.MethodCaller, Generic[T_co]):
@@ -181,7 +185,8 @@ class PoolResource(providers.Resource[ProducerPool]):
         """
         with self._lock:
             self._stopped = False
-        return super().init()
+        with Brief():
+            return super().init()
 
     def shutdown(self) -> None:
         """Drain and close the pool within its ``close_timeout_ms`` and keep the ``report``; nothing if it isn't open.
@@ -201,7 +206,10 @@ class PoolResource(providers.Resource[ProducerPool]):
     def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
         # Not the base class's own check: it opens a second pool if a shutdown comes between its check and its answer.
         pool = self._pool
-        return self._open(args, kwargs) if pool is None else pool
+        if pool is not None:
+            return pool
+        with Brief():
+            return self._open(args, kwargs)
 
     def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
         failures = self._failures
@@ -256,6 +264,29 @@ class PoolResource(providers.Resource[ProducerPool]):
         finally:
             self._opening = False
         return pool
+
+
+class Brief:
+    """In this block, what a pool can't be opened for keeps only the frames of its users' own code.
+
+    A container opens a pool through a dozen steps of its own, and the message is below them.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, PoolError | SettingsError):
+            error.__traceback__ = _of_others(trace)
+
+
+def _of_others(trace: TracebackType | None) -> TracebackType | None:
+    if trace is None:
+        return None
+    below = _of_others(trace.tb_next)
+    frame = trace.tb_frame
+    where = str(frame.f_globals.get("__name__") or frame.f_code.co_name)  # Cython's frames have the one in the other
+    return below if where.startswith(OUR_OWN) else TracebackType(below, frame, trace.tb_lasti, trace.tb_lineno)
 
 
 def refuse_undefined(name: str, settings: object) -> None:
