@@ -205,10 +205,22 @@ async def test_opening_on_a_loop(script: Script) -> None:
     assert [] == begun
 
 
+async def test_reloading_on_a_loop(script: Script) -> None:
+    """To reload on a loop's thread is refused before anything of the pool changes, and the awaited call is named."""
+    async with make_pool(close_timeout_ms=1) as pool, pool.producer():
+        for given in (None, make_pool(max_waiting=9, transactional_id="u-{index}")._settings):
+            with pytest.raises(ScopeError, match=r"orders: reload would block the event loop.*await pool\.areload\(\)"):
+                pool.reload(given)
+        generation, limit = pool.stats().generation, pool._settings.max_waiting
+
+    assert (0, None) == (generation, limit)
+
+
 async def test_where_blocking_is_allowed(script: Script) -> None:
-    """In a notebook a plain ``with`` connects, as everywhere."""
+    """In a notebook a plain ``with`` connects, as everywhere, and a plain reload reloads."""
     with make_pool(allow_blocking_in_loop=True) as pool:
-        assert 1 == pool.stats().idle
+        pool.reload()
+        assert (1, 1) == (pool.stats().idle, pool.stats().generation)
 
 
 async def test_what_only_begins() -> None:
@@ -286,7 +298,22 @@ async def test_a_container_with_stand_ins() -> None:
 async def test_the_global_pool_on_a_loop() -> None:
     """A setup that would connect is refused, and leaves room for another one."""
     settings = PoolSettings(size=1, deliver=False, open_policy="fail")
-    with pytest.raises(ScopeError, match="default: open would block the event loop"):
+    with pytest.raises(ScopeError, match=r"default: setup with .* would block.*await asyncio\.to_thread\(wd_di\.setup"):
         wd_di.setup(settings=settings)
     await asyncio.to_thread(wd_di.setup, settings=settings)
+    with pytest.raises(ScopeError, match="default: reload would block the event loop"):
+        wd_di.reload()
+    await asyncio.to_thread(wd_di.reload)
+    generation = wd_di.default.container.pool().stats().generation
     await asyncio.to_thread(wd_di.close)
+
+    assert 1 == generation
+
+
+async def test_the_global_pool_where_blocking_is_allowed() -> None:
+    """In a notebook its setup connects, and its reload reloads."""
+    wd_di.setup(settings=PoolSettings(size=1, deliver=False, open_policy="fail", allow_blocking_in_loop=True))
+    try:
+        wd_di.reload()
+    finally:
+        wd_di.close()

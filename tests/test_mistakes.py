@@ -688,6 +688,34 @@ def opening_on_a_loop() -> None:
 
 
 @mistake(
+    "wd_di.errors.ScopeError: orders: reload would block the event loop that runs in this thread: await "
+    "pool.areload(), move it to asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"
+)
+def reloading_on_a_loop() -> None:
+    """A plain reload in a task."""
+
+    async def main() -> None:
+        async with ProducerPool(PLAIN, name="orders") as pool:
+            pool.reload()
+
+    asyncio.run(main())
+
+
+@mistake(
+    'wd_di.errors.ScopeError: default: setup with open_policy="fail" would block the event loop that runs in this '
+    "thread: await asyncio.to_thread(wd_di.setup, ...), leave out open_policy, so that the first use connects, or set "
+    "allow_blocking_in_loop=True in a notebook"
+)
+def setting_up_on_a_loop() -> None:
+    """A setup that would connect, in a task."""
+
+    async def main() -> None:
+        wd_di.setup(settings={**PLAIN, "open_policy": "fail"})
+
+    asyncio.run(main())
+
+
+@mistake(
     "wd_di.errors.ScopeError: orders: a transaction would block the event loop that runs in this thread: use "
     "'async with' and await its calls, move it to asyncio.to_thread, or set allow_blocking_in_loop=True in a "
     "notebook"

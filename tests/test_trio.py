@@ -348,11 +348,13 @@ def test_blocking_calls(run_trio: Callable[[Main], None], clicks: ProducerPool) 
 
 
 def test_opening_does_not_block(run_trio: Callable[[Main], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """To open a pool under trio would block it, and there is no task to await that in: both are refused."""
+    """To open or reload a pool under trio would block it, and there is no task to await that in: all is refused."""
 
     async def main() -> None:
         with pytest.raises(ScopeError, match=r"orders: open: trio runs in this thread.*trio\.to_thread"):
             pool.open()
+        with pytest.raises(ScopeError, match=r"orders: reload: trio runs in this thread.*trio\.to_thread"):
+            pool.reload()
         with pytest.raises(ScopeError, match="this needs asyncio, and here runs trio"):
             await pool.aopen()
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from dependency_injector import containers, providers
 
 from wd_di._forks import renew_in_child
-from wd_di.errors import AlreadyConfiguredError, NotConfiguredError
+from wd_di._loop import on_loop, refuse_in_trio
+from wd_di.errors import AlreadyConfiguredError, NotConfiguredError, ScopeError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool
-from wd_di.providers import PoolResource, refuse_undefined
+from wd_di.providers import Brief, PoolResource, refuse_undefined
 from wd_di.settings import PoolSettings, Settings, checked_pool, left_open
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def setup(
         AlreadyConfiguredError: It is set up, and wasn't closed.
         SettingsError: An argument is wrong, or settings clash; as after any other failure, nothing is set up then.
         PoolOpenError: With ``open_policy="fail"``: it can't connect.
+        ScopeError: With ``open_policy="fail"`` on a thread with a running event loop, which this would block.
     """
     _place.take()
     try:
@@ -146,14 +148,28 @@ def _with(settings: PoolSettings, **given: int | None) -> PoolSettings:
 
 
 def _build(settings: PoolSettings, configure: Configure | None) -> ProducerPool:
+    if settings.open_policy == "fail":
+        _refuse_on_loop(settings)
     pool = ProducerPool(settings, name=NAME, configure=configure, observer=container.observer())
     if settings.open_policy == "fail":
         try:
-            pool.open()
+            with Brief():
+                pool.open()
         except BaseException:
-            pool.close(timeout_ms=0, force=True)  # also where opening was refused, as on an event loop
+            pool.close(timeout_ms=0, force=True)
             raise
     return pool
+
+
+def _refuse_on_loop(settings: PoolSettings) -> None:
+    """Refuse what ``open`` would, with a way out that needs no pool at hand."""
+    refuse_in_trio(f"{NAME}: setup")
+    if on_loop() and not settings.allow_blocking_in_loop:
+        raise ScopeError(
+            f'{NAME}: setup with open_policy="fail" would block the event loop that runs in this thread: await '
+            "asyncio.to_thread(wd_di.setup, ...), leave out open_policy, so that the first use connects, or set "
+            "allow_blocking_in_loop=True in a notebook"
+        )
 
 
 def producer(*, timeout_ms: int | None = None) -> Checkout:
@@ -175,7 +191,11 @@ def transaction(**options: Unpack[TransactionOptions]) -> TransactionScope:
 
 
 def reload(settings: PoolSettings | Mapping[str, object] | None = None, *, timeout_ms: int | None = None) -> None:
-    """Replace every producer, as ``ProducerPool.reload`` does; nothing if the pool isn't set up."""
+    """Replace every producer, as ``ProducerPool.reload`` does; nothing if the pool isn't set up.
+
+    Raises:
+        ScopeError: On a thread with a running event loop: ``await asyncio.to_thread(wd_di.reload)`` there.
+    """
     pool = _current()
     if pool is not None:
         pool.reload(settings, timeout_ms=timeout_ms)

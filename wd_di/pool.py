@@ -55,6 +55,7 @@ EXIT_TIMEOUT = 5.0
 PROBE_PATIENCE = 0.2
 """Seconds of the first probe; between two of them we look for what makes all others pointless."""
 OPEN_INSTEAD = "await pool.aopen(), or 'async with' the pool or running(...)"
+RELOAD_INSTEAD = "await pool.areload()"
 WORKERS_MAX = 16
 """Tasks that may wait at once for an open, a reload or a close of one pool."""
 FORCE_PATIENCE = 0.15
@@ -373,8 +374,11 @@ class ProducerPool:
             SettingsError: The new settings clash, or change what a pool is: its size, or whether it is transactional.
             PoolTimeoutError: Some producers are still of the old generation; they will follow.
             PoolClosedError: The pool is closed, or was closed meanwhile.
+            ScopeError: On a thread with a running event loop, which waiting would block: await :meth:`areload` there.
         """
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
+        refuse_in_trio(f"{self.name}: reload")
+        refuse_on_loop("reload", self._keeper.terms, RELOAD_INSTEAD)
         self._refresh()
         started = time.monotonic()
         keeper = self._keeper
