@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
-from pydantic import ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
 import wd_di
@@ -33,6 +34,47 @@ class Prefixed(Settings):
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_prefix="DEPOT_")
 
     letters: PoolSettings
+
+
+class Depot(Settings):
+    """A block of Kafka's settings beside a pool, as pools of one cluster share it."""
+
+    cluster: KafkaSettings = KafkaSettings(bootstrap_servers="one:9092")
+    crates: PoolSettings = PoolSettings()
+
+
+class Docked(Settings):
+    """The same under a prefix, with another name for the pool."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_prefix="DOCK_", populate_by_name=True)
+
+    harbour: KafkaSettings = KafkaSettings()
+    barrels: PoolSettings = Field(default=PoolSettings(), validation_alias=AliasChoices("casks", "barrels"))
+
+
+class Pools(BaseModel):
+    """Pools within the settings."""
+
+    sacks: PoolSettings = PoolSettings()
+
+
+class Nested(Settings):
+    """Pools that are one level down."""
+
+    yard: Pools = Pools()
+    sheds: dict[str, PoolSettings] = {"left": PoolSettings()}  # noqa: RUF012  (pydantic copies it)
+
+
+def _told(kind: type[Settings], **arguments: Any) -> str:
+    """All that is said when the settings are made: warnings, then the error."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            kind(**arguments)
+        except ValidationError as error:
+            return "\n".join([*(str(each.message) for each in seen), str(error)])
+    assert {__file__} >= {each.filename for each in seen}
+    return "\n".join(str(each.message) for each in seen)
 
 
 # -- what reaches a pool -----------------------------------------------------------------------------
@@ -84,6 +126,12 @@ def test_a_common_block(common: dict[str, object]) -> None:
         ("bilsl__timeout_ms", "BILLS__TIMEOUT_MS"),
         ("SHOP_BILLS__KAFKA__LINGER_MS", "BILLS__KAFKA__LINGER_MS"),
         ("BLLS__TRANSACTIONAL_ID", "BILLS__TRANSACTIONAL_ID"),
+        ("SHOPBILLS__SIZE", "BILLS__SIZE"),
+        ("APP_BILLS__SIEZ", "BILLS__SIZE"),
+        ("BILSL__SIEZ", "BILLS__SIZE"),
+        ("BILLS_KAFKA_BOOTSTRAP_SERVERS", "BILLS__KAFKA__BOOTSTRAP_SERVERS"),
+        ("BILLS_KAFKA__LINGER_MS", "BILLS__KAFKA__LINGER_MS"),
+        ("APP_BILLS__KAFKA__BOOTSTRAP_SEVERS", "BILLS__KAFKA__BOOTSTRAP_SERVERS"),
     ],
 )
 def test_a_variable_that_reaches_no_pool(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +141,87 @@ def test_a_variable_that_reaches_no_pool(name: str, meant: str, monkeypatch: pyt
         SettingsWarning, match=f"^Bills: {name} is set, and no setting takes it: did you mean {meant}\\?$"
     ):
         Bills()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "meant"),
+    [
+        (Depot, "CLUSTER__BOOTSTRAP_SEVERS", "CLUSTER__BOOTSTRAP_SERVERS"),
+        (Depot, "CLUSTRE__BOOTSTRAP_SERVERS", "CLUSTER__BOOTSTRAP_SERVERS"),
+        (Depot, "CLUSTER_BOOTSTRAP_SERVERS", "CLUSTER__BOOTSTRAP_SERVERS"),
+        (Depot, "SHIP_CLUSTER__BOOTSTRAP_SERVERS", "CLUSTER__BOOTSTRAP_SERVERS"),
+        (Depot, "CLUSTER__SASL_PASWORD", "CLUSTER__SASL_PASSWORD"),
+        (Depot, "CLUSTER__LINGER__M", "CLUSTER__LINGER_MS"),
+        (Docked, "HARBOUR__BOOTSTRAP_SERVERS", "DOCK_HARBOUR__BOOTSTRAP_SERVERS"),
+        (Docked, "DOCK_HARBUOR__BOOTSTRAP_SERVERS", "DOCK_HARBOUR__BOOTSTRAP_SERVERS"),
+        (Docked, "DOCK_HARBOUR__BOOTSTRAP_SEVERS", "DOCK_HARBOUR__BOOTSTRAP_SERVERS"),
+        (Nested, "YARD__SACK__SIZE", "YARD__SACKS__SIZE"),
+        (Nested, "YRAD__SACKS__SIZE", "YARD__SACKS__SIZE"),
+        (Nested, "SACKS__SIZE", "YARD__SACKS__SIZE"),
+        (Nested, "YARD_SACKS_SIZE", "YARD__SACKS__SIZE"),
+        (Nested, "YARD__SACKS__KAFKA__BOOTSTRAP_SEVERS", "YARD__SACKS__KAFKA__BOOTSTRAP_SERVERS"),
+        (Nested, "SHEDS__RIGHT__KAFKA__BOOTSTRAP_SEVERS", "SHEDS__RIGHT__KAFKA__BOOTSTRAP_SERVERS"),
+        (Nested, "SHEDS_LEFT__SIZE", "SHEDS__LEFT__SIZE"),
+    ],
+)
+def test_a_variable_that_reaches_no_pool_wherever_it_is(
+    kind: type[Settings], name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that pools share are helped like pools, and so are pools in a model and in a mapping."""
+    monkeypatch.setenv(name, "3")
+
+    assert f"{kind.__name__}: {name} is set, and no setting takes it: did you mean {meant}?" == _told(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (Depot, "CLUSTER__SASL_PASSWORD"),
+        (Depot, "CLUSTER__QUEUE__BUFFERING__MAX__MS"),
+        (Depot, "CLUSTER__X"),
+        (Depot, "CLUSTER_SERVICE_HOST"),
+        (Depot, "CLUSTER_PORT"),
+        (Depot, "OTHER_CLUSTER_BOOTSTRAP_SERVERS"),
+        (Depot, "BOATS__CLUSTER__BOOTSTRAP_SERVERS"),
+        (Depot, "DOCK_HARBOUR__BOOTSTRAP_SERVERS"),
+        (Docked, "CASKS__SIZE"),
+        (Docked, "DOCK_BARRELS__SIZE"),
+        (Nested, "SHEDS__RIGHT__SIZE"),
+    ],
+)
+def test_a_variable_that_is_right(kind: type[Settings], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of what is taken, nor of what isn't like it."""
+    monkeypatch.setenv(name, "3")
+
+    assert not _told(kind)
+
+
+def test_a_variable_beside_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that other programs read too is no mistake where ours is set as well."""
+    monkeypatch.setenv("CLUSTER_BOOTSTRAP_SERVERS", "one:9092")
+    (tmp_path / "shop.env").write_text("CLUSTER__METADATA_BROKER_LIST=one:9092")
+
+    assert not _told(Depot, _env_file=tmp_path / "shop.env")
+
+
+def test_names_in_files(tmp_path: Path) -> None:
+    """What stands in a dotenv file, a secrets folder, JSON or the arguments is told with that, as it's spelt there."""
+    file, folder = tmp_path / "shop.env", tmp_path / "secrets"
+    folder.mkdir()
+    file.write_text("BILL__SIZE=3\nbills__kafka__bootstrap_severs=one:9092\nBILLS__TIMEOUT=5\nPATHS=1\n")
+    (folder / "bill__size").write_text("3")
+    (folder / "bills").write_text('{"kafka": {"linger_m": 5}}')
+    short = "timeout=5 is milliseconds, as in WaterDrop, and very short: say timeout_ms=5 if that is meant, timeout_ms="
+    unheard = "is set, and no setting takes it: did you mean"
+
+    assert [
+        f"Bills: BILL__SIZE in {file} {unheard} BILLS__SIZE?",
+        f"Bills: bill__size in {folder} {unheard} bills__size?",
+        f"Bills: bills.kafka.bootstrap_severs {unheard} bills.kafka.bootstrap_servers?",
+        f"Bills: BILLS__KAFKA__BOOTSTRAP_SEVERS in {file} {unheard} BILLS__KAFKA__BOOTSTRAP_SERVERS?",
+        f"Bills: kafka.linger_m in bills in {folder} {unheard} kafka.linger_ms?",
+        f"Bills: BILLS__TIMEOUT in {file}: {short}5000 for seconds",
+    ] == _told(Bills, _env_file=file, _secrets_dir=folder, bills={"kafka": {"bootstrap_severs": "a"}}).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -137,6 +266,82 @@ def test_a_wrong_value(name: str, value: str, text: str, monkeypatch: pytest.Mon
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("PARCELS__KAFKA_BOOTSTRAP_SERVERS", "hunter2", ", did you mean PARCELS__KAFKA__BOOTSTRAP_SERVERS?"),
+        ("PARCELS__BOOTSTRAP_SERVERS", "hunter2", ", did you mean PARCELS__KAFKA__BOOTSTRAP_SERVERS?"),
+        ("PARCELS__SASL__PASSWORD", "hunter2", ", did you mean PARCELS__KAFKA__SASL_PASSWORD?"),
+        ("PARCELS__KFKA__LINGER_MS", "5", ""),
+        ("PARCELS", '{"siez": 3}', ""),
+        ("PARCELS", '{"size": "hunter2"}', ""),
+        ("PARCELS", '{"kafka": {"linger.ms": "hunter2"}}', ""),
+        ("PARCELS", "3", ""),
+        ("PARCELS__KAFKA__TRANSACTIONAL_ID", "hunter2", ""),
+        ("PARCELS__KAFKA__ON_DELIVERY", "hunter2", ""),
+        ("PARCELS__KAFKA__LINGER", "5", ""),
+        ("PARCELS__KAFKA__", "5", ""),
+        ("PARCELS__KAFKA__DEFAULT_TOPIC_CONFIG__LINGER_MS", "5", ""),
+        ("PARCELS__KAFKA__QUEUE_BUFFERING_MAX_MS", "hunter2", ""),
+        ("PARCELS__TIMEOUT", "hunter2", ""),
+    ],
+)
+def test_the_name_of_what_is_wrong(name: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is named also where the error is about the pool as a whole, with what it should have been."""
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PARCELS__KAFKA__RETRIES", "3")
+    said = _told(Wanted)
+
+    assert f"(variable {name}{text})" in said
+    assert 1 == said.count("variable ")
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Depot, "CLUSTER__TRANSACTIONAL_ID"), (Nested, "YARD__SACKS__SIEZ"), (Docked, "CASKS__SIEZ")]
+)
+def test_the_name_of_what_is_wrong_elsewhere(kind: type[Settings], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is in a block of Kafka's settings, in a model, and under another name."""
+    monkeypatch.setenv(name, "3")
+
+    assert f"(variable {name})" in _told(kind)
+
+
+def test_the_file_of_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong value is told with the file it stands in, and only with the source that won."""
+    (tmp_path / "shop.env").write_text("PARCELS__SIZE=hunter2\nPARCELS__SIEZ=3\n")
+    (tmp_path / "parcels__warm").write_text("hunter2")
+    monkeypatch.setenv("PARCELS__SIZE", "hunter2")
+    said = _told(Wanted, _env_file=tmp_path / "shop.env", _secrets_dir=tmp_path)
+
+    assert "(variable PARCELS__SIZE)" in said
+    assert f"(variable PARCELS__SIEZ in {tmp_path / 'shop.env'})" in said
+    assert f"(file parcels__warm in {tmp_path})" in said
+    assert "hunter2" not in said
+    assert "variable" not in _told(Wanted, parcels={"size": "hunter2"})
+
+
+def test_an_error_of_the_class_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a class checks as a whole is told as it is."""
+
+    class Whole(Bills):
+        @model_validator(mode="after")
+        def _refuse(self) -> Whole:
+            raise ValueError("nothing will do")
+
+    monkeypatch.setenv("BILLS__SIZE", "3")
+
+    assert "Value error, nothing will do [type=value_error]" in _told(Whole)
+
+
+def test_both_names_of_what_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two spellings in one source are both named."""
+    monkeypatch.setenv("PARCELS__KAFKA__LINGER_MS", "1")
+    monkeypatch.setenv("PARCELS__KAFKA__LINGER.MS", "2")
+
+    assert "(variables PARCELS__KAFKA__LINGER_MS, PARCELS__KAFKA__LINGER.MS)" in _told(Wanted)
+
+
 # -- Kafka's names -----------------------------------------------------------------------------------
 
 
@@ -154,15 +359,34 @@ def test_a_misspelt_name_of_kafkas(monkeypatch: pytest.MonkeyPatch) -> None:
         ProducerPool({"kafka": {"bootstrap.servers": "one:9092", "linger.m": 5}}, name="bills")
 
 
-@pytest.mark.parametrize(("given", "warned"), [(5, True), ("5", True), (49, True), (50, False), (0, False)])
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [(5, True), ("5", True), (5.0, True), ("5.0", True), (49, True), (50, False), (50.0, False), (0, False)],
+)
 def test_a_timeout_without_a_unit(given: object, warned: bool) -> None:  # noqa: FBT001  (a table)
     """The alias counts milliseconds, as in Ruby; what looks like seconds is told, with both ways out."""
-    told = f"timeout={given} is milliseconds, as in WaterDrop, and very short: say timeout_ms={given} if that is meant"
+    said = "is milliseconds, as in WaterDrop, and very short: say timeout_ms="
+    told = f"timeout={given} {said}{float(str(given)):g} if that is meant"
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         timeout_ms = PoolSettings.model_validate({"timeout": given}).timeout_ms
         PoolSettings(timeout_ms=5)
 
-    assert int(str(given)) == timeout_ms
+    assert float(str(given)) == timeout_ms
     assert [warned] * len(seen) == [told in str(each.message) for each in seen]
     assert warned == bool(seen)
+
+
+def test_each_pool_with_a_short_timeout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warning stands at the line that made the settings, so Python's own filter shows it once for each line."""
+    monkeypatch.setenv("BILLS__TIMEOUT", "5.0")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        PoolSettings.model_validate({"timeout": 5})
+        PoolSettings(timeout=5)  # type: ignore[call-arg]
+        ProducerPool({"timeout": 5, "deliver": False}).close()
+        Bills()
+
+    assert {__file__} == {each.filename for each in seen}
+    assert 4 == len({each.lineno for each in seen})
+    assert str(seen[-1].message).startswith("Bills: BILLS__TIMEOUT: timeout=5.0 is milliseconds")

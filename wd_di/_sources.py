@@ -6,8 +6,10 @@ It merges by name: of one setting in two spellings both would survive, and neith
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 
@@ -20,10 +22,12 @@ class InOneForm:
     def __init__(self, source: Any, settings: type[Any]) -> None:
         self._source = source
         self._settings = settings
+        self.given: object = None
+        """What it gave, in its own form."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Return what the source gives; the command line's gives itself while it is set up."""
-        values = self._source(*args, **options)
+        values = self.given = self._source(*args, **options)
         return in_one_form(self._settings, values) if isinstance(values, dict) else values
 
     @property
@@ -43,6 +47,29 @@ class InOneForm:
         return repr(self._source)
 
 
+_read: ContextVar[list[InOneForm] | None] = ContextVar("_read", default=None)
+
+
+@contextmanager
+def reading() -> Iterator[list[InOneForm]]:
+    """Note the sources that are read for the settings made in this block."""
+    sources: list[InOneForm] = []
+    token = _read.set(sources)
+    try:
+        yield sources
+    finally:
+        _read.reset(token)
+
+
+def all_in_one_form(sources: tuple[Any, ...], settings: type[Any]) -> tuple[Any, ...]:
+    """Return the sources of a class of settings in one form."""
+    made = tuple(each if type(each) is InOneForm else InOneForm(each, settings) for each in sources)
+    noted = _read.get()
+    if noted is not None:
+        noted[:] = made  # a subclass may ask its parent, and choose among its sources
+    return made
+
+
 def in_one_form(annotation: Any, value: Any) -> Any:
     """Return the value with the names of all pools in it in one form, as far as the annotation leads to pools."""
     if not isinstance(value, dict):
@@ -55,9 +82,95 @@ def in_one_form(annotation: Any, value: Any) -> Any:
         return {key: in_one_form(args[-1], each) for key, each in value.items()}
     own: Callable[[dict[Any, Any]], dict[Any, Any]] | None = getattr(annotation, "_in_one_form", None)
     value = value if own is None else own(value)
-    for path, inner in _members(annotation):
-        value = _changed(value, path, inner)
+    for paths, inner, _ in _members(annotation):
+        for path in paths:
+            value = _changed(value, path, inner)
     return value
+
+
+# -- where the pools are -----------------------------------------------------------------------------
+
+
+def is_kafka(kind: Any) -> bool:
+    """Whether this is a class of Kafka's settings."""
+    return hasattr(kind, "librdkafka")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a class of settings has a pool, or a block of Kafka's settings.
+
+    Attributes:
+        kind: The class of that.
+        path: The fields that lead there.
+        own: How many of them tell it from others: a pool's ``kafka`` is known by the pool's name only.
+    """
+
+    kind: Any
+    path: tuple[str, ...]
+    own: int = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is a block of Kafka's that belongs to no pool."""
+        return is_kafka(self.kind) and self.own == 1
+
+
+def places(annotation: Any, path: tuple[str, ...] = (), default: Any = None, seen: Any = ()) -> Iterator[Place]:
+    """Find the pools and the blocks of Kafka's settings; those of a mapping by the keys of its default."""
+    annotation = _plain(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        for each in args:
+            yield from places(each, path, default, seen)
+    elif isinstance(origin, type) and issubclass(origin, Mapping) and args and isinstance(default, Mapping):
+        for key, each in default.items():
+            yield from places(args[-1], (*path, str(key)), each, seen)
+    elif hasattr(annotation, "_in_one_form"):
+        yield Place(annotation, path)
+        if not is_kafka(annotation):
+            yield Place(annotation.model_fields["kafka"].annotation, (*path, "kafka"), 2)
+    elif annotation not in seen:
+        for paths, inner, value in _members(annotation):
+            yield from places(inner, (*path, *map(str, _read_as(annotation, paths)[0])), value, (*seen, annotation))
+
+
+Landing = tuple[tuple[str, ...], Any, tuple[str, ...]]
+
+
+def landing(annotation: Any, path: tuple[str, ...]) -> Landing | None:
+    """Follow a path of keys into a class of settings.
+
+    Returns:
+        The part that leads to a pool or a block of Kafka's settings, the class of that and the rest; without a class if
+        it leads to something else, and ``None`` if it is dropped on the way.
+    """
+    annotation = _plain(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        found = [landing(each, path) for each in args if _takes_dicts(each)]
+        return next((each for each in found if each), None if found else (path, None, ()))
+    if isinstance(origin, type) and issubclass(origin, Mapping) and args and path:
+        return _further(path[:1], landing(args[-1], path[1:]))
+    if not hasattr(annotation, "_in_one_form"):
+        return _within(annotation, path)
+    if path and path[0].lower() == "kafka" and not is_kafka(annotation):
+        return _further(path[:1], landing(annotation.model_fields["kafka"].annotation, path[1:]))
+    return (), annotation, path
+
+
+def _within(annotation: Any, path: tuple[str, ...]) -> Landing | None:
+    given, members = [each.lower() for each in path], list(_members(annotation))
+    for paths, inner, _ in members:
+        for keys in _read_as(annotation, paths):
+            if path and [str(key).lower() for key in keys] == given[: len(keys)]:
+                return _further(path[: len(keys)], landing(inner, path[len(keys) :]))
+    ignores = getattr(annotation, "model_config", {}).get("extra", "ignore") == "ignore"
+    return None if path and members and ignores else (path, None, ())
+
+
+def _further(head: tuple[str, ...], found: Landing | None) -> Landing | None:
+    return found and ((*head, *found[0]), *found[1:])
 
 
 def _plain(annotation: Any) -> Any:
@@ -87,17 +200,29 @@ def _takes_dicts(annotation: Any) -> bool:
     return isinstance(kind, type) and (issubclass(kind, Mapping) or hasattr(kind, "model_fields") or is_dataclass(kind))
 
 
-def _members(annotation: Any) -> list[tuple[list[str | int], Any]]:
-    """Where a model's fields are found in its input, under their names and their aliases."""
+def _members(annotation: Any) -> Iterator[tuple[list[list[str | int]], Any, Any]]:
+    """Where a model's fields are found in its input, under their names and their aliases, with their defaults."""
     fields = getattr(annotation, "model_fields", None) or getattr(annotation, "__pydantic_fields__", None)
     if isinstance(fields, Mapping):
-        return [(path, field.annotation) for name, field in fields.items() for path in _paths(name, field)]
-    if is_dataclass(annotation) or hasattr(annotation, "__total__"):  # a TypedDict, also one of typing_extensions
-        try:
-            return [([name], hint) for name, hint in get_type_hints(annotation, include_extras=True).items()]
-        except NameError:  # pydantic complains of it
-            return []
-    return []
+        for name, field in fields.items():
+            yield _paths(name, field), field.annotation, field.default
+    elif is_dataclass(annotation) or hasattr(annotation, "__total__"):  # a TypedDict, also one of typing_extensions
+        with suppress(NameError):  # pydantic complains of it
+            for name, hint in get_type_hints(annotation, include_extras=True).items():
+                yield [[name]], hint, getattr(annotation, name, None)
+
+
+def _read_as(annotation: Any, paths: list[list[str | int]]) -> list[list[str | int]]:
+    """Return those of a field's names that its model reads."""
+    config = getattr(annotation, "model_config", {})
+    both = config.get("populate_by_name") or config.get("validate_by_name")
+    return paths[1:] + (paths[:1] if both or len(paths) == 1 else [])
+
+
+def aliases(kind: type[Any]) -> dict[str, str]:
+    """Return what a class of settings reads by other names than its fields', with the fields."""
+    fields = [paths for paths, _, _ in _members(kind)]
+    return {str(path[0]).lower(): str(own[0]) for own, *others in fields for path in others}
 
 
 def _paths(name: str, field: Any) -> list[list[str | int]]:

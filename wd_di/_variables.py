@@ -1,56 +1,339 @@
-"""Which variable of the environment a wrong setting came from, and which were meant for a pool and reach none."""
+"""Which names were meant for a pool and reach none, and which variable or file a wrong value came from."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+from wd_di._names import dotted
+from wd_di._sources import InOneForm, Place, aliases, is_kafka, landing, places
 
-SEPARATOR = "__"
+Path = tuple[str, ...]
+
+NEAR, NEAR_WITHIN = 0.8, 0.7
+"""How near the name of a pool, and of a setting in it, must be to be taken for that."""
+_OFTEN = frozenset({"kafka", "order", "share"})
+"""Settings of a pool that variables of other programs end with."""
+SHORT_TIMEOUT_MS = 50
+"""Below this many milliseconds the alias without a unit was most likely meant as seconds."""
 
 
-def variable(prefix: str, path: Sequence[object], environment: Iterable[str]) -> str | None:
-    """Return the variable that gave the setting at this path, as it is spelt in the environment."""
-    wanted = _bare(prefix + SEPARATOR.join(map(str, path)))
-    return next((name for name in environment if _bare(name) == wanted), None)
+def outside() -> int:
+    """Return the ``stacklevel`` of a warning, for who calls this, that is at the user's line."""
+    frame, level = sys._getframe(1), 1  # noqa: SLF001  (from Python 3.12 on, warnings have skip_file_prefixes)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
-def strays(
-    prefix: str, pools: Iterable[str], settings: Collection[str], environment: Iterable[str], taken: Collection[str]
-) -> dict[str, str]:
-    """Return the variables that no field takes although they name a pool's settings, with what was meant.
+_INSIDE = {"wd_di", "pydantic", "pydantic_settings", "contextlib"}
+
+
+def short_timeout(given: object) -> str | None:
+    """Return what to say of a ``timeout`` that was likely meant in seconds."""
+    try:
+        number = float(str(given))
+    except ValueError:
+        return None
+    if not (0 < number < SHORT_TIMEOUT_MS and number.is_integer()):
+        return None
+    ms, text = int(number), str(given).strip()
+    return (
+        f"timeout={text} is milliseconds, as in WaterDrop, and very short: say timeout_ms={ms} if that is meant, "
+        f"timeout_ms={ms * 1000} for seconds"
+    )
+
+
+# -- the names of one source -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A setting as a source calls it, and where it ends: see ``landing``."""
+
+    name: str
+    """The variable or the file."""
+    text: str
+    """The same, or a part of the JSON in it."""
+    value: object
+    called: Callable[[Path], str]
+    """What the source would call another setting."""
+    head: Path
+    kind: Any
+    rest: Path
+
+    @property
+    def inside_kafka(self) -> bool:
+        """Whether this is a setting of Kafka's, not the whole block."""
+        return is_kafka(self.kind) and bool(self.rest)
+
+
+class _Names:
+    """What one source gives, and how it calls its settings."""
+
+    def __init__(self, source: InOneForm, kind: type[Any]) -> None:
+        self.given: list[_Name] = []
+        self.others: list[tuple[str, str]] = []
+        """Names that no field takes, as they are told and as they are spelt."""
+        self.word = ""
+        """What a name is; empty where it is the same as the path."""
+        self.prefix, self.delimiter, self._upper = "", ".", False
+        self._kind = kind
+        found = getattr(source, "env_vars", None)
+        if isinstance(found, Mapping) and not hasattr(source, "root_parser"):  # the command line's are arguments
+            self._read(source, found)
+        else:
+            self._flat(source.given, (), "", "")
+
+    def _read(self, source: Any, found: Mapping[str, object]) -> None:
+        self.prefix, self.delimiter = str(source.env_prefix), str(source.env_nested_delimiter or "\0")
+        spelt: Mapping[str, str] = {}
+        if hasattr(source, "secrets_paths"):
+            self.word, where = "file", _in(source.secrets_dir)
+        else:
+            self.word, self._upper = "variable", not source.case_sensitive
+            where = _in(source.env_file) if hasattr(source, "env_file") else ""
+            spelt = {} if where else {name.lower(): name for name in os.environ}
+        for key, value in found.items():
+            name = spelt.get(key.lower(), self._cased(key)) + where
+            if not any(self._add(name, name, path, value, self.called) for path in self._paths(key)):
+                self.others.append((name, key.lower()))
+
+    def _add(self, name: str, text: str, path: Path, value: object, called: Callable[[Path], str]) -> bool:
+        found = landing(self._kind, path)
+        if found is None:
+            return False
+        made = _Name(name, text, value, called, *found)
+        self.given.append(made)
+        if isinstance(value, str) and value.lstrip().startswith("{") and not made.inside_kafka:
+            with suppress(ValueError, RecursionError):
+                self._flat(json.loads(value), path, name, f" in {name}")
+        return True
+
+    def _flat(self, value: object, path: Path, name: str, where: str, outer: int | None = None) -> None:
+        """Add what a mapping gives, by the keys within it."""
+        start = len(path) if outer is None else outer
+        if isinstance(value, Mapping):
+            for key, each in value.items():
+                self._flat(each, (*path, str(key)), name, where, start)
+        elif len(path) > start:
+            text = ".".join(path[start:]) + where
+            self._add(name, text, path, value, lambda other: ".".join(other[start:]))
+
+    def _paths(self, key: str) -> Iterator[Path]:
+        if key.lower().startswith(self.prefix.lower()):
+            yield tuple(key[len(self.prefix) :].split(self.delimiter))
+        if self.prefix and key.lower().partition(self.delimiter)[0] in aliases(self._kind):  # which have no prefix
+            yield tuple(key.split(self.delimiter))
+
+    def _cased(self, name: str) -> str:
+        return name.upper() if self._upper else name
+
+    def called(self, path: Path) -> str:
+        """Return what a setting is called here."""
+        return self._cased(self.prefix + self.delimiter.join(path))
+
+
+def _in(where: Any) -> str:
+    several = [where] if isinstance(where, str | os.PathLike) else where or ()
+    return " in " + " or ".join(map(str, several))
+
+
+# -- what is said of them ----------------------------------------------------------------------------
+
+
+class Given:
+    """What the sources of a class of settings gave, for what is to be said of it.
 
     Args:
-        prefix: What the names of the class's variables begin with.
-        pools: The fields that are pools.
-        settings: What a pool's settings are called.
-        environment: The variables that there are.
-        taken: Names of pools that other classes of settings read; prefixes included.
+        kind: The class.
+        sources: The strongest first.
+        others: Other classes of settings, whose names are no mistakes.
     """
-    wanted = [f"{prefix}{pool}".upper() for pool in pools]
-    found = {}
-    for name in environment:
-        head, rest = _split(name.upper(), settings)
-        if not head or (head in taken and name.upper() == head + SEPARATOR + rest):
-            continue
-        near = [pool for pool in wanted if pool == head or head.endswith(f"_{pool}") or pool.endswith(f"_{head}")]
-        near = near or get_close_matches(head, wanted, n=1, cutoff=0.8)
-        if near:
-            found[name] = near[0] + SEPARATOR + rest
-    return found
+
+    def __init__(self, kind: type[Any], sources: Iterable[InOneForm], others: Iterable[type[Any]]) -> None:
+        self._kind = kind
+        self._sources = [_Names(each, kind) for each in sources]
+        self._others = [each for each in others if each is not kind]
+        self._places = list(places(kind))
+        self._by_kind: dict[Any, list[Place]] = {}
+        for place in self._places:
+            self._by_kind.setdefault(place.kind, []).append(place)
+        self.strays = {
+            text: meant for names in self._sources for text, key in names.others if (meant := self._meant(names, key))
+        }
+
+    def remarks(self, others: Mapping[str, str]) -> Iterator[str]:
+        """Say what is wrong with settings that are valid; others are arguments, with what was meant."""
+        unheard = {**self.strays, **others, **self._misspelt()}
+        for text, better in unheard.items():
+            yield f"{text} is set, and no setting takes it: did you mean {better}?"
+        for name in self._all():
+            if name.rest == ("timeout",) and not is_kafka(name.kind) and (said := short_timeout(name.value)):
+                yield f"{name.text}: {said}"
+
+    def hint(self, path: Sequence[object], problem: str, text: str) -> str:
+        """Return which names an error is about, or would mend it."""
+        if problem == "missing":
+            return self._missing(path)
+        if "is given JSON" in text:  # that names the variables in its place
+            return ""
+        wanted = self._full(map(str, path))
+        blamed = _subjects(text)
+        for names in self._sources:
+            found: dict[str, str] = {}
+            for name in names.given:
+                full = self._whole(name)
+                if full == wanted or (problem == "extra_forbidden" and full.startswith(f"{wanted}_")):
+                    found[name.name] = ""
+                elif name.rest and self._full(name.head) == wanted and blamed & _spellings(name.rest):
+                    found[name.name] = _right(name)
+            if found:
+                return _named(names.word, found)
+        return ""
+
+    def _whole(self, name: _Name) -> str:
+        return self._full((*name.head, *_canonical(name)))
+
+    def _full(self, path: Iterable[str]) -> str:
+        """Return a path by the field's own name, which an error may tell in place of the alias, or the other way."""
+        keys = list(path)
+        keys[:1] = [aliases(self._kind).get(each.lower(), each) for each in keys[:1]]
+        return _bare(keys)
+
+    def _missing(self, path: Sequence[object]) -> str:
+        place = next((each for each in self._places if self._full(each.path) == self._full(map(str, path))), None)
+        variables = [names for names in self._sources if names.word == "variable"]
+        if place is None or not variables:
+            return ""
+        head = place.path if is_kafka(place.kind) else (*place.path, "kafka")
+        hint = f": set {variables[0].called((*head, 'bootstrap_servers'))} and so on, or give the field a default"
+        wanted = _bare((variables[0].prefix, *place.path))
+        return hint + "".join(
+            f"; {stray} is set, did you mean {better}?"
+            for stray, better in self.strays.items()
+            if f"{_bare([better])}_".startswith(f"{wanted}_")
+        )
+
+    def _all(self) -> Iterator[_Name]:
+        return (name for names in self._sources for name in names.given if name.kind is not None)
+
+    def _misspelt(self) -> dict[str, str]:
+        """Return the names of Kafka's settings that nobody knows, and that are nearly one: librdkafka refuses them."""
+        names = [each for each in self._all() if each.inside_kafka and each.value is not None]
+        near = {name.text: (name, name.kind.nearly(".".join(name.rest))) for name in names}
+        return {
+            text: name.called((*name.head, meant.replace(".", "_"))) for text, (name, meant) in near.items() if meant
+        }
+
+    # -- names that reach no field -------------------------------------------------------------------
+
+    def _meant(self, names: _Names, key: str) -> str | None:
+        """Return what a name was meant to be, by its likeness to the places where there are pools."""
+        words = re.split(r"((?:_|\.|/)+)", key)
+        found = []
+        for cut in range(1, len(words) - 1, 2):
+            setting, delimited = "_".join(words[cut + 1 :: 2]), words[cut] == names.delimiter
+            for kind, these in self._by_kind.items():
+                exact = _is_setting(kind, setting, delimited=delimited)
+                for place in these if exact or delimited else ():
+                    how = _likeness(words[:cut], names.prefix, place, names.delimiter, delimited=delimited)
+                    meant = None if how is None else setting if exact else _near_setting(kind, setting)
+                    if meant:
+                        found.append((how, not exact, _Name("", "", "", names.called, place.path, kind, (meant,))))
+        if not found or any(self._takes(kind, key) for kind in self._others):
+            return None
+        better = min(found, key=lambda each: each[:2])[2]
+        if self._whole(better) in map(self._whole, self._all()):  # the other one is for another program
+            return None
+        return names.called((*better.head, *better.rest))
+
+    def _takes(self, kind: type[Any], key: str) -> bool:
+        prefix, delimiter = (str(kind.model_config.get(each) or "") for each in ("env_prefix", "env_nested_delimiter"))
+        rest = key.removeprefix(prefix.lower())
+        return len(rest) == len(key) - len(prefix) and landing(kind, tuple(rest.split(delimiter or "\0"))) is not None
 
 
-def _split(name: str, settings: Collection[str]) -> tuple[str, str]:
-    """Part a name like ``ORDERS__SIZE``, or ``ORDERS_SIZE``, where the name of a pool's setting begins."""
-    for cut in re.finditer("_+", name):
-        rest = name[cut.end() :]
-        if rest in settings or rest.startswith(("KAFKA__", "KAFKA_BOOTSTRAP")):
-            return name[: cut.start()], rest
-    return "", ""
+def _likeness(head: list[str], prefix: str, place: Place, delimiter: str, *, delimited: bool) -> int | None:
+    """Return how like the beginning of a name is to that of a pool; less is more."""
+    found, own = head[::2], _bare(place.path[-place.own :]).split("_")
+    wanted = _bare((prefix, *place.path)).strip("_").split("_")
+    if found == wanted:
+        return 0
+    outer = found[-len(wanted) :] == wanted
+    if outer and place.alone:  # ORDERS__KAFKA is no KAFKA, and KAFKA_BOOTSTRAP_SERVERS is a name of many programs
+        return 1 if delimited and head[-2 * len(wanted)] != delimiter else None
+    if outer:
+        return 1
+    if len(found) >= len(own) and wanted[-len(found) :] == found:
+        return 2
+    if delimited and "_".join(found).endswith("_".join(wanted)):
+        return 3
+    return 4 if SequenceMatcher(None, "_".join(found), "_".join(wanted)).ratio() >= NEAR else None
 
 
-def _bare(name: str) -> str:
-    return re.sub("[_.]+", "_", name).lower()
+def _is_setting(kind: Any, name: str, *, delimited: bool) -> bool:
+    if is_kafka(kind):
+        return bool(kind.knows(name))
+    return (name in kind.model_fields or name == "timeout") and (delimited or name not in _OFTEN)
+
+
+def _near_setting(kind: Any, name: str) -> str | None:
+    if is_kafka(kind):
+        return (kind.nearly(name) or "").replace(".", "_") or None
+    return next(iter(get_close_matches(name, [*kind.model_fields, "timeout"], n=1, cutoff=NEAR_WITHIN)), None)
+
+
+def _named(word: str, found: Mapping[str, str]) -> str:
+    if not word:
+        return ""
+    return f" ({word}{'s' * (len(found) > 1)} {', '.join(name + better for name, better in found.items())})"
+
+
+def _right(name: _Name) -> str:
+    """Return what a setting of Kafka's is called that stands among the pool's."""
+    own = dotted(*name.rest).removeprefix("kafka.")
+    if is_kafka(name.kind) or not name.kind.model_fields["kafka"].annotation.knows(own):
+        return ""
+    return f", did you mean {name.called((*name.head, 'kafka', own.replace('.', '_')))}?"
+
+
+def _canonical(name: _Name) -> Path:
+    """Return the keys within a pool as an error tells them."""
+    if name.inside_kafka:
+        return (dotted(*name.rest),)
+    return ("timeout_ms",) if name.kind is not None and name.rest == ("timeout",) else name.rest
+
+
+def _subjects(text: str) -> set[str]:
+    """Return what a message of ours is about: it begins with the names."""
+    if "a key is empty" in text:
+        return {""}
+    found = re.match(r"(?:Value error, )?((?:[\w.]+(?:, | and ))*[\w.]+) ", text)
+    return set(re.split(", | and ", found[1])) if found else set()
+
+
+def _spellings(rest: Path) -> set[str]:
+    return {rest[0], rest[-1], dotted(*rest), dotted(rest[-1])}
+
+
+def _bare(path: Iterable[str]) -> str:
+    return re.sub("[_./]+", "_", "_".join(each for each in path if each)).lower()
+
+
+def misspelt_arguments(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the arguments that are nearly a field: pydantic-settings drops them without a word."""
+    fields = kind.model_fields.items()
+    aliases = [each.validation_alias or each.alias or name for name, each in fields]
+    if kind.model_config.get("extra") != "ignore" or not all(isinstance(each, str) for each in aliases):
+        return {}  # they are refused or wanted, or may have names that only pydantic knows
+    others = [name for name in values if not name.startswith("_") and name not in {*kind.model_fields, *aliases}]
+    near = {name: get_close_matches(name, kind.model_fields, n=1, cutoff=NEAR) for name in others}
+    return {name: each[0] for name, each in near.items() if each}

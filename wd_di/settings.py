@@ -50,13 +50,11 @@ from wd_di._names import (
     looks_secret,
     under_names,
 )
-from wd_di._sources import InOneForm
-from wd_di._variables import strays, variable
+from wd_di._sources import all_in_one_form, reading
+from wd_di._variables import Given, misspelt_arguments, outside, short_timeout
 from wd_di.errors import SettingsError
 
 _MAX_INT = 2_147_483_647
-SHORT_TIMEOUT_MS = 50
-"""Below this many milliseconds the alias without a unit was most likely meant as seconds."""
 
 
 class SettingsWarning(UserWarning):
@@ -369,6 +367,16 @@ class KafkaSettings(_Frozen):
         return {dotted(name): name for name in cls.model_fields}
 
     @classmethod
+    def knows(cls, name: str) -> bool:
+        """Whether there is a setting of this name, in whatever spelling."""
+        return dotted(name).replace(".", "_") in cls.model_fields
+
+    @classmethod
+    def nearly(cls, name: str) -> str | None:
+        """Return the setting that this name is nearly, unless it is one."""
+        return None if cls.knows(name) else nearly(name, 0.93)
+
+    @classmethod
     def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
         return in_one_form(given, cls._fields())
 
@@ -457,6 +465,8 @@ class PoolSettings(_Frozen):
         if not isinstance(data, Mapping):
             return data
         values = cls._in_one_form(dict(data))
+        if "timeout" in data and (text := short_timeout(data["timeout"])):
+            warnings.warn(text, SettingsWarning, outside())
         if "timeout" in values:
             raise ValueError(
                 "timeout and timeout_ms are one setting (in milliseconds), given twice with different values"
@@ -470,10 +480,6 @@ class PoolSettings(_Frozen):
     def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
         if "timeout" not in given or str(given.get("timeout_ms", given["timeout"])) != str(given["timeout"]):
             return given
-        seconds = str(given["timeout"]).strip()
-        if seconds.isdecimal() and 0 < int(seconds) < SHORT_TIMEOUT_MS:
-            text = f"timeout={seconds} is milliseconds, as in WaterDrop, and very short: say timeout_ms={seconds}"
-            warnings.warn(f"{text} if that is meant, timeout_ms={int(seconds) * 1000} for seconds", SettingsWarning, 2)
         return {"timeout_ms": given["timeout"]} | {key: each for key, each in given.items() if key != "timeout"}
 
 
@@ -509,8 +515,8 @@ class Settings(BaseSettings):
     The names of pools' and Kafka's settings are brought to one form in each source, also in those that a subclass adds
     by ``settings_customise_sources``. So the stronger source wins, whichever way each of them spells a setting.
 
-    A variable changes one setting of a default and leaves the others. One that is near to a pool's, such as
-    ``ORDER__SIZE``, is a warning; a validation error names the variable that it is about.
+    A variable changes one setting of a default and leaves the others. One that is near to a pool's or Kafka's, such as
+    ``ORDER__SIZE``, is a warning; a validation error names the variable, or the file, that it is about.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
@@ -524,22 +530,16 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
-        environment, prefix = tuple(os.environ), values.get("_env_prefix") or self.model_config.get("env_prefix", "")
-        pools = [name for name, field in type(self).model_fields.items() if _is_pool(field.annotation)]
-        taken = {
-            f"{kind.model_config.get('env_prefix', '')}{name}".upper() for kind in _kinds for name in kind.model_fields
-        }
-        meant = strays(prefix, pools, _POOL_VARIABLES, environment, taken) | _misspelt_arguments(type(self), values)
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            told = _told(error, prefix, pools, environment, meant)
-        else:
-            meant |= _misspelt(self, prefix, pools, environment)
-            for name, better in meant.items():
-                text = f"{type(self).__name__}: {name} is set, and no setting takes it: did you mean {better}?"
-                warnings.warn(text, SettingsWarning, stacklevel=2)
-            return
+        with reading() as sources:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                told = _told(error, Given(type(self), sources, _kinds))
+            else:
+                given = Given(type(self), sources, _kinds)
+                for remark in given.remarks(misspelt_arguments(type(self), values)):
+                    warnings.warn(f"{type(self).__name__}: {remark}", SettingsWarning, outside())
+                return
         raise told  # outside of the handler: the original may show inputs
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -577,68 +577,21 @@ class Settings(BaseSettings):
 
         @wraps(chosen)
         def sources(cls: type[Settings], settings_cls: type[BaseSettings], *own: Any, **named: Any) -> tuple[Any, ...]:
-            given = chosen(cls, settings_cls, *own, **named)
-            return tuple(each if type(each) is InOneForm else InOneForm(each, settings_cls) for each in given)
+            return all_in_one_form(chosen(cls, settings_cls, *own, **named), settings_cls)
 
         cls.settings_customise_sources = classmethod(sources)  # type: ignore[assignment,method-assign]
 
 
 _kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
-_POOL_VARIABLES = {name.upper() for name in (*PoolSettings.model_fields, "timeout")} - {"KAFKA", "ORDER", "SHARE"}
-"""What the variables of a pool end with, but for words that other programs' variables end with."""
 
 
-def _is_pool(annotation: Any) -> bool:
-    return any(
-        isinstance(each, type) and issubclass(each, PoolSettings) for each in (annotation, *get_args(annotation))
-    )
-
-
-def _misspelt_arguments(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the arguments that are nearly a field: pydantic-settings drops them without a word."""
-    fields = kind.model_fields.items()
-    aliases = [each.validation_alias or each.alias or name for name, each in fields]
-    if kind.model_config.get("extra") != "ignore" or not all(isinstance(each, str) for each in aliases):
-        return {}  # they are refused or wanted, or may have names that only pydantic knows
-    others = [name for name in values if not name.startswith("_") and name not in {*kind.model_fields, *aliases}]
-    near = {name: get_close_matches(name, kind.model_fields, n=1, cutoff=0.8) for name in others}
-    return {name: each[0] for name, each in near.items() if each}
-
-
-def _misspelt(settings: Settings, prefix: str, pools: list[str], environment: tuple[str, ...]) -> dict[str, str]:
-    """Return the variables whose setting of Kafka's nobody knows, and is nearly one: librdkafka will refuse it."""
-    found = {}
-    for pool in pools:
-        kafka = getattr(getattr(settings, pool), "kafka", None)
-        for key in (kafka.model_extra or ()) if isinstance(kafka, KafkaSettings) else ():
-            name, near = variable(prefix, (pool, "kafka", key), environment), nearly(key, 0.93)
-            if name and near:
-                found[name] = f"{prefix}{pool}__kafka__{near.replace('.', '_')}".upper()
-    return found
-
-
-def _told(
-    error: ValidationError, prefix: str, pools: list[str], environment: tuple[str, ...], meant: Mapping[str, str]
-) -> ValidationError:
+def _told(error: ValidationError, given: Given) -> ValidationError:
     """Return the error with the variables that it is about."""
     details: list[InitErrorDetails] = []
     for each in error.errors(include_url=False, include_context=False):
-        path, text = each["loc"], each["msg"]
-        name = variable(prefix, path, environment)
-        hint = f" (variable {name})" if name else ""
-        if len(path) == 2 and path[0] in pools and each["type"] == "extra_forbidden":  # noqa: PLR2004  (in the pool itself)
-            text = _no_setting(path[1])
-        if path[:1] and path[0] in pools and each["type"] == "missing":
-            wanted = f"{prefix}{path[0]}".upper()
-            hint = f": set {wanted}__KAFKA__BOOTSTRAP_SERVERS and so on, or give the field a default"
-            near = [
-                f"{stray} is set, did you mean {better}?"
-                for stray, better in meant.items()
-                if wanted in better or better == path[0]
-            ]
-            hint += "".join(f"; {each}" for each in near)
-        custom = PydanticCustomError(each["type"], "{text}", {"text": text + hint})
-        details.append(InitErrorDetails(type=custom, loc=path, input=each["input"]))
+        text = each["msg"] + given.hint(each["loc"], each["type"], each["msg"])
+        custom = PydanticCustomError(each["type"], "{text}", {"text": text})
+        details.append(InitErrorDetails(type=custom, loc=each["loc"], input=each["input"]))
     return ValidationError.from_exception_data(error.title, details, hide_input=True)
 
 
