@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -35,6 +37,9 @@ WIDTH = 88
 """How many characters of code the site shows in its column, and GitHub in a window of half a screen."""
 WRAPPED = re.compile(r"\n {4}(?=\S)")
 CODE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
+BROUGHT = ("wd_di", "confluent_kafka", "dependency_injector", "pydantic", "pydantic_settings")
+INSTALLED = {*sys.stdlib_module_names, *BROUGHT}
+"""Modules that whoever has installed wd_di has."""
 FILE = re.compile(r"# (\S+\.(?:py|env))\n")
 
 
@@ -154,10 +159,37 @@ def shows(shown: str, printed: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, shown.split(VARIES))), printed, re.DOTALL) is not None
 
 
+def shown(page: Path) -> str:
+    """Return the page's code and output."""
+    return "".join(dedent(block) for opening, block in CODE.findall(page.read_text()) if not opening.startswith("{"))
+
+
 def too_wide(page: Path) -> list[str]:
     """Return the lines of a page's code and output that its reader would have to scroll sideways."""
-    shown = [block for opening, block in CODE.findall(page.read_text()) if not opening.startswith("{")]
-    return [line for block in shown for line in dedent(block).splitlines() if len(line) > WIDTH]
+    return [line for line in shown(page).splitlines() if len(line) > WIDTH]
+
+
+def needed(page: Path) -> set[str]:
+    """Return the packages without which the page's code can't run, but for those that come with wd_di."""
+    names = {name for source in blocks(page, "python") for name in _imported(source)}
+    for command in blocks(page, "console"):
+        names |= set(re.findall(r"python -m (\w+)", command))
+        names |= {"pytest-asyncio"} if "asyncio_mode" in command else set()
+    return names - INSTALLED - {name.partition("/")[0].removesuffix(".py") for name in files(page)}
+
+
+def installed(page: Path) -> set[str]:
+    """Return the packages that the page tells to install."""
+    lines = re.findall(r"^pip install ([^#\n]+)", shown(page), re.MULTILINE)
+    return {re.split(r"\[|=|<|>|~", word)[0] for line in lines for word in shlex.split(line)}
+
+
+def _imported(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name.partition(".")[0] for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
 
 
 def dead_links(page: Path) -> list[str]:

@@ -16,7 +16,20 @@ from confluent_kafka import KafkaError, Producer
 from ruamel.yaml import YAML
 
 import wd_di
-from tests.pages import ROOT, Page, blocks, dead_links, files, in_folder, shows, too_wide
+from tests.pages import (
+    PLACEHOLDER,
+    ROOT,
+    Page,
+    blocks,
+    dead_links,
+    files,
+    in_folder,
+    installed,
+    needed,
+    shown,
+    shows,
+    too_wide,
+)
 from wd_di import FencedError, KafkaSettings, PoolSettings, ProducerPool, SettingsWarning, errors, events, testing
 from wd_di.settings import dotted
 from wd_di.testing import _mock
@@ -29,6 +42,7 @@ if TYPE_CHECKING:
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not path.is_relative_to(DOCS / "changes"))
 HAS_SNIPPETS = [path for path in PAGES if blocks(path, "python") and path.name != "tutorial.md"]
+START_A_KAFKA = "python -m wd_di.testing --port 9092"
 TOO_LONG_TO_RUN = 120
 
 
@@ -120,6 +134,26 @@ def test_the_error_of_the_first_replica_is_real(local_kafka: Cluster) -> None:
 def test_code_fits_its_column(page: Path) -> None:
     """No line of code or output is cut off at the right edge of the site."""
     assert [] == too_wide(page)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_pages_name_what_they_need(page: Path) -> None:
+    """Whoever follows a page alone is told what to install, and how to get the Kafka that it talks to."""
+    assert set() == needed(page) - installed(page)
+    assert START_A_KAFKA in page.read_text() or PLACEHOLDER not in shown(page)
+
+
+def test_what_a_page_needs_is_found(tmp_path: Path) -> None:
+    """What is imported or run, and neither Python's own nor wd_di's nor the page's."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\n# shop/app.py\nimport os\nimport trio\n\nfrom shop import x\nfrom wd_di import inject\n```\n"
+        "```console\npython -m shop\npython -m pytest -o asyncio_mode=auto\n```\n"
+        "```shell\npip install fastapi 'wd-di-kafka[local-kafka]'  # or\npip install httpx==0.28\n```\n"
+    )
+
+    assert {"trio", "pytest", "pytest-asyncio"} == needed(page)
+    assert {"fastapi", "wd-di-kafka", "httpx"} == installed(page) - {"or"}
 
 
 def test_wide_lines_are_found(tmp_path: Path) -> None:
