@@ -69,6 +69,25 @@ def test_the_settings_table_is_complete():
     assert [(name, repr(field.default)) for name, field in PoolSettings.model_fields.items()] == rows
 
 
+def test_its_figures_are_those_of_the_tables():
+    """What it says of speed is in the tables of `make bench` on the page that it links to."""
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| (\d+\.\d\d) \(", (ROOT / "docs" / "when.md").read_text(), re.MULTILINE)
+    tables: dict[str, list[str]] = {}
+    for way, ratio in rows:
+        tables.setdefault(way, []).append(ratio)
+    said = " ".join(README.read_text().partition("## When not to use a pool")[2].partition("\n## ")[0].split())
+
+    (raw, raws), (own, owns), (shared, shareds) = (
+        tables[way] for way in ("one for each thread, flushed", "wd_di: size=threads", "wd_di: size=1, share=32")
+    )
+    assert f"each of 8 threads that wait for each record had {raw} times the throughput, and {own} times" in said
+    assert f"each of 32 threads {raws} and {owns} times" in said
+    assert f"`share=32`. That had {shared} times the throughput with 8 threads and {shareds} times with 32" in said
+    one, three = map(float, tables["8 threads, wd_di: size=8"])
+    assert f"commit {one:.1f} times" in said
+    assert f"on three brokers {three:.0f} times" in said
+
+
 def test_links_lead_somewhere():
     """What the page links to in the repository is there, and so is the heading if it names one."""
     assert [] == dead_links(README)
