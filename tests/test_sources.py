@@ -4,7 +4,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 from typing_extensions import TypeAliasType, TypedDict
 
+from wd_di import SettingsError
 from wd_di._sources import in_one_form
 from wd_di.settings import KafkaSettings, PoolSettings, Settings
 
@@ -427,6 +428,165 @@ def test_sensitive_to_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("orders__kafka__linger_ms", "7")
 
     assert 5 == Sensitive(orders={"kafka": {"linger.ms": 5}}).orders.kafka.linger_ms  # type: ignore[arg-type]
+
+
+# -- defaults that are changed in part ---------------------------------------------------------------
+
+TEMPLATE = "a-{instance}-{index}"
+
+
+def _pool(**others: Any) -> PoolSettings:
+    return PoolSettings(transactional_id=TEMPLATE, kafka=KafkaSettings(retries=9), **others)
+
+
+class Parted(BaseModel):
+    """A part whose pool has a default."""
+
+    pool: PoolSettings = _pool()
+
+
+class Made(BaseModel):
+    """A part whose pool is made anew each time."""
+
+    pool: PoolSettings = Field(default_factory=_pool)
+
+
+@dataclass
+class PartedData:
+    """A dataclass whose pool has a default."""
+
+    pool: PoolSettings = field(default_factory=_pool)
+
+
+class Fixed(PoolSettings):
+    """A pool with defaults of its own."""
+
+    transactional_id: str | None = TEMPLATE
+    kafka: KafkaSettings = KafkaSettings(retries=9)
+
+
+DEFAULTS: list[tuple[Any, Any, tuple[str, ...]]] = [
+    (PoolSettings, _pool(), ()),
+    (PoolSettings, Field(default_factory=_pool), ()),
+    (PoolSettings | None, Field(default_factory=_pool), ()),
+    (Annotated[PoolSettings, Field(default_factory=_pool)], ..., ()),
+    (PoolSettings, {"transactional_id": TEMPLATE, "kafka": {"message.send.max.retries": 9}}, ()),
+    (PoolSettings, Field(default_factory=_pool, validation_alias="other"), ()),
+    (Fixed, ..., ()),
+    (Parted, ..., ("pool",)),
+    (Parted | None, None, ("pool",)),
+    (Made, ..., ("pool",)),
+    (Made, Made(), ("pool",)),
+    (Made, Field(default_factory=Made), ("pool",)),
+    (PartedData, ..., ("pool",)),
+    (PartedData, PartedData(), ("pool",)),
+    (Data, Data(_pool()), ("pool",)),
+    (Checked, Checked(_pool()), ("pool",)),
+    (Typed, {"pool": _pool()}, ("pool",)),
+    (dict[str, PoolSettings], {"a": _pool(), "b": _pool(size=2)}, ("a",)),
+    (dict[str, PoolSettings], Field(default_factory=lambda: {"a": _pool(), "b": _pool(size=2)}), ("a",)),
+    (Mapping[str, Parted], {"a": Parted()}, ("a", "pool")),
+    (dict[str, Parted], ..., ("a", "pool")),
+    (dict[str, Fixed], ..., ("a",)),
+]
+
+
+@pytest.mark.parametrize(("annotation", "default", "path"), DEFAULTS, ids=str)
+@pytest.mark.parametrize("source", ["environment", "json", "arguments"])
+def test_a_default_that_is_changed_in_part(
+    source: str, annotation: Any, default: Any, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever gives one setting of a default leaves the others, wherever the default stands."""
+    top = getattr(default, "validation_alias", None) or "part"
+    made: Any = create_model("Made", __base__=Settings, part=(annotation, default))
+    change = _within(path, {"size": "3", "kafka": {"linger.ms": "5"}})
+    if source == "environment":
+        monkeypatch.setenv("__".join((top, *path, "size")).upper(), "3")
+        monkeypatch.setenv("__".join((top, *path, "kafka", "queue_buffering_max_ms")).upper(), "5")
+    elif source == "json":
+        monkeypatch.setenv(top.upper(), json.dumps(change))
+    part = made(**({top: change} if source == "arguments" else {})).part
+    for key in path:
+        part = part[key] if isinstance(part, Mapping) else getattr(part, key)
+
+    assert (3, TEMPLATE, {"linger.ms": 5, "retries": 9}) == (
+        part.size,
+        part.transactional_id,
+        part.kafka.librdkafka(),
+    )
+
+
+def test_a_mapping_of_pools_that_is_changed_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables leave the other pools and add new ones; arguments say which pools there are."""
+
+    class Many(Settings):
+        part: dict[str, PoolSettings] = {"a": _pool(), "b": _pool(size=2)}  # noqa: RUF012  (pydantic copies it)
+
+    monkeypatch.setenv("PART__A__SIZE", "3")
+    monkeypatch.setenv("PART__C__SIZE", "4")
+    given = Many(part={"b": {"size": 7}})  # type: ignore[dict-item]
+
+    assert {"a": (3, TEMPLATE), "b": (2, TEMPLATE), "c": (4, None)} == {
+        key: (each.size, each.transactional_id) for key, each in Many().part.items()
+    }
+    assert {"a": 3, "b": 7, "c": 4} == {key: each.size for key, each in given.part.items()}
+    monkeypatch.delenv("PART__A__SIZE")
+    monkeypatch.delenv("PART__C__SIZE")
+    assert {"b": _pool(size=7)} == Many(part={"b": {"size": 7}}).part  # type: ignore[dict-item]
+
+
+def test_a_block_of_kafkas_that_is_changed_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is for a block that pools share."""
+
+    class Shared(Settings):
+        kafka: KafkaSettings = Field(default_factory=lambda: KafkaSettings(retries=9))
+
+    monkeypatch.setenv("KAFKA__LINGER_MS", "5")
+
+    assert {"linger.ms": 5, "retries": 9} == Shared().kafka.librdkafka()
+
+
+def test_a_default_that_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factory is asked once, a mapping without pools is replaced, and an instance is taken as it is."""
+    asked: list[int] = []
+
+    class Lone(Settings):
+        part: PoolSettings = Field(default_factory=lambda: asked.append(1) or _pool())  # type: ignore[func-returns-value]
+        tags: dict[str, str] = {"a": "1"}  # noqa: RUF012  (pydantic copies it)
+        other: PoolSettings = Field(default_factory=lambda data: PoolSettings(size=data["part"].size))
+
+    monkeypatch.setenv("TAGS__B", "2")
+
+    assert (TEMPLATE, {"b": "2"}) == (Lone().part.transactional_id, Lone().tags)
+    assert 2 == len(asked)
+    assert (None, 1) == (
+        Lone(part=PoolSettings(size=1)).part.transactional_id,
+        Lone(part=PoolSettings(size=1)).part.size,
+    )
+    assert 7 == Lone(other=PoolSettings(size=7)).other.size
+
+
+def test_a_default_that_is_made_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can't be made before the others are known, so it can't be changed in part: that is told."""
+
+    class Following(Settings):
+        part: PoolSettings = PoolSettings()
+        other: PoolSettings = Field(default_factory=lambda data: data["part"])
+
+    monkeypatch.setenv("OTHER__SIZE", "3")
+    with pytest.raises(SettingsError, match="other: a default that is made from other settings can't be changed in"):
+        Following()
+
+
+def test_defaults_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a class switches pydantic-settings' partial updates off, none of ours is made."""
+
+    class Whole(Settings, nested_model_default_partial_update=False):
+        part: PoolSettings = Field(default_factory=_pool)
+
+    monkeypatch.setenv("PART__SIZE", "3")
+
+    assert Whole().part.transactional_id is None
 
 
 # -- sources are what they were ----------------------------------------------------------------------

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from wd_di.errors import SettingsError
 
 
 class InOneForm:
@@ -78,7 +81,7 @@ def in_one_form(annotation: Any, value: Any) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return _as_all_say([in_one_form(each, value) for each in args if _takes_dicts(each)], value)
-    if isinstance(origin, type) and issubclass(origin, Mapping) and args:
+    if _is_mapping(annotation):
         return {key: in_one_form(args[-1], each) for key, each in value.items()}
     own: Callable[[dict[Any, Any]], dict[Any, Any]] | None = getattr(annotation, "_in_one_form", None)
     value = value if own is None else own(value)
@@ -123,7 +126,7 @@ def places(annotation: Any, path: tuple[str, ...] = (), default: Any = None, see
     if origin in (Union, types.UnionType):
         for each in args:
             yield from places(each, path, default, seen)
-    elif isinstance(origin, type) and issubclass(origin, Mapping) and args and isinstance(default, Mapping):
+    elif _is_mapping(annotation) and isinstance(default, Mapping):
         for key, each in default.items():
             yield from places(args[-1], (*path, str(key)), each, seen)
     elif hasattr(annotation, "_in_one_form"):
@@ -131,8 +134,95 @@ def places(annotation: Any, path: tuple[str, ...] = (), default: Any = None, see
         if not is_kafka(annotation):
             yield Place(annotation.model_fields["kafka"].annotation, (*path, "kafka"), 2)
     elif annotation not in seen:
-        for paths, inner, value in _members(annotation):
-            yield from places(inner, (*path, *map(str, _read_as(annotation, paths)[0])), value, (*seen, annotation))
+        for paths, inner, field in _members(annotation):
+            keys = map(str, _read_as(annotation, paths)[0])
+            yield from places(inner, (*path, *keys), getattr(field, "default", None), (*seen, annotation))
+
+
+# -- defaults that are changed in part ---------------------------------------------------------------
+
+
+def beneath(
+    annotation: Any,
+    value: Any,
+    default: Callable[[], Any],
+    argument: Any,
+    dump: Callable[[Any], Any],
+) -> dict[Any, Any]:
+    """Return what a default gives beside a value that changes a part of it, on the way to pools and in them.
+
+    Args:
+        annotation: What the value is to become.
+        value: What is given.
+        default: Asked only if something is given.
+        argument: What of it is given by the program itself: that says which pools a mapping has.
+        dump: Makes mappings of models.
+    """
+    annotation = _plain(annotation)
+    if not isinstance(value, Mapping) or not _leads(annotation):
+        return {}
+    dumped = dump(default())
+    base = in_one_form(annotation, dict(dumped)) if isinstance(dumped, Mapping) else {}
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        ways = [each for each in args if _leads(each)]
+        return {**beneath(ways[0], value, dict, argument, dump), **base} if len(ways) == 1 else base
+    if _is_mapping(annotation):
+        given = isinstance(argument, Mapping)
+        base = {key: each for key, each in base.items() if key in value or not given}
+        inner: dict[Any, Any] = dict.fromkeys(value, (args[-1], dict))
+    else:
+        inner = {
+            keys[0]: (hint, partial(_default, keys[0], hint, value[keys[0]], field))
+            for paths, hint, field in _members(annotation)
+            for keys in paths
+            if keys[0] in value and len(keys) == 1 and not getattr(field, "discriminator", None)
+        }
+    for key, (hint, made) in inner.items():
+        if key not in base:
+            further = argument.get(key) if isinstance(argument, Mapping) else None
+            base[key] = beneath(hint, value[key], made, further, dump)
+    return {key: each for key, each in base.items() if key not in inner or each != {}}
+
+
+def _leads(annotation: Any, seen: tuple[Any, ...] = ()) -> bool:
+    """Whether there is a pool, or a block of Kafka's settings, somewhere below."""
+    annotation = _plain(annotation)
+    if annotation in seen or hasattr(annotation, "_in_one_form"):
+        return annotation not in seen
+    within = [inner for _, inner, _ in _members(annotation)]
+    if get_origin(annotation) in (Union, types.UnionType) or _is_mapping(annotation):
+        within += get_args(annotation)
+    return any(_leads(each, (*seen, annotation)) for each in within)
+
+
+def _default(name: Any, annotation: Any, value: Any, field: Any) -> Any:
+    factory = getattr(field, "default_factory", None)
+    if not callable(factory):
+        return getattr(field, "default", None)
+    if not getattr(field, "default_factory_takes_validated_data", False):
+        return factory()
+    if _complete(annotation, value):
+        return None
+    raise SettingsError(
+        f"{name}: a default that is made from other settings can't be changed in part: give all of its settings, or a "
+        "default_factory without arguments"
+    )
+
+
+def _complete(annotation: Any, value: Any) -> bool:
+    """Whether a value leaves nothing to the default, as that of an instance."""
+    if _is_mapping(annotation):
+        return all(_complete(get_args(annotation)[-1], each) for each in value.values())
+    return all(name in value for name in getattr(annotation, "model_fields", ()))
+
+
+def _is_mapping(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, Mapping) and bool(get_args(annotation))
+
+
+# -- where a name ends -------------------------------------------------------------------------------
 
 
 Landing = tuple[tuple[str, ...], Any, tuple[str, ...]]
@@ -150,7 +240,7 @@ def landing(annotation: Any, path: tuple[str, ...]) -> Landing | None:
     if origin in (Union, types.UnionType):
         found = [landing(each, path) for each in args if _takes_dicts(each)]
         return next((each for each in found if each), None if found else (path, None, ()))
-    if isinstance(origin, type) and issubclass(origin, Mapping) and args and path:
+    if _is_mapping(annotation) and path:
         return _further(path[:1], landing(args[-1], path[1:]))
     if not hasattr(annotation, "_in_one_form"):
         return _within(annotation, path)
@@ -201,15 +291,16 @@ def _takes_dicts(annotation: Any) -> bool:
 
 
 def _members(annotation: Any) -> Iterator[tuple[list[list[str | int]], Any, Any]]:
-    """Where a model's fields are found in its input, under their names and their aliases, with their defaults."""
+    """Where a model's fields are found in its input, under their names and their aliases; with what is said of them."""
     fields = getattr(annotation, "model_fields", None) or getattr(annotation, "__pydantic_fields__", None)
     if isinstance(fields, Mapping):
         for name, field in fields.items():
-            yield _paths(name, field), field.annotation, field.default
+            yield _paths(name, field), field.annotation, field
     elif is_dataclass(annotation) or hasattr(annotation, "__total__"):  # a TypedDict, also one of typing_extensions
+        own = getattr(annotation, "__dataclass_fields__", {})
         with suppress(NameError):  # pydantic complains of it
             for name, hint in get_type_hints(annotation, include_extras=True).items():
-                yield [[name]], hint, getattr(annotation, name, None)
+                yield [[name]], hint, own.get(name)
 
 
 def _read_as(annotation: Any, paths: list[list[str | int]]) -> list[list[str | int]]:

@@ -27,6 +27,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -50,7 +51,7 @@ from wd_di._names import (
     looks_secret,
     under_names,
 )
-from wd_di._sources import all_in_one_form, reading
+from wd_di._sources import all_in_one_form, beneath, reading
 from wd_di._variables import Given, misspelt_arguments, outside, short_timeout
 from wd_di.errors import SettingsError
 
@@ -577,9 +578,24 @@ class Settings(BaseSettings):
 
         @wraps(chosen)
         def sources(cls: type[Settings], settings_cls: type[BaseSettings], *own: Any, **named: Any) -> tuple[Any, ...]:
-            return all_in_one_form(chosen(cls, settings_cls, *own, **named), settings_cls)
+            given = chosen(cls, settings_cls, *own, **named)
+            others = tuple(each for each in given if not isinstance(each, _Defaults))  # a parent's wrapper adds one too
+            return (*all_in_one_form(others, settings_cls), _Defaults(settings_cls))
 
         cls.settings_customise_sources = classmethod(sources)  # type: ignore[assignment,method-assign]
+
+
+class _Defaults(PydanticBaseSettingsSource):
+    """Defaults that are changed in part where pydantic-settings doesn't look: factories, mappings, parts of models."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  (abstract)
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        if not self.config.get("nested_model_default_partial_update"):
+            return {}
+        arguments = self.settings_sources_data.get("InitSettingsSource")
+        return beneath(self.settings_cls, self.current_state, dict, arguments, TypeAdapter(Any).dump_python)
 
 
 _kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
