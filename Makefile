@@ -27,7 +27,7 @@ TAG ?=
 export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-code lint-files format docs pictures package wheel-test matrix lowest bench volume \
+.PHONY: help demo test lint lint-code lint-files format docs changelog pictures package wheel-test matrix lowest bench volume \
 	constraints jars clean
 
 help: ## this
@@ -69,6 +69,11 @@ format: .venv/dev.stamp ## ruff's fixes and format, written to the files
 docs: .venv/docs.stamp ## the site in docs/_build/html; warnings are errors [ARGS]
 	$(PY) -m sphinx --nitpicky --fail-on-warning --fresh-env --quiet docs docs/_build/html $(ARGS)
 	@echo "docs/_build/html/index.html"
+
+# The fragments are the source, and the site always shows them; here they go into the file that others read.
+changelog: .venv/docs.stamp ## CHANGELOG.md with the changes that aren't released yet
+	$(PY) docs/changelog.py > .venv/changelog.md
+	mv .venv/changelog.md CHANGELOG.md
 
 # docs/pictures/*.txt are the sources; what they give is committed, since the README shows it.
 pictures: .venv/uv.stamp ## the pictures of the documentation, drawn from their text

@@ -155,19 +155,8 @@ def _changes_so_far(app: Sphinx, docname: str, source: list[str]) -> None:
     """Show the changes that aren't released yet above those that are, from their fragments."""
     del app
     if docname == "changelog":
-        written = (ROOT / "CHANGELOG.md").read_text("utf-8")
-        start, mark, released = written.partition("<!-- towncrier release notes start -->\n")
-        source[0] = start + mark + _draft(released) + released
-
-
-def _draft(released: str) -> str:
-    """What towncrier would write for a release of today."""
-    if not any((ROOT / "docs" / "changes").glob("*.md")):
-        return ""
-    version = "Unreleased" if f"## [{wd_di.__version__}]" in released else wd_di.__version__
-    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", version, "--date", "unreleased"]
-    drafted = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    return drafted.replace("[Unreleased] - unreleased", "Unreleased")
+        command = [sys.executable, ROOT / "docs" / "changelog.py"]
+        source[0] = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
 
 
 def _when_opened(*event: Any) -> None:

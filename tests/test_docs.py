@@ -180,6 +180,17 @@ def test_fragments_are_of_a_known_type() -> None:
     assert [] == [name for name in names if not re.fullmatch(rf"(\+[a-z-]+|\d+)\.({types})\.md", name)]
 
 
+def test_the_changelog_says_what_the_fragments_say() -> None:
+    """What isn't released stands in the file, too, word for word; a new fragment may wait for ``make changelog``."""
+    fragments = [" ".join(path.read_text().split()) for path in (DOCS / "changes").glob("*.md")]
+    _, _, below = (ROOT / "CHANGELOG.md").read_text().partition("<!-- towncrier release notes start -->\n")
+    unreleased = "".join(re.findall(r"^## (?:.+ - u|U)nreleased\n(.*?)(?=^## |\Z)", below, re.MULTILINE | re.DOTALL))
+    entries = [" ".join(entry.split()) for entry in re.split(r"^- |^### .+$", unreleased, flags=re.MULTILINE)]
+
+    assert set() == {*filter(None, entries)} - {*fragments}
+    assert f"## [{wd_di.__version__}]" in below
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_short)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link of a page to another one leads to a file, and to a heading if it names one."""
