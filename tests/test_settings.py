@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import enum
 import functools
 import json
@@ -13,10 +14,11 @@ from typing import Any
 
 import annotated_types
 import pytest
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException, Producer, cimpl
 from pydantic import SecretBytes, SecretStr, ValidationError
 from pydantic_settings import SettingsError as SourceError
 
+from wd_di._names import UNTYPED
 from wd_di.errors import SettingsError
 from wd_di.settings import KafkaSettings, PoolSettings, Settings, checked_kafka, dotted, is_secret, shown
 
@@ -109,6 +111,44 @@ def test_librdkafka_knows_every_typed_field(field: str) -> None:
         Producer({dotted(field): "?"})
     except KafkaException as error:
         assert "No such configuration property" not in str(error)  # noqa: PT017  (a wrong value is fine here)
+
+
+@pytest.mark.parametrize("name", sorted(UNTYPED))
+def test_librdkafka_knows_every_name_without_a_field(name: str) -> None:
+    """Each name that a misspelt one is compared with is a property of a producer."""
+    try:
+        Producer({name: "?"})
+    except KafkaException as error:
+        assert "No such configuration property" not in str(error)  # noqa: PT017  (a wrong value is fine here)
+
+
+@pytest.fixture(scope="module")
+def properties(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What librdkafka itself prints of its properties: the names, each with ``P``, ``C`` or ``*`` for both."""
+    file = tmp_path_factory.mktemp("librdkafka") / "properties.md"
+    of_c, library = ctypes.CDLL(None), ctypes.CDLL(cimpl.__file__)
+    if not hasattr(library, "rd_kafka_conf_properties_show"):
+        pytest.skip("this build of librdkafka is linked statically")
+    of_c.fopen.restype, pointer = ctypes.c_void_p, [ctypes.c_void_p]
+    of_c.fclose.argtypes = library.rd_kafka_conf_properties_show.argtypes = pointer
+    opened = of_c.fopen(str(file).encode(), b"w")
+    library.rd_kafka_conf_properties_show(opened)
+    of_c.fclose(opened)
+    return dict(re.findall(r"^([\w.]+) +\| +([CP*]) ", file.read_text(), re.MULTILINE))
+
+
+def test_all_that_a_producer_takes_is_known(properties: dict[str, str]) -> None:
+    """No property of a producer is missing among the names, but for those that only C can set."""
+    only_c = {"interceptors", "internal.termination.signal", "opaque"}
+    names = {name for name, of in properties.items() if of != "C" and not name.endswith("_cb")}
+
+    assert len(names) > 100
+    assert only_c == {name for name in names if not KafkaSettings.knows(name)}
+
+
+def test_what_consumers_take_is_like_nothing_of_a_producers(properties: dict[str, str]) -> None:
+    """A consumer's setting is told as one by librdkafka: it isn't misspelt."""
+    assert not [name for name, of in properties.items() if of == "C" and KafkaSettings.nearly(name)]
 
 
 def _bounds() -> list[tuple[str, float]]:

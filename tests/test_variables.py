@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -357,6 +358,54 @@ def test_a_misspelt_name_of_kafkas(monkeypatch: pytest.MonkeyPatch) -> None:
         ProducerPool(bills.model_copy(update={"instance": "0"}), name="bills")
     with pytest.raises(SettingsError, match=r'property: "linger\.m", did you mean linger\.ms\?'):
         ProducerPool({"kafka": {"bootstrap.servers": "one:9092", "linger.m": 5}}, name="bills")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("debugg", "debug"),
+        ("socket_keepalive_enabl", "socket.keepalive.enable"),
+        ("broker_address_famly", "broker.address.family"),
+        ("queue_buffering_backpressure_thresold", "queue.buffering.backpressure.threshold"),
+        ("log_connection_clos", "log.connection.close"),
+        ("socket.nagle.disabl", "socket.nagle.disable"),
+        ("sasl_kerberos_service_nam", "sasl.kerberos.service.name"),
+        ("metadata_broker_lists", "metadata.broker.list"),
+        ("max_in_flight_request", "max.in.flight.requests.per.connection"),
+        ("enabled_event", "enabled_events"),
+        ("linger_m", "linger.ms"),
+        ("bootstrap_severs", "bootstrap.servers"),
+    ],
+)
+def test_a_near_name_of_kafkas(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names without a typed field and second names are told too, by the settings and by the pool."""
+    monkeypatch.setenv(f"BILLS__KAFKA__{name.upper()}", "1")
+    other = f"BILLS__KAFKA__{meant.upper().replace('.', '_')}"
+    given = {"bootstrap.servers": "one:9092", name: "1"}
+    with pytest.raises(SettingsError, match=f'property: ".*", did you mean {re.escape(meant)}\\?$'):
+        ProducerPool({"kafka": given}, name="bills")
+
+    assert _told(Bills).endswith(f"BILLS__KAFKA__{name.upper()} is set, and no setting takes it: did you mean {other}?")
+
+
+@pytest.mark.parametrize(
+    "name", ["FETCH_MESSAGE_MAX_BYTES", "SOCKET_NAGLE_DISABLE", "SSL_KEY", "WHATEVER", "LOG.QUEUE"]
+)
+def test_a_name_of_kafkas_that_is_right_or_nobodys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of a name that is known, or like none."""
+    monkeypatch.setenv(f"BILLS__KAFKA__{name}", "1")
+
+    assert not _told(Bills)
+
+
+def test_one_of_kafkas_without_a_field_among_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told where it belongs, as one with a field is."""
+    monkeypatch.setenv("PARCELS__SOCKET_NAGLE_DISABLE", "true")
+
+    assert (
+        "socket_nagle_disable is Kafka's own: it belongs into the field kafka (variable PARCELS__SOCKET_NAGLE_DISABLE, "
+        "did you mean PARCELS__KAFKA__SOCKET_NAGLE_DISABLE?)"
+    ) in _told(Wanted)
 
 
 @pytest.mark.parametrize(

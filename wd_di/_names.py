@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 Path = tuple[str, ...]
@@ -80,6 +81,35 @@ _SECOND_NAMES = {
     "sasl.oauthbearer.client.credentials.client.secret": "sasl.oauthbearer.client.secret",
 }
 
+# A list of our own: confluent-kafka has none, and librdkafka prints its own to a file of C's only.
+UNTYPED = frozenset(
+    """
+    allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
+    broker.address.family broker.address.ttl broker.version.fallback builtin.features debug enable.gapless.guarantee
+    enable.metrics.push enable.random.seed enable.sasl.oauthbearer.unsecure.jwt enabled_events https.ca.location
+    https.ca.pem log.connection.close log.queue log.thread.name log_level message.copy.max.bytes metadata.max.age.ms
+    metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy plugin.library.paths
+    produce.offset.report queue.buffering.backpressure.threshold queuing.strategy
+    receive.message.max.bytes reconnect.backoff.jitter.ms
+    sasl.kerberos.keytab sasl.kerberos.kinit.cmd sasl.kerberos.min.time.before.relogin sasl.kerberos.principal
+    sasl.kerberos.service.name sasl.oauthbearer.assertion.algorithm sasl.oauthbearer.assertion.claim.aud
+    sasl.oauthbearer.assertion.claim.exp.seconds sasl.oauthbearer.assertion.claim.iss
+    sasl.oauthbearer.assertion.claim.jti.include sasl.oauthbearer.assertion.claim.nbf.seconds
+    sasl.oauthbearer.assertion.claim.sub sasl.oauthbearer.assertion.file
+    sasl.oauthbearer.assertion.jwt.template.file sasl.oauthbearer.metadata.authentication.type
+    sasl.oauthbearer.sub.claim.name socket.blocking.max.ms socket.keepalive.enable socket.max.fails
+    socket.nagle.disable socket.receive.buffer.bytes socket.send.buffer.bytes ssl.ca.certificate.stores
+    ssl.cipher.suites ssl.crl.location ssl.curves.list ssl.engine.id ssl.engine.location ssl.providers
+    ssl.sigalgs.list sticky.partitioning.linger.ms test.mock.broker.rtt topic.blacklist
+    topic.metadata.refresh.fast.cnt topic.metadata.refresh.fast.interval.ms topic.metadata.refresh.interval.ms
+    topic.metadata.refresh.sparse
+    """.split()  # noqa: SIM905  (one a line, they would be seventy lines)
+)
+"""librdkafka's properties without a field, but for those that only C can set (librdkafka 2.16)."""
+
+_NOT_MEANT = {"fetch.message.max.bytes", "session.timeout.ms"}
+"""Settings of consumers that are like one of a producer's: librdkafka takes them, and a warning of its own follows."""
+
 _LOOKS_SECRET = re.compile(
     r"passw(or)?d|passphrase|secret|private|token|credential|jaas|^ssl_key$|(^|\.)key\.pem$|keystore\.key$|api\.?key",
     re.IGNORECASE,
@@ -96,6 +126,32 @@ def dotted(*key: str) -> str:
     name = ".".join(part if "." in part or part.endswith("_cb") else part.replace("_", ".") for part in key)
     name = _KEPT.get(name.replace(".", "_"), name)
     return _SECOND_NAMES.get(name, name)
+
+
+def is_property(name: str) -> bool:
+    """Return whether librdkafka or confluent-kafka has something of this name that has no typed field."""
+    own = dotted(name)
+    return own in UNTYPED or own in _KNOWN or own.startswith(f"{TOPIC_DEFAULTS}.")
+
+
+_KNOWN = {*_UNDERSCORED, *_NOT_MEANT, TOPIC_DEFAULTS, "transactional.id", "logger"}
+
+
+def nearly(name: str, typed: Iterable[str], cutoff: float) -> str | None:
+    """Return Kafka's setting whose name is as near to this one as that, or begins with it, if there is any.
+
+    Args:
+        name: In any spelling.
+        typed: Typed fields.
+        cutoff: As in ``difflib.get_close_matches``.
+    """
+    like = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s_-]+", ".", name.strip()).lower().removeprefix("kafka.")
+    names = {each.replace("_", "."): each for each in (*UNTYPED, *_SECOND_NAMES, *CALLED, TOPIC_DEFAULTS)}
+    names |= {each.replace("_", "."): dotted(each) for each in (*typed, "transactional.id")}
+    near = get_close_matches(like, names, n=1, cutoff=cutoff)
+    longer = [each for each in names if each.startswith(like)] if "." in like else []
+    found = longer if len(longer) == 1 else near
+    return names[found[0]] if found else None
 
 
 def looks_secret(name: str) -> bool:

@@ -228,7 +228,7 @@ class Given:
     def _misspelt(self) -> dict[str, str]:
         """Return the names of Kafka's settings that nobody knows, and that are nearly one: librdkafka refuses them."""
         names = [each for each in self._all() if each.inside_kafka and each.value is not None]
-        near = {name.text: (name, name.kind.nearly(".".join(name.rest))) for name in names}
+        near = {name.text: (name, name.kind.nearly(dotted(*name.rest))) for name in names}
         return {
             text: name.called((*name.head, meant.replace(".", "_"))) for text, (name, meant) in near.items() if meant
         }
@@ -281,7 +281,7 @@ def _likeness(head: list[str], prefix: str, place: Place, delimiter: str, *, del
 
 def _is_setting(kind: Any, name: str, *, delimited: bool) -> bool:
     if is_kafka(kind):
-        return bool(kind.knows(name))
+        return (delimited or "_" in name) and kind.knows(name)
     return (name in kind.model_fields or name == "timeout") and (delimited or name not in _OFTEN)
 
 

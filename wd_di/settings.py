@@ -46,9 +46,12 @@ from wd_di._names import (
     INSTEAD,
     TOPIC_DEFAULTS,
     TOPIC_SETTINGS,
+    UNTYPED,
     dotted,
     in_one_form,
+    is_property,
     looks_secret,
+    nearly,
     under_names,
 )
 from wd_di._sources import all_in_one_form, beneath, reading
@@ -66,7 +69,7 @@ class SettingsWarning(UserWarning):
 
 _MASK = str(SecretStr("?"))
 MISSPELT = 0.85
-"""How near an unknown name must be to a secret's to be hidden like it."""
+"""How near an unknown name must be to a setting's to be taken for it: hidden like a secret, or told."""
 
 
 def is_secret(key: str) -> bool:
@@ -77,8 +80,8 @@ def is_secret(key: str) -> bool:
         return known
     if looks_secret(name) or ("." in name and is_secret(name.rpartition(".")[0])):  # what is within a secret
         return True
-    meant = nearly(name, MISSPELT)
-    return meant is not None and _holds_secret(meant) is True
+    meant = nearly(name, KafkaSettings.model_fields, MISSPELT)
+    return meant is not None and _holds_secret(dotted(meant)) is True
 
 
 def _holds_secret(name: str) -> bool | None:
@@ -370,12 +373,12 @@ class KafkaSettings(_Frozen):
     @classmethod
     def knows(cls, name: str) -> bool:
         """Whether there is a setting of this name, in whatever spelling."""
-        return dotted(name).replace(".", "_") in cls.model_fields
+        return dotted(name).replace(".", "_") in cls.model_fields or is_property(name)
 
     @classmethod
     def nearly(cls, name: str) -> str | None:
         """Return the setting that this name is nearly, unless it is one."""
-        return None if cls.knows(name) else nearly(name, 0.93)
+        return None if cls.knows(name) else nearly(name, cls.model_fields, MISSPELT)
 
     @classmethod
     def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
@@ -503,7 +506,7 @@ def _is_kafkas(key: object) -> bool:
     names = {dotted(name) for name in KafkaSettings.model_fields}
     # ORDERS__KAFKA_LINGER_MS lacks an underscore.
     own = dotted(key).removeprefix("kafka.")
-    return any(f"{name}.".startswith(f"{own}.") for name in names)
+    return own in UNTYPED or any(f"{name}.".startswith(f"{own}.") for name in names)
 
 
 class Settings(BaseSettings):
@@ -634,15 +637,8 @@ def checked_kafka(who: str, given: Mapping[str, object]) -> KafkaSettings:
 
 def near_setting(name: str) -> str:
     """Return the setting of Kafka's that a name may mean which librdkafka doesn't know, as a question, or nothing."""
-    near = nearly(name, 0.75)
+    near = nearly(name, KafkaSettings.model_fields, 0.75)
     return f", did you mean {near}?" if near else ""
-
-
-def nearly(name: str, cutoff: float) -> str | None:
-    """Return Kafka's setting whose name is as near to this one as that, if there is any."""
-    like = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s_-]+", ".", name.strip()).lower().removeprefix("kafka.")
-    names = [*map(dotted, KafkaSettings.model_fields), "transactional.id"]
-    return next(iter(get_close_matches(like, names, n=1, cutoff=cutoff)), None)
 
 
 def left_open(settings: PoolSettings, name: str) -> bool:
