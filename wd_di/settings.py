@@ -62,7 +62,7 @@ _MAX_INT = 2_147_483_647
 
 
 class SettingsWarning(UserWarning):
-    """Settings that work on one machine and surprise on the second."""
+    """Settings that are taken, and were likely meant otherwise or surprise on the second machine."""
 
 
 # -- what may be shown, and what is passed on ------------------------------------------------------
@@ -419,7 +419,7 @@ class PoolSettings(_Frozen):
     commit_timeout_ms: PositiveMs = 10_000
     abort_timeout_ms: PositiveMs = 3_000
     resolve_timeout_ms: Ms = 10_000
-    """How long to look for the outcome of a commit whose answer is missing."""
+    """How long to look for the outcome of a commit whose answer is missing; accepted, and without effect yet."""
     open_timeout_ms: Ms = 30_000
     close_timeout_ms: Ms = 30_000
     open_policy: Literal["fail", "background"] = "fail"
@@ -510,8 +510,9 @@ def _is_kafkas(key: object) -> bool:
 
 
 class Settings(BaseSettings):
-    """Base of an application's settings: one field for each pool, from the environment, a dotenv file or secrets.
+    """Base of an application's settings: one field for each pool, from the environment.
 
+    A dotenv file and a folder of secrets are read where a class names them: ``env_file`` and ``secrets_dir``.
     ``ORDERS__KAFKA__SASL_PASSWORD`` and a file ``orders__kafka__sasl_password`` in ``secrets_dir`` both fill
     ``orders.kafka.sasl_password``. Inputs are hidden in validation errors, since they hold passwords (but for
     ``ValidationError.errors()``, which isn't meant to be printed); a plain ``BaseSettings`` around pools prints them.
