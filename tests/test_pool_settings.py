@@ -501,3 +501,30 @@ def test_the_warning_of_consumer_settings_is_at_the_right_line() -> None:
         ProducerPool({"kafka": kafka}, name="orders").close()
 
     assert [(SettingsWarning, __file__)] == [(each.category, each.filename) for each in caught]
+
+
+@everywhere
+def test_names_are_checked_where_nothing_is_sent(build: Callable[[object], PoolSettings]) -> None:
+    """A name that librdkafka hasn't got is refused in tests too."""
+    with pytest.raises(SettingsError, match=r'property: "linger\.m", did you mean linger\.ms\?'):
+        build({"deliver": False, "size": 2, "kafka": {"linger.m": SECRET}})
+
+
+@pytest.mark.parametrize(
+    "kafka",
+    [
+        {"ssl.ca.location": "/nowhere/ca.pem", "socket.nagle.disable": "maybe", "session.timeout.ms": "x"},
+        {"plugin.library.paths": "monitoring", "monitoring.intervall": "1"},
+    ],
+)
+def test_values_are_not_judged_where_nothing_is_sent(kafka: dict[str, Any]) -> None:
+    """Values may be right on another machine, and a plugin brings names of its own."""
+    assert kafka == _by_pool({"deliver": False, "kafka": kafka}).kafka.librdkafka()
+
+
+def test_consumer_settings_where_nothing_is_sent() -> None:
+    """They are told as they are elsewhere, at the line where the pool is made."""
+    with pytest.warns(SettingsWarning, match=r"ignores group\.id") as caught:
+        ProducerPool({"deliver": False, "kafka": {"group.id": "g"}}, name="orders").close()
+
+    assert __file__ == caught[0].filename

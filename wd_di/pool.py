@@ -37,13 +37,13 @@ from wd_di.events import (
     ConnectionPoolShutdown,
     Observer,
 )
-from wd_di.settings import checked_pool
+from wd_di.settings import KafkaSettings, checked_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from types import TracebackType
 
-    from wd_di._plan import Configure, Plan
+    from wd_di._plan import Configure, Plan, SlotPlan
     from wd_di._retry import Retry
     from wd_di._scope import Propagation, TransactionScope
     from wd_di.settings import PoolSettings
@@ -581,10 +581,17 @@ class ProducerPool:
                     f"{self.name}: configure sets transactional.id {slot.transactional_id!r} again in a forked child, "
                     "which would fence the parent's producer: make it of os.getpid(), or use transactional_id"
                 )
-            alike = {key: value for key, value in slot.kafka.items() if key not in ("transactional.id", "client.id")}
-            if slot.deliver and alike not in seen:
-                seen.append(alike)
-                check(self.name, slot.kafka)
+            alike: dict[str, Any] = {"deliver": slot.deliver}
+            alike |= {key: value for key, value in slot.kafka.items() if key not in ("transactional.id", "client.id")}
+            if alike in seen:
+                continue
+            seen.append(alike)
+            for part in _to_check(slot):
+                try:
+                    check(self.name, part)
+                except SettingsError as error:
+                    if slot.deliver or "No such configuration property" in str(error):
+                        raise
         return plan
 
     def _after_fork(self) -> None:
@@ -609,6 +616,15 @@ class ProducerPool:
                 claim(plan, self)
                 self._keeper.apply(plan)
                 self._stale = False
+
+
+def _to_check(slot: SlotPlan) -> list[Mapping[str, object]]:
+    """What librdkafka is asked about: where nothing is sent, names only, since the values may be right elsewhere."""
+    if slot.deliver:
+        return [slot.kafka]
+    if "plugin.library.paths" in slot.kafka:  # a plugin brings settings of its own
+        return []
+    return [{name: ""} for name in slot.kafka if not KafkaSettings.knows(name)]
 
 
 def _own_ids(settings: PoolSettings) -> PoolSettings:
