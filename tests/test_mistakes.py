@@ -669,6 +669,145 @@ def a_listener_that_cannot_be_called() -> None:
     Observer().subscribe("producer.created", None)  # type: ignore[arg-type]
 
 
+# -- arguments and names -----------------------------------------------------------------------------
+
+ONE_ARGUMENT = "all settings go into one argument, as in settings=PoolSettings(size=3, kafka=KafkaSettings(...))"
+
+
+@mistake(f"TypeError: ProducerPool() got an unexpected keyword argument 'size': {ONE_ARGUMENT}")
+def settings_as_arguments_of_a_pool() -> None:
+    """WaterDrop's and others' way to say the size."""
+    ProducerPool(size=3)  # type: ignore[call-arg]
+
+
+@mistake(f"TypeError: PoolResource() got an unexpected keyword argument 'bootstrap_servers': {ONE_ARGUMENT}")
+def settings_as_arguments_of_a_resource() -> None:
+    """The same in a container."""
+    PoolResource(bootstrap_servers="localhost:9092")  # type: ignore[call-arg]
+
+
+@mistake(f"TypeError: setup() got an unexpected keyword argument 'kafka': {ONE_ARGUMENT}")
+def settings_as_arguments_of_setup() -> None:
+    """The same without one."""
+    wd_di.setup(kafka=KAFKA)  # type: ignore[call-arg]
+
+
+@mistake(f"TypeError: setup() takes its arguments by name: {ONE_ARGUMENT}")
+def setup_with_a_mapping() -> None:
+    """Settings without their name."""
+    wd_di.setup(PLAIN)  # type: ignore[call-arg]
+
+
+@mistake("TypeError: setup() got an unexpected keyword argument 'timeout': did you mean timeout_ms?")
+def setup_in_rubys_spelling() -> None:
+    """WaterDrop's word."""
+    wd_di.setup(timeout=5)  # type: ignore[call-arg]
+
+
+@mistake("TypeError: ProducerPool() got an unexpected keyword argument 'obsever': did you mean observer?")
+def a_misspelt_argument_of_a_pool() -> None:
+    """An argument with a letter less."""
+    ProducerPool(PLAIN, obsever=Observer())  # type: ignore[call-arg]
+
+
+@mistake("TypeError: open() got an unexpected keyword argument 'timeout': it is timeout_ms, in milliseconds")
+def opening_within_seconds() -> None:
+    """Everybody else's word."""
+    ProducerPool(PLAIN, name="orders").open(timeout=5)  # type: ignore[call-arg]
+
+
+@mistake("TypeError: close() got an unexpected keyword argument 'timeout': it is timeout_ms, in milliseconds")
+def closing_within_seconds() -> None:
+    """The same, though nothing is set up."""
+    wd_di.close(timeout=5)  # type: ignore[call-arg]
+
+
+@mistake("TypeError: reload() got an unexpected keyword argument 'timeout': it is timeout_ms, in milliseconds")
+def reloading_within_seconds() -> None:
+    """The same in a task."""
+
+    async def main() -> None:
+        async with ProducerPool(PLAIN, name="orders") as pool:
+            await pool.areload(timeout=5)  # type: ignore[call-arg]
+
+    asyncio.run(main())
+
+
+@mistake("TypeError: producer() got an unexpected keyword argument 'timeout': it is timeout_ms, in milliseconds")
+def borrowing_within_seconds() -> None:
+    """The same for a producer."""
+    with ProducerPool(PLAIN, name="orders") as pool:
+        pool.producer(timeout=5)  # type: ignore[call-arg]
+
+
+@mistake("TypeError: transaction() got an unexpected keyword argument 'timeout': it is timeout_ms, in milliseconds")
+def a_transaction_within_seconds() -> None:
+    """The same for a transaction."""
+    with ProducerPool(TRANSACTIONAL, name="orders") as pool:
+        pool.transaction(timeout=5)  # type: ignore[call-arg]
+
+
+@mistake("TypeError: transaction_with() got an unexpected keyword argument 'propogation': did you mean propagation?")
+def a_misspelt_option_in_a_container() -> None:
+    """An option with another letter."""
+    Shop.orders.transaction_with(propogation="new")  # type: ignore[call-arg]
+
+
+@mistake(
+    "AttributeError: 'Transaction' object has no attribute 'rollback': a transaction aborts when its block raises, as "
+    "by AbortTransaction, or after tx.abort_only()"
+)
+def rolling_back() -> None:
+    """A database's word."""
+    with ProducerPool(TRANSACTIONAL, name="orders") as pool, pool.transaction() as tx:
+        tx.rollback()  # type: ignore[attr-defined]
+
+
+@mistake(
+    "AttributeError: 'AsyncProducer' object has no attribute 'begin_transaction': async with producer.transaction() "
+    "begins, commits at the end of its block, and aborts if that raises"
+)
+def beginning_a_transaction_in_a_task() -> None:
+    """confluent-kafka's way, in a task."""
+
+    async def main() -> None:
+        async with ProducerPool(TRANSACTIONAL, name="orders") as pool, pool.producer() as producer:
+            producer.begin_transaction()  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+@mistake(
+    "AttributeError: 'PoolResource' object has no attribute 'produce_sync': it provides a pool, or what is injected: "
+    "see PoolResource.producer and transaction"
+)
+def producing_by_a_provider() -> None:
+    """The provider for a producer."""
+    Shop().orders.produce_sync("orders", "v")  # type: ignore[attr-defined]
+
+
+@mistake(
+    "AttributeError: 'PoolResource' object has no attribute 'stats': it provides a pool, and gives it when called, as "
+    "container.orders().stats(); init and shutdown are its own"
+)
+def asking_a_provider() -> None:
+    """The provider for its pool."""
+    Shop().orders.stats()  # type: ignore[attr-defined]
+
+
+@mistake(
+    "AttributeError: this is what injected(...) gives, without 'produce_sync': nothing was injected: put @inject "
+    "directly above the function"
+)
+def inject_is_forgotten() -> None:
+    """Only the default is there."""
+
+    def place(producer: Producer = injected(Shop.orders.producer)) -> None:
+        producer.produce_sync("orders", "v")
+
+    place()
+
+
 # -- event loops -------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, NoReturn, TypedDict
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NoOthers(TypedDict):
@@ -22,6 +25,7 @@ _POOLS_OWN = "the pool does it by itself"
 _METHODS = {
     **dict.fromkeys(("produce", "send", "send_and_wait", "produce_batch", "send_batch", "publish"), WAYS),
     **dict.fromkeys(("begin_transaction", "commit_transaction", "abort_transaction", "commit", "abort"), _TRANSACTION),
+    "rollback": "a transaction aborts when its block raises, as by AbortTransaction, or after tx.abort_only()",
     **dict.fromkeys(("poll", "init_transactions", "start"), _POOLS_OWN),
     **dict.fromkeys(("close", "stop"), "it goes back to its pool at the end of its block, and the pool closes it"),
     "send_offsets_to_transaction": "a transaction has send_offsets(offsets, group_metadata)",
@@ -46,6 +50,15 @@ OF_POOLS = {
     **dict.fromkeys(("shutdown", "stop", "disconnect"), "pool.close(), or with the pool"),
 }
 """The same for a pool."""
+OF_RESOURCES = {
+    **dict.fromkeys(OF_POOLS, "it provides a pool, or what is injected: see PoolResource.producer and transaction"),
+    **dict.fromkeys(
+        ("open", "aopen", "close", "aclose", "reload", "areload", "stats", "run", "observer"),
+        "it provides a pool, and gives it when called, as container.orders().stats(); init and shutdown are its own",
+    ),
+}
+"""The same for what provides a pool."""
+_SETTINGS = "all settings go into one argument, as in settings=PoolSettings(size=3, kafka=KafkaSettings(...))"
 _KEYWORDS = {
     **dict.fromkeys(
         ("on_delivery", "callback", "cb"),
@@ -66,11 +79,13 @@ def no_attribute(owner: object, name: str, methods: Mapping[str, str] = _METHODS
         AttributeError: Always.
     """
     hint = methods.get(name)
+    if hint is _TRANSACTION and type(owner).__name__.startswith("Async"):
+        hint = f"async {hint}"
     text = f"{type(owner).__name__!r} object has no attribute {name!r}"
     raise AttributeError(f"{text}: {hint}" if hint else text, name=name, obj=owner)
 
 
-def no_keyword(method: str, given: Iterable[str], known: Iterable[str]) -> NoReturn:
+def no_keyword(method: str, given: Iterable[str], known: Iterable[str], otherwise: str = "") -> NoReturn:
     """Raise the ``TypeError`` that Python would, with what may have been meant.
 
     Raises:
@@ -78,6 +93,30 @@ def no_keyword(method: str, given: Iterable[str], known: Iterable[str]) -> NoRet
     """
     name = next(iter(given))
     near = difflib.get_close_matches(name, [*known], n=1)
-    hint = _KEYWORDS.get(name) or (f"did you mean {near[0]}?" if near else "")
+    meant = f"did you mean {near[0]}?" if near else otherwise
+    hint = meant if otherwise else _KEYWORDS.get(name, meant)
     text = f"{method}() got an unexpected keyword argument {name!r}"
     raise TypeError(f"{text}: {hint}" if hint else text)
+
+
+def settings_elsewhere(name: str) -> Callable[[F], F]:
+    """Decorate what takes a pool's settings as one argument: who gives them one by one is told so.
+
+    A wrapper, so for what is called once for each pool.
+    """
+
+    def hinted(fn: F) -> F:
+        code = cast("Any", fn).__code__
+        known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+        @wraps(fn)
+        def call(*args: Any, **given: Any) -> Any:
+            if foreign := [each for each in given if each not in known]:
+                no_keyword(name, foreign, known, _SETTINGS)
+            if args and not code.co_argcount:
+                raise TypeError(f"{name}() takes its arguments by name: {_SETTINGS}")
+            return fn(*args, **given)
+
+        return cast("F", call)
+
+    return hinted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dependency_injector import containers, providers
 
 from wd_di._forks import renew_in_child
+from wd_di._hints import no_keyword, settings_elsewhere
 from wd_di._loop import on_loop, refuse_in_trio
 from wd_di.errors import AlreadyConfiguredError, NotConfiguredError, ScopeError
 from wd_di.events import Observer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from wd_di._checkout import Checkout
     from wd_di._core import PoolStats
+    from wd_di._hints import NoOthers
     from wd_di._plan import Configure
     from wd_di._scope import TransactionOptions, TransactionScope
     from wd_di.pool import CloseReport
@@ -103,6 +105,7 @@ observer: Observer = container.observer()
 """Tells of the global pool's events, also of those of ``setup``: subscribe at any time."""
 
 
+@settings_elsewhere("setup")
 def setup(
     *,
     size: int | None = None,
@@ -172,13 +175,13 @@ def _refuse_on_loop(settings: PoolSettings) -> None:
         )
 
 
-def producer(*, timeout_ms: int | None = None) -> Checkout:
+def producer(*, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]) -> Checkout:
     """Return a checkout of the global pool: ``with wd_di.producer() as producer``; see ``ProducerPool.producer``.
 
     Raises:
         NotConfiguredError: ``setup`` wasn't called.
     """
-    return container.pool().producer(timeout_ms=timeout_ms)
+    return container.pool().producer(timeout_ms=timeout_ms, **_foreign)
 
 
 def transaction(**options: Unpack[TransactionOptions]) -> TransactionScope:
@@ -190,12 +193,19 @@ def transaction(**options: Unpack[TransactionOptions]) -> TransactionScope:
     return container.pool().transaction(**options)
 
 
-def reload(settings: PoolSettings | Mapping[str, object] | None = None, *, timeout_ms: int | None = None) -> None:
+def reload(
+    settings: PoolSettings | Mapping[str, object] | None = None,
+    *,
+    timeout_ms: int | None = None,
+    **_foreign: Unpack[NoOthers],
+) -> None:
     """Replace every producer, as ``ProducerPool.reload`` does; nothing if the pool isn't set up.
 
     Raises:
         ScopeError: On a thread with a running event loop: ``await asyncio.to_thread(wd_di.reload)`` there.
     """
+    if _foreign:
+        no_keyword("reload", _foreign, ["settings"])
     pool = _current()
     if pool is not None:
         pool.reload(settings, timeout_ms=timeout_ms)
@@ -212,7 +222,7 @@ def is_active() -> bool:
     return _current() is not None
 
 
-def close(*, timeout_ms: int | None = None, force: bool = False) -> CloseReport | None:
+def close(*, timeout_ms: int | None = None, force: bool = False, **_foreign: Unpack[NoOthers]) -> CloseReport | None:
     """Drain and close the pool, as ``ProducerPool.close`` does; afterwards it can be set up anew.
 
     While it drains, a function inside a transaction still gets that one, so that it can finish.
@@ -224,6 +234,8 @@ def close(*, timeout_ms: int | None = None, force: bool = False) -> CloseReport 
     Returns:
         What was flushed, given up and is still held; ``None`` if the pool wasn't set up.
     """
+    if _foreign:
+        no_keyword("close", _foreign, ["force"])
     pool = _place.pool
     if pool is None:
         return None

@@ -21,7 +21,7 @@ from wd_di._client import Fault, check, pin_all, without_frames
 from wd_di._core import Holder, PoolStats, State
 from wd_di._forks import renew_in_child
 from wd_di._green import refuse_eventlet
-from wd_di._hints import OF_POOLS, no_attribute
+from wd_di._hints import OF_POOLS, no_attribute, no_keyword, settings_elsewhere
 from wd_di._keeper import Keeper
 from wd_di._loop import on_loop, outwaited, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._memory import MemoryBroker
@@ -42,7 +42,9 @@ from wd_di.settings import KafkaSettings, checked_pool
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from types import TracebackType
+    from typing import Unpack
 
+    from wd_di._hints import NoOthers
     from wd_di._plan import Configure, Plan, SlotPlan
     from wd_di._retry import Retry
     from wd_di._scope import Propagation, TransactionScope
@@ -56,6 +58,7 @@ PROBE_PATIENCE = 0.2
 """Seconds of the first probe; between two of them we look for what makes all others pointless."""
 OPEN_INSTEAD = "await pool.aopen(), or 'async with' the pool or running(...)"
 RELOAD_INSTEAD = "await pool.areload()"
+OPTIONS = ("timeout_ms", "propagation", "commit_on", "retry")
 WORKERS_MAX = 16
 """Tasks that may wait at once for an open, a reload or a close of one pool."""
 FORCE_PATIENCE = 0.15
@@ -116,6 +119,7 @@ class ProducerPool:
             argument is nothing of its kind.
     """
 
+    @settings_elsewhere("ProducerPool")
     def __init__(
         self,
         settings: PoolSettings | Mapping[str, object],
@@ -152,7 +156,7 @@ class ProducerPool:
 
     # -- borrowing -----------------------------------------------------------------------------------
 
-    def producer(self, *, timeout_ms: int | None = None) -> Checkout:
+    def producer(self, *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]) -> Checkout:
         """Return a checkout: ``with pool.producer() as producer``.
 
         Args:
@@ -164,6 +168,8 @@ class ProducerPool:
             PoolOpenError: None can be connected: settings, authentication or rights.
             PoolClosedError: The pool is closed.
         """
+        if _foreign:
+            no_keyword("producer", _foreign, [])
         self._refresh()
         return Checkout(self._desk, timeout_ms)
 
@@ -174,6 +180,7 @@ class ProducerPool:
         propagation: Propagation = "join",
         commit_on: tuple[type[Exception], ...] = (),
         retry: Retry | None = None,
+        **_foreign: Unpack[NoOthers],
     ) -> TransactionScope:
         """Return a transaction to come: ``with pool.transaction() as tx``. Returned: committed. Raised: aborted.
 
@@ -189,6 +196,8 @@ class ProducerPool:
             PropagationError: ``mandatory`` found no transaction, or ``never`` found one.
             PoolError: As :meth:`producer`.
         """
+        if _foreign:
+            no_keyword("transaction", _foreign, OPTIONS)
         self._refresh()
         return self._keeper.scope(timeout_ms=timeout_ms, propagation=propagation, commit_on=commit_on, retry=retry)
 
@@ -218,7 +227,7 @@ class ProducerPool:
 
     # -- opening -------------------------------------------------------------------------------------
 
-    def open(self, *, timeout_ms: int | None = None) -> None:
+    def open(self, *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]) -> None:
         """Connect, and wait until it is proved; harmless on an open pool.
 
         A transactional pool initialises all its ids in parallel, a plain one makes one producer and asks the cluster
@@ -232,6 +241,8 @@ class ProducerPool:
             PoolClosedError: It was closed before.
             ScopeError: On a thread with a running event loop, which waiting would block: await :meth:`aopen` there.
         """
+        if _foreign:
+            no_keyword("open", _foreign, [])
         deadline = Deadline.of_ms(timeout_ms, self._settings.open_timeout_ms)
         self._refresh()
         with self._phase:
@@ -256,7 +267,7 @@ class ProducerPool:
                 raise failed  # from here: whoever reads the traceback has nothing of the steps below
         self._opened = True
 
-    async def aopen(self, *, timeout_ms: int | None = None) -> None:
+    async def aopen(self, *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]) -> None:
         """Open as :meth:`open` does, while the event loop goes on; a cancellation waits for the end, and then goes on.
 
         Args:
@@ -269,7 +280,7 @@ class ProducerPool:
         """
         refuse_outside_of_a_task(self.name)
         try:
-            await outwaited(self._workers, lambda: self.open(timeout_ms=timeout_ms))
+            await outwaited(self._workers, lambda: self.open(timeout_ms=timeout_ms, **_foreign))
         except PoolOpenError as error:
             raise error.with_traceback(None)  # noqa: B904  (itself, without the frames of a worker)
 
@@ -362,7 +373,11 @@ class ProducerPool:
     # -- reloading -----------------------------------------------------------------------------------
 
     def reload(
-        self, settings: PoolSettings | Mapping[str, object] | None = None, *, timeout_ms: int | None = None
+        self,
+        settings: PoolSettings | Mapping[str, object] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        **_foreign: Unpack[NoOthers],
     ) -> None:
         """Replace every producer: idle ones one after another, held ones when they come back; checkouts go on.
 
@@ -376,6 +391,8 @@ class ProducerPool:
             PoolClosedError: The pool is closed, or was closed meanwhile.
             ScopeError: On a thread with a running event loop, which waiting would block: await :meth:`areload` there.
         """
+        if _foreign:
+            no_keyword("reload", _foreign, ["settings"])
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
         refuse_in_trio(f"{self.name}: reload")
         refuse_on_loop("reload", self._keeper.terms, RELOAD_INSTEAD)
@@ -404,14 +421,18 @@ class ProducerPool:
         self.observer.emit(ConnectionPoolReloaded, pool=self.name, generation=generation, duration_ms=duration)
 
     async def areload(
-        self, settings: PoolSettings | Mapping[str, object] | None = None, *, timeout_ms: int | None = None
+        self,
+        settings: PoolSettings | Mapping[str, object] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        **_foreign: Unpack[NoOthers],
     ) -> None:
         """Reload as :meth:`reload` does, while the event loop goes on; arguments and errors are the same.
 
         ``configure`` is called on a worker thread. A cancellation waits for the end, and then goes on.
         """
         refuse_outside_of_a_task(self.name)
-        await outwaited(self._workers, lambda: self.reload(settings, timeout_ms=timeout_ms))
+        await outwaited(self._workers, lambda: self.reload(settings, timeout_ms=timeout_ms, **_foreign))
 
     def _reloaded(self) -> bool:
         core = self._keeper.core
@@ -433,7 +454,7 @@ class ProducerPool:
 
     # -- closing -------------------------------------------------------------------------------------
 
-    def close(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
+    def close(self, *, timeout_ms: int | None = None, force: bool = False, **_foreign: Unpack[NoOthers]) -> CloseReport:
         """Refuse newcomers, wait for holders, flush and close; twice is harmless and gives the same report.
 
         Args:
@@ -444,6 +465,8 @@ class ProducerPool:
         Returns:
             What was flushed, what was given up and who still holds what.
         """
+        if _foreign:
+            no_keyword("close", _foreign, ["force"])
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
         with self._phase:
             first = not self._keeper.core.closing
@@ -459,7 +482,9 @@ class ProducerPool:
             self._finish(report)
         return report
 
-    async def aclose(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
+    async def aclose(
+        self, *, timeout_ms: int | None = None, force: bool = False, **_foreign: Unpack[NoOthers]
+    ) -> CloseReport:
         """Close as :meth:`close` does, while the event loop goes on; arguments and report are the same.
 
         A cancellation waits for the end, and then goes on.
@@ -469,7 +494,7 @@ class ProducerPool:
 
         def close() -> CloseReport:
             with self._desk.working_for(task):
-                return self.close(timeout_ms=timeout_ms, force=force)
+                return self.close(timeout_ms=timeout_ms, force=force, **_foreign)
 
         return await outwaited(self._workers, close)
 

@@ -11,9 +11,10 @@ from weakref import WeakSet
 from dependency_injector import containers, providers
 
 from wd_di._forks import renew_in_child
+from wd_di._hints import OF_RESOURCES, no_attribute, no_keyword, settings_elsewhere
 from wd_di._scope import Options
 from wd_di.errors import PoolClosedError, PoolError, ScopeError, SettingsError, uncopyable
-from wd_di.pool import ProducerPool, begins_on_loops
+from wd_di.pool import OPTIONS, ProducerPool, begins_on_loops
 from wd_di.settings import undefined
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class PoolResource(providers.Resource[ProducerPool]):
 
     report: CloseReport | None
 
+    @settings_elsewhere("PoolResource")
     def __init__(
         self,
         settings: PoolSettings | Mapping[str, object] | providers.Provider[Any] | None = None,
@@ -122,6 +124,11 @@ class PoolResource(providers.Resource[ProducerPool]):
                 "be copied. Make the container first and call its own: container = Container(); container.orders()"
             )
         return super().__deepcopy__(memo)  # type: ignore[return-value]  # the stub names the base class
+
+    if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
+
+        def __getattr__(self, name: str) -> NoReturn:
+            no_attribute(self, name, OF_RESOURCES)
 
     def __reduce__(self) -> NoReturn:
         raise uncopyable(self, "it belongs to its container. Make the container in each process")
@@ -299,6 +306,8 @@ def refuse_undefined(name: str, settings: object) -> None:
 
 def _check_options(options: TransactionOptions) -> None:
     given: dict[str, Any] = {**options}
+    if foreign := [name for name in given if name not in OPTIONS]:
+        no_keyword("transaction_with", foreign, OPTIONS)
     Options(**{name: value for name, value in given.items() if not isinstance(value, providers.Provider)})
 
 

@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from dependency_injector import providers, wiring
 
@@ -32,6 +32,17 @@ _CLOSING: Any = wiring.Closing
 _NAMES_A_MARKER = re.compile(r"\b(Provide|Provider|Closing)\[|\binjected\(")
 
 
+class _Injected(_PROVIDE):  # type: ignore[misc]  # see above
+    """The marker ``Provide``, which tells whoever uses it for what it stands for that nothing was injected."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        hint = "nothing was injected: put @inject directly above the function"
+        raise AttributeError(f"this is what injected(...) gives, without {name!r}: {hint}", name=name, obj=self)
+
+    def __repr__(self) -> str:
+        return f"injected({self.provider!r})"
+
+
 @overload
 def injected(provider: ScopeProvider[T] | AsyncScopeProvider[T]) -> T: ...
 @overload
@@ -41,7 +52,7 @@ def injected(provider: providers.Provider[Any]) -> Any:
 
     ``tx: Transaction = injected(Container.orders.transaction)`` is checked, ``Provide[...]`` passes for anything.
     """
-    return wiring.Provide[provider]
+    return _Injected(provider)
 
 
 def inject(fn: F) -> F:
