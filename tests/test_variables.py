@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import EnvSettingsSource, SettingsConfigDict
 
 import wd_di
 from wd_di import KafkaSettings, PoolSettings, ProducerPool, Settings, SettingsError, SettingsWarning
@@ -320,6 +320,24 @@ def test_the_file_of_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert f"(file parcels__warm in {tmp_path})" in said
     assert "hunter2" not in said
     assert "variable" not in _told(Wanted, parcels={"size": "hunter2"})
+
+
+def test_what_is_like_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that only pretends to be the environment, as of a vault, has no variables: its settings are told."""
+
+    class Vault(EnvSettingsSource):
+        def _load_env_vars(self) -> dict[str, str | None]:
+            return {"bills__timeout": "5", "bill__size": "3", "bills__kafka__linger_m": "3"}
+
+    class Vaulted(Bills):
+        @classmethod
+        def settings_customise_sources(cls, settings_cls: Any, **_: Any) -> Any:  # type: ignore[override]
+            return (Vault(settings_cls),)
+
+    assert [
+        "Vaulted: bills.kafka.linger_m is set, and no setting takes it: did you mean bills.kafka.linger_ms?",
+        "Vaulted: bills.timeout: timeout=5 is milliseconds, as in WaterDrop, and very short",
+    ] == [each.partition(": say")[0] for each in _told(Vaulted).splitlines()]
 
 
 def test_an_error_of_the_class_itself(monkeypatch: pytest.MonkeyPatch) -> None:

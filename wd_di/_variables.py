@@ -87,20 +87,23 @@ class _Names:
         self.prefix, self.delimiter, self._upper = "", ".", False
         self._kind = kind
         found = getattr(source, "env_vars", None)
-        if isinstance(found, Mapping) and not hasattr(source, "root_parser"):  # the command line's are arguments
+        if isinstance(found, dict) and not hasattr(source, "root_parser"):  # the command line's are arguments
             self._read(source, found)
-        else:
+        if not self.word:
             self._flat(source.given, (), "", "")
 
-    def _read(self, source: Any, found: Mapping[str, object]) -> None:
-        self.prefix, self.delimiter = str(source.env_prefix), str(source.env_nested_delimiter or "\0")
-        spelt: Mapping[str, str] = {}
+    def _read(self, source: Any, found: dict[str, object]) -> None:
+        spelt = {name.lower(): name for name in os.environ}
         if hasattr(source, "secrets_paths"):
-            self.word, where = "file", _in(source.secrets_dir)
-        else:
-            self.word, self._upper = "variable", not source.case_sensitive
-            where = _in(source.env_file) if hasattr(source, "env_file") else ""
-            spelt = {} if where else {name.lower(): name for name in os.environ}
+            self.word, where, spelt = "file", _in(source.secrets_dir), {}
+        elif hasattr(source, "env_file"):
+            self.word, where, spelt = "variable", _in(source.env_file), {}
+        elif spelt.keys() >= {key.lower() for key in found}:
+            self.word, where = "variable", ""
+        else:  # a vault, say, that pretends to be an environment
+            return
+        self.prefix, self.delimiter = str(source.env_prefix), str(source.env_nested_delimiter or "\0")
+        self._upper = self.word == "variable" and not source.case_sensitive
         for key, value in found.items():
             name = spelt.get(key.lower(), self._cased(key)) + where
             if not any(self._add(name, name, path, value, self.called) for path in self._paths(key)):
