@@ -2,12 +2,18 @@
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from wd_di import ProducerPool
+
+# A shell without job control starts what it runs in the background with SIGINT ignored; Python then makes no
+# KeyboardInterrupt of it, for which some tests wait.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Earlier tests leave raw Kafka clients in reference cycles. A forked child that collects one of them destroys a handle
 # whose threads stayed in the parent, which hangs or crashes (librdkafka#4869); wd_di's own clients are pinned there.
