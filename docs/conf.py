@@ -12,6 +12,7 @@ import tomllib
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
@@ -64,6 +65,7 @@ ogp_social_cards = {"enable": False}  # they would need matplotlib
 
 copybutton_selector = ":not(.highlight-text) > div.highlight > pre"  # what is printed isn't to be typed
 
+notfound_urls_prefix = urlsplit(html_baseurl).path  # that page is shown at any address, so its links have all of theirs
 notfound_context = {
     "title": "Not found",
     "body": "<h1>There is no such page</h1>"

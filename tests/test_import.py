@@ -68,6 +68,13 @@ def test_a_misspelt_name_is_an_error(package):
         exec(f"from {package.__name__} import {right}x")  # noqa: S102  (the statement is what is tested)
 
 
+def test_a_package_that_was_not_imported_is_named():
+    """Who touches the test tools without their import is told of it, and of nothing that sounds alike."""
+    said = _fresh("import wd_di\ntry:\n    wd_di.testing\nexcept AttributeError as error:\n    print(error)")
+
+    assert "module 'wd_di' has no attribute 'testing': import wd_di.testing first" == said
+
+
 @PACKAGES
 def test_star_dir_and_help(package):
     """``*``, ``dir`` and ``help`` show every public name before any of them was touched."""

@@ -145,7 +145,8 @@ def test_nobody_is_sent_to_another_package():
         *ROOT.glob("*"),
         *(path for folder in folders for path in folder.rglob("*") if "_build" not in path.parts),
     ]
-    texts = [path for path in written if path.suffix in ("", ".py", ".md", ".toml", ".txt", ".yml") and path.is_file()]
+    kinds = ("", ".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".svg", ".css")
+    texts = [path for path in written if path.suffix in kinds and path.is_file()]
     lines = [f"{path.name}: {line}" for path in texts for line in path.read_text().splitlines()]
 
     assert [] == [line for line in lines if re.search(r"\bwd-di\b(?!-kafka)", line) and "somebody else's" not in line]

@@ -92,7 +92,12 @@ def test_the_changelog_shows_what_comes_next(site):
 
 def test_a_wrong_address_has_a_page(site):
     """A link that has gone leads to a page that says so, with the list of all pages."""
+    page = (site / "404.html").read_text()
+    styles = re.findall(r'<link [^>]*rel="stylesheet"[^>]*href="([^"?]+)', page)
+
     assert "There is no such page" in _text(site / "404.html")
+    assert "/_static/site.css" in styles
+    assert [] == [style for style in styles if not (site / style.removeprefix("/")).is_file()]
 
 
 @pytest.mark.parametrize("page", ["index.html", "howto/transactions.html"])

@@ -26,10 +26,14 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
             return getattr(import_module(f"{package}.{places[name]}"), name)
         if name in homes:
             return import_module(f"{package}.{name}")
-        from difflib import get_close_matches  # noqa: PLC0415  (it costs as much as all the rest)
+        # Each costs as much as all the rest.
+        from difflib import get_close_matches  # noqa: PLC0415
+        from importlib.util import find_spec  # noqa: PLC0415
 
         near = get_close_matches(name, public, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
+        if not name.startswith("_") and find_spec(f"{package}.{name}"):
+            hint = f": import {package}.{name} first"
         # With the name alone: given an object too, Python would add a guess of its own.
         raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}", name=name)
 
