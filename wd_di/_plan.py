@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 
 from wd_di._forks import renew_in_child
 from wd_di._names import CALLED, TOPIC_DEFAULTS, dotted, revealed
+from wd_di._variables import outside
 from wd_di.errors import SettingsError
 from wd_di.settings import PoolSettings, SettingsWarning, checked_kafka, shown
 
@@ -238,8 +239,7 @@ class _Template:
 
 
 def _warn(message: str) -> None:
-    # _warn, warn, make_plan, _checked_plan, ProducerPool.__init__: the sixth frame is the one that made the pool.
-    warnings.warn(message, SettingsWarning, stacklevel=6)
+    warnings.warn(message, SettingsWarning, stacklevel=outside())  # who made the pool
 
 
 # -- one slot --------------------------------------------------------------------------------------
