@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-OUTSIDE = ("wd_di._memory", "wd_di._delivery")
+OUTSIDE = ("wd_di._kafka.memory", "wd_di._records.delivery", "wd_di._records.in_flight")
 """Where not to interrupt: a record's answer would be lost with it, and an abort waits a second for that."""
 
 

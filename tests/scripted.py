@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TopicPartition
 
-from wd_di._client import Fault, Kind
-from wd_di._memory import MemoryBroker, MemoryClient, Record
+from wd_di._kafka.memory import MemoryBroker, MemoryClient, Record
+from wd_di._kafka.port import Fault, FaultKind
 from wd_di.errors import DeliveryError
 from wd_di.events import Event, Observer
 from wd_di.pool import ProducerPool
@@ -79,9 +79,9 @@ class ScriptedClient(MemoryClient):
         self.script.play("begin")
         super().begin()
 
-    def produce(self, delivery: Any, topic: str, **record: Any) -> None:
+    def produce(self, topic: str, *, on_delivery: Any, **record: Any) -> None:
         self.script.play("produce")
-        super().produce(delivery, topic, **record)
+        super().produce(topic, on_delivery=on_delivery, **record)
 
     def poll(self, seconds: float) -> None:
         if seconds:
@@ -116,19 +116,19 @@ class ScriptedClient(MemoryClient):
     def _end(self, seconds: float, *, commit: bool) -> None:  # noqa: ARG002  (its flush is no call of the pool)
         super()._end(0, commit=commit)
 
-    def _acknowledge(self, delivery: Any, record: Record) -> None:
+    def _acknowledge(self, on_delivery: Any, record: Record) -> None:
         if record.name in self.script.failing:
-            delivery._arrive(DeliveryError(f"{record.name} is broken"), None)
+            on_delivery(DeliveryError(f"{record.name} is broken"), None)
         else:
-            super()._acknowledge(delivery, record)
+            super()._acknowledge(on_delivery, record)
 
-    def break_down(self, kind: Kind = Kind.FATAL) -> Fault:
+    def break_down(self, kind: FaultKind = FaultKind.FATAL) -> Fault:
         """Be lost, as after a fatal error that came out of a poll."""
         self.fault = Fault(kind, f"scripted {kind.value}")
         return self.fault
 
 
-def fault(kind: Kind) -> Fault:
+def fault(kind: FaultKind) -> Fault:
     """A failure of this kind."""
     return Fault(kind, f"scripted {kind.value}")
 
@@ -147,12 +147,12 @@ def plain_pool(**given: Any) -> ProducerPool:
 
 def committed(pool: ProducerPool) -> list[Any]:
     """The values that a read_committed reader would see."""
-    return [record.value for record in pool._keeper.memory.committed]
+    return [record.value for record in pool._memory_broker.committed]
 
 
 def aborted(pool: ProducerPool) -> list[Any]:
     """The values that only a read_uncommitted reader would see."""
-    return [record.value for record in pool._keeper.memory.aborted]
+    return [record.value for record in pool._memory_broker.aborted]
 
 
 def watch(pool: ProducerPool, *kinds: type[Event]) -> list[Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wd_di._recipe import Recipe
+from wd_di._borrowing import unopened
 from wd_di.errors import AbortTransaction, PoolClosedError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Scope:
-    """What is inside of an opened recipe."""
+    """What is inside of an opened scope."""
 
     pool: StandInPool
     kind: str
@@ -26,19 +26,32 @@ class Scope:
     ambient: bool
 
 
-class StandInRecipe(Recipe[Scope, Any]):
-    """Notes when its scopes begin and how they end."""
+class StandInScope(unopened.Scope[Scope, Any]):
+    """Notes when it begins and how it ends."""
 
-    def __init__(self, pool: StandInPool, kind: str, options: dict[str, Any]) -> None:
-        super().__init__()
-        self.pool, self.kind, self.options = pool, kind, options
+    def __init__(self, pool: StandInPool, kind: str, options: dict[str, Any], *, ambient: bool = True) -> None:
+        self.pool, self.kind, self.options, self.ambient = pool, kind, options, ambient
+        self.opened: list[AbstractContextManager[Scope]] = []
 
     def __repr__(self) -> str:
         return f"<{self.kind} of {self.pool.name!r}>"
 
-    def begin(self, *, ambient: bool = True) -> AbstractContextManager[Scope]:
-        """Return a fresh scope."""
-        return self._scope_of(Scope(self.pool, self.kind, self.options, ambient))
+    def another(self, *, ambient: bool = True) -> StandInScope:
+        """Return another one like it."""
+        return StandInScope(self.pool, self.kind, self.options, ambient=ambient)
+
+    def __enter__(self) -> Scope:
+        self.opened.append(self._scope_of(Scope(self.pool, self.kind, self.options, self.ambient)))
+        return self.opened[-1].__enter__()
+
+    def __exit__(self, *error: object) -> bool | None:
+        return self.opened.pop().__exit__(*error)
+
+    async def __aenter__(self) -> Any:
+        return self.__enter__()
+
+    async def __aexit__(self, *error: object) -> bool | None:
+        return self.__exit__(*error)
 
     @contextmanager
     def _scope_of(self, scope: Scope) -> Iterator[Scope]:
@@ -77,15 +90,15 @@ class StandInPool:
         """Write down what happened."""
         self.log.append(f"{self.name}: {what}")
 
-    def producer(self, **options: Any) -> StandInRecipe:
+    def producer(self, **options: Any) -> StandInScope:
         """Return a checkout."""
-        return StandInRecipe(self, "producer", options)
+        return StandInScope(self, "producer", options)
 
-    def transaction(self, **options: Any) -> StandInRecipe:
+    def transaction(self, **options: Any) -> StandInScope:
         """Return a transaction to come."""
         if self.closed:
             raise PoolClosedError(self.name)
-        return StandInRecipe(self, "transaction", options)
+        return StandInScope(self, "transaction", options)
 
     def __enter__(self) -> Self:
         if callable(self.settings):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.kafka.readers import stream
 from wd_di import KafkaSettings, PoolSettings, PoolTimeoutError, ProducerPool, TransactionAbortedError
-from wd_di._client import Fault, Kind
-from wd_di._memory import MemoryBroker, MemoryClient
+from wd_di._kafka.memory import MemoryBroker, MemoryClient
+from wd_di._kafka.port import Answers, Fault, FaultKind
 from wd_di.events import TransactionFinished
 from wd_di.testing import GivenKafka, LocalKafka
 
@@ -83,7 +83,7 @@ class MoodyClient(MemoryClient):
 
     def begin(self) -> None:
         if random.random() < 0.01:  # noqa: S311  (no secret)
-            raise Fault(Kind.OTHER, "in a bad mood")
+            raise Fault(FaultKind.OTHER, "in a bad mood")
         super().begin()
 
     def _end(self, seconds: float, *, commit: bool) -> None:
@@ -94,8 +94,8 @@ class MoodyClient(MemoryClient):
 class MoodyBroker(MemoryBroker):
     """Makes such clients."""
 
-    def connect(self, transactional_id: str | None) -> MemoryClient:
-        return MoodyClient(self, transactional_id)
+    def connect(self, transactional_id: str | None, answers: Answers) -> MemoryClient:
+        return MoodyClient(self, transactional_id, answers)
 
 
 class MoodyPool(ProducerPool):
@@ -148,7 +148,7 @@ class Storm:
             threading.Event().wait(0.01)
         stats = self._pool.stats()
         rest = stats.in_use + stats.waiting + stats.creating + stats.retiring
-        return (stats.idle, rest) == (self._options.size, 0) and not self._pool._desk._held
+        return (stats.idle, rest) == (self._options.size, 0) and not self._pool._lender.held
 
     # -- who fights --------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ def on_memory(options: Options) -> Figures:
     with MoodyPool(settings, name="storm") as pool:
         storm = Storm(pool, "storm", options)
         storm.rage()
-        return figures(storm, Counter(record.value for record in pool._keeper.memory.committed))
+        return figures(storm, Counter(record.value for record in pool._memory_broker.committed))
 
 
 def on_kafka(servers: str, topic: str, options: Options) -> Figures:

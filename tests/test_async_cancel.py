@@ -12,7 +12,7 @@ import anyio
 import pytest
 from scripted import OFFSETS, PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, plain_pool, watch
 
-from wd_di._client import Kind
+from wd_di._kafka.port import FaultKind
 from wd_di.errors import CommitOutcomeUnknownError, TransactionClosedError
 from wd_di.events import TransactionFinished
 from wd_di.pool import ProducerPool
@@ -66,7 +66,7 @@ def whole(pool: ProducerPool) -> bool:
     soon(pool, lambda: pool.stats().idle == pool.stats().size)
     stats = pool.stats()
     rest = stats.in_use + stats.creating + stats.retiring + stats.waiting
-    return rest == 0 and stats.available == stats.size and not pool._desk._held and not pool._keeper.core.leases()
+    return rest == 0 and stats.available == stats.size and not pool._lender.held and not pool._house.table.claims()
 
 
 async def queued(pool: ProducerPool, count: int) -> None:
@@ -253,7 +253,7 @@ async def test_cancelled_in_produce_sync(kept, script):
         await turns()
         task.cancel()
         await asyncio.wait([task])
-        soon(pool, lambda: not producer._sender._flushing)
+        soon(pool, lambda: not producer._lease.sending()._flushing)
         script.silent = False
         await producer.flush()
 
@@ -315,7 +315,7 @@ async def test_cancelled_during_commit(pool, script, times):
 
 async def test_cancelled_during_a_commit_that_fails(pool, script):
     """When the commit that was outwaited failed, the event says so, and the cancellation still goes on."""
-    gate = Gate(fault(Kind.FATAL))
+    gate = Gate(fault(FaultKind.FATAL))
     script.on("commit", gate)
     events = watch(pool, TransactionFinished)
     task = asyncio.create_task(place(pool))
@@ -672,7 +672,7 @@ def test_loop_closed_during_commit(pool, script, caplog):
     loop.close()
     tasks.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
     gate.open()
-    soon(pool, lambda: pool._keeper.terms.jobs._idle)
+    soon(pool, lambda: pool._house.jobs._idle)
     gc.collect()
 
     assert whole(pool)

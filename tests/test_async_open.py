@@ -26,7 +26,7 @@ from wd_di import (
     open_pools,
     running,
 )
-from wd_di._threads import Deadline
+from wd_di._concurrency.deadline import Deadline
 from wd_di.testing import FakePool
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ async def test_closing_waits_for_another_task() -> None:
     holder = asyncio.create_task(hold())
     await taken.wait()
     closer = asyncio.create_task(pool.aclose())
-    await asyncio.to_thread(pool._keeper.wait_until, lambda: pool._keeper.core.closing, Deadline(PATIENCE))
+    await asyncio.to_thread(pool._house.wait_until, lambda: pool._house.table.closing, Deadline(PATIENCE))
     unfinished = not closer.done()
     closing.set()
     report = await closer

@@ -23,9 +23,9 @@ from scripted import (
     plain_pool,
 )
 
-from wd_di._async_producer import AsyncProducer
-from wd_di._client import Kind
-from wd_di._delivery import Message
+from wd_di._borrowing.handles import AsyncProducer
+from wd_di._kafka.port import FaultKind
+from wd_di._records.record import Message
 from wd_di.errors import (
     CheckoutReturnedError,
     DeliveryError,
@@ -92,7 +92,7 @@ async def queued(pool: ProducerPool, count: int) -> None:
 def idle(pool: ProducerPool) -> bool:
     """Whether nobody holds or awaits anything."""
     stats = pool.stats()
-    return (0, 0) == (stats.in_use, stats.waiting) and not pool._desk._held
+    return (0, 0) == (stats.in_use, stats.waiting) and not pool._lender.held
 
 
 # -- producing ---------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ async def test_produce_sync(pool):
     async with pool.producer() as producer:
         report = await producer.produce_sync("orders", "v", "k", headers={"a": "1"}, partition=3, timestamp_ms=5)
 
-    [record] = pool._keeper.memory.committed
+    [record] = pool._memory_broker.committed
     assert ("orders", 3, 0, 5) == (report.topic, report.partition, report.offset, report.timestamp_ms)
     assert ("v", "k", [("a", "1")]) == (record.value, record.key, record.headers)
 
@@ -212,7 +212,7 @@ async def test_one_worker_flushes_for_all(single, script):
         calls = [asyncio.create_task(producer.produce_sync("orders", str(n))) for n in range(20)]
         await turn()
         await turn()
-        workers = single._keeper.terms.jobs._threads
+        workers = single._house.jobs._threads
         script.silent = False
         reports = await asyncio.gather(*calls)
 
@@ -255,7 +255,7 @@ async def test_queue_full(single, script):
     async with single.producer() as producer:
         for n in range(10):
             producer.produce_async("orders", str(n))
-        script.on("produce", fault(Kind.QUEUE_FULL))
+        script.on("produce", fault(FaultKind.QUEUE_FULL))
         with pytest.raises(QueueFullError, match=r"stayed full \(10 records waiting\)"):
             producer.produce_async("orders", "refused")
         with pytest.raises(QueueFullError, match="stayed full"):
@@ -278,7 +278,7 @@ async def test_drain_with_room(single, script):
 
 async def test_awaited_call_waits_for_room(single, script):
     """An awaited call that finds no room waits for it."""
-    script.on("produce", *[fault(Kind.QUEUE_FULL)] * 3)
+    script.on("produce", *[fault(FaultKind.QUEUE_FULL)] * 3)
     async with single.producer() as producer:
         report = await producer.produce_sync("orders", "v")
 
@@ -287,7 +287,7 @@ async def test_awaited_call_waits_for_room(single, script):
 
 async def test_no_room_ever(single, script):
     """A record that never finds room is refused at the deadline, and the loop isn't blocked until then."""
-    script.always("produce", fault(Kind.QUEUE_FULL))
+    script.always("produce", fault(FaultKind.QUEUE_FULL))
     ticks = 0
 
     async def tick() -> None:
@@ -603,7 +603,7 @@ def test_recipe_from_before_a_fork(kept, script):
             tx.produce_async("orders", "v")
 
     asyncio.run(use())
-    until(pool, lambda: pool._keeper.terms.jobs._idle == 1)
+    until(pool, lambda: pool._house.jobs._idle == 1)
     with warnings.catch_warnings():  # Python 3.12 warns of what is tested here: a fork beside threads
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()

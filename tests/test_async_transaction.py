@@ -22,12 +22,11 @@ from scripted import (
     watch,
 )
 
-from wd_di._async_transaction import AsyncTransaction
-from wd_di._checkout import Hold
-from wd_di._client import Kind
-from wd_di._delivery import Message
-from wd_di._retry import Retry
-from wd_di._transaction import Transaction
+from wd_di._borrowing.handles import AsyncTransaction, Transaction
+from wd_di._borrowing.scopes import TransactionRun
+from wd_di._kafka.port import FaultKind
+from wd_di._records.record import Message
+from wd_di._transactions.options import Retry
 from wd_di.errors import (
     AbortTransaction,
     CommitOutcomeUnknownError,
@@ -67,7 +66,7 @@ async def ended(coroutine: Any) -> Any:
 def idle(pool: ProducerPool) -> bool:
     """Whether nobody holds or awaits anything."""
     stats = pool.stats()
-    return (0, 0) == (stats.in_use, stats.waiting) and not pool._desk._held
+    return (0, 0) == (stats.in_use, stats.waiting) and not pool._lender.held
 
 
 # -- commit and abort --------------------------------------------------------------------------------
@@ -149,7 +148,7 @@ async def test_failed_delivery(pool, script):
 
 async def test_commit_in_doubt(pool, script):
     """A commit without an answer is in doubt, and its producer is retired."""
-    script.on("commit", fault(Kind.OTHER))
+    script.on("commit", fault(FaultKind.OTHER))
     events = watch(pool, TransactionFinished)
     with pytest.raises(CommitOutcomeUnknownError) as caught:
         async with pool.transaction() as tx:
@@ -161,7 +160,7 @@ async def test_commit_in_doubt(pool, script):
 
 async def test_begin_fails(pool, script):
     """A transaction that can't begin raises, and leaves no slot behind."""
-    script.on("begin", fault(Kind.OTHER))
+    script.on("begin", fault(FaultKind.OTHER))
     with pytest.raises(TransactionAbortedError, match="begin"):
         await pool.transaction().__aenter__()
     async with pool.transaction() as tx:
@@ -222,7 +221,7 @@ async def test_send_offsets(pool, script):
 
 async def test_send_offsets_after_a_rebalance(pool, script):
     """Refused offsets doom the transaction, even if somebody swallows the error."""
-    script.on("send_offsets", fault(Kind.REBALANCED))
+    script.on("send_offsets", fault(FaultKind.REBALANCED))
     with pytest.raises(UnexpectedAbortError):
         async with pool.transaction() as tx:
             with pytest.raises(RebalancedError):
@@ -258,7 +257,7 @@ async def test_hooks(pool):
     seen: list[tuple[Any, ...]] = []
 
     def note(name: str, *given: Any) -> None:
-        seen.append((name, *given, asyncio.current_task() is me, pool.stats().in_use, pool._desk.current() is None))
+        seen.append((name, *given, asyncio.current_task() is me, pool.stats().in_use, pool._lender.current() is None))
 
     async def wait(name: str, *given: Any) -> None:
         await asyncio.sleep(0)
@@ -295,7 +294,7 @@ async def test_hooks_of_an_abort(pool):
 async def test_hooks_in_doubt(pool, script):
     """In doubt only after_completion runs."""
     seen: list[str] = []
-    script.on("commit", fault(Kind.OTHER))
+    script.on("commit", fault(FaultKind.OTHER))
     with pytest.raises(CommitOutcomeUnknownError):
         async with pool.transaction() as tx:
             tx.after_commit(lambda: seen.append("commit"))
@@ -641,7 +640,7 @@ async def test_run_again(pool):
 
 async def test_run_not_again_in_doubt(pool, script):
     """Run never calls the function again when the commit may have succeeded."""
-    script.on("commit", fault(Kind.OTHER))
+    script.on("commit", fault(FaultKind.OTHER))
     runs: list[str] = []
 
     async def place(tx: AsyncTransaction) -> None:
@@ -693,13 +692,14 @@ async def test_scope_with_retry(pool):
 
 async def test_interrupt_behind_begin(pool, script, monkeypatch):
     """What comes between begin and the block aborts: nothing is left open that the next transaction would join."""
-    handle = Hold.async_handle
+    begin = TransactionRun._begin
 
-    def interrupted(hold: Hold) -> object:
-        monkeypatch.setattr(Hold, "async_handle", handle)
+    def interrupted(*given: Any) -> None:
+        begin(*given)
+        monkeypatch.setattr(TransactionRun, "_begin", begin)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Hold, "async_handle", interrupted)
+    monkeypatch.setattr(TransactionRun, "_begin", interrupted)
     with pytest.raises(ZeroDivisionError):
         async with pool.transaction():
             pass

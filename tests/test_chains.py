@@ -5,19 +5,18 @@ from __future__ import annotations
 import ast
 import asyncio
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from connections import connected
 from scripted import OFFSETS, Script, fault, in_thread, make_pool, outcome, plain_pool
 
 import wd_di
-from wd_di._client import KafkaClient, Kind
-from wd_di._delivery import Message, Outbox
-from wd_di._threads import Workers
+from wd_di._kafka.librdkafka import KafkaClient
+from wd_di._kafka.port import FaultKind
+from wd_di._records.record import Message
 from wd_di.errors import DeliveryError, WdDiError
-from wd_di.events import Observer
 from wd_di.pool import ProducerPool
 from wd_di.testing import FakePool, MockKafka
 
@@ -55,7 +54,7 @@ def test_refused_arguments_have_no_cause_of_ours(pool):
 
             assert isinstance(error, ValueError)
             assert [error] == chain(error)
-        assert 0 == tx._unit.ledger.records
+        assert 0 == tx._transaction.ledger.records
 
 
 def test_what_the_client_raises_has_no_cause(pool, script):
@@ -144,7 +143,7 @@ def test_a_broken_producer_that_is_met_again_by_the_abort(pool, script):
     """The abort meets the very fault that its own reason came from."""
 
     def break_down() -> None:
-        raise script.clients[0].break_down(Kind.FENCED)
+        raise script.clients[0].break_down(FaultKind.FENCED)
 
     script.on("send_offsets", break_down)
     with pytest.raises(WdDiError) as caught, pool.transaction() as tx:
@@ -181,7 +180,7 @@ def test_a_creation_that_fails_by_the_fault_that_broke_it(script):
     """The producer's fault is both what its init raised and what the client is lost by."""
 
     def break_down() -> None:
-        raise script.clients[-1].break_down(Kind.FATAL)
+        raise script.clients[-1].break_down(FaultKind.FATAL)
 
     script.always("init", break_down)
     pool = make_pool(timeout_ms=200)
@@ -194,8 +193,8 @@ def test_a_creation_that_fails_for_another_reason_than_it_says(script):
     """The fault that was found meanwhile comes from the one that was raised."""
 
     def break_down() -> None:
-        script.clients[-1].break_down(Kind.DENIED)
-        raise fault(Kind.RETRIABLE)
+        script.clients[-1].break_down(FaultKind.DENIED)
+        raise fault(FaultKind.RETRIABLE)
 
     script.always("init", break_down)
     pool = make_pool(timeout_ms=200)
@@ -233,10 +232,9 @@ def test_a_call_without_a_result_in_another_thread():
     def fail(_: object) -> None:
         raise SystemError("returned NULL without setting an exception")
 
-    with MockKafka() as kafka, closing(KafkaClient({"bootstrap.servers": kafka.bootstrap_servers}, None)) as client:
-        client.outbox = Outbox(
-            "orders", 0, observer=Observer(), callbacks=Workers("w", 1), translate=client.verdict, hurry=lambda: None
-        )
+    with MockKafka() as kafka:
+        config = {"bootstrap.servers": kafka.bootstrap_servers}
+        client = connected(lambda answers: KafkaClient(config, None, answers))
         for call in (client._call, client._serve):
             error = in_thread(lambda call=call: call(fail, 1))
 

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from wd_di import _keeper
-from wd_di._client import Fault, Kind
-from wd_di._memory import MemoryBroker, MemoryClient
-from wd_di._plan import ProducerConfig
-from wd_di._producer import Producer
-from wd_di._threads import Deadline
+from wd_di._borrowing.handles import Producer
+from wd_di._concurrency.deadline import Deadline
+from wd_di._kafka.memory import MemoryBroker, MemoryClient
+from wd_di._kafka.port import Fault, FaultKind
+from wd_di._slots import making
+from wd_di._slots.plan import ProducerConfig
 from wd_di.errors import (
     CheckoutReturnedError,
     PoolClosedError,
@@ -174,8 +174,8 @@ class Gate:
                     raise fault
                 super().init(seconds)
 
-        def connect(broker: MemoryBroker, name: str | None) -> MemoryClient:
-            return Gated(broker, name)  # a class in its place wouldn't be bound
+        def connect(broker: MemoryBroker, name: str | None, answers: Any) -> MemoryClient:
+            return Gated(broker, name, answers)  # a class in its place wouldn't be bound
 
         monkeypatch.setattr(MemoryBroker, "connect", connect)
 
@@ -272,7 +272,7 @@ def test_idle_producers_take_turns_or_not(make: Make, order: str, expected: list
     with contextlib.ExitStack() as stack:  # bring them to the order 0, 1, 2
         by_index = {}
         for _ in range(3):
-            scope = pool.producer().begin(ambient=False)
+            scope = pool.producer().another(ambient=False)
             by_index[scope.__enter__().index] = scope
         for index in range(3):
             stack.push(by_index[2 - index])
@@ -395,10 +395,10 @@ def test_a_time_out_names_the_error_that_kept_everybody_waiting(make: Make, gate
     """That of the producer which is still being connected; else the last failure, which is also the cause."""
     told = Told("error.occurred")
     pool = make(told.observer, size=1, **IDS)
-    gate.faults["t-0"] = Fault(Kind.RETRIABLE, "broker down")
+    gate.faults["t-0"] = Fault(FaultKind.RETRIABLE, "broker down")
     with pytest.raises(PoolTimeoutError, match=r"; last error: last: broker down$"):
         pool.producer(timeout_ms=50).__enter__()
-    gate.faults["t-0"] = Fault(Kind.OTHER, "odd")
+    gate.faults["t-0"] = Fault(FaultKind.OTHER, "odd")
     told.next()
     with pytest.raises(PoolTimeoutError, match=r"; last error: producer 0: odd$") as raised:
         pool.producer(timeout_ms=10).__enter__()
@@ -451,7 +451,7 @@ def test_an_interrupt_at_any_step_loses_no_slot(make: Make, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool._keeper, step, interrupt)
+        patch.setattr(pool._house, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.producer().__enter__()
     guest.go()
@@ -469,11 +469,11 @@ def test_an_interrupt_right_after_the_grant_loses_no_slot(make: Make, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("wd_di._checkout.Producer", interrupt)
+        patch.setattr(pool._lender, "_equip", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.producer().__enter__()
 
-    assert (1, 0) == (pool.stats().idle, pool._desk.holds())
+    assert (1, 0) == (pool.stats().idle, pool._lender.holds())
 
 
 def test_what_gets_ready_while_one_is_about_to_queue_is_taken_at_once(
@@ -481,13 +481,13 @@ def test_what_gets_ready_while_one_is_about_to_queue_is_taken_at_once(
 ) -> None:
     """Nobody will wake the borrower later, so it must not wait."""
     pool = make(size=1, **IDS)
-    start = pool._keeper.start
+    start = pool._house.start
 
     def start_and_dawdle() -> None:
         start()
         soon(pool, lambda: pool.stats().idle)
 
-    monkeypatch.setattr(pool._keeper, "start", start_and_dawdle)
+    monkeypatch.setattr(pool._house, "start", start_and_dawdle)
     began = time.monotonic()
     with pool.producer():
         assert time.monotonic() - began < PATIENCE / 2
@@ -545,7 +545,7 @@ def test_scopes_may_end_in_another_order_than_they_began(make: Make) -> None:
     with pool.producer() as producer:
         assert transactions[2] is producer
     scopes[2].__exit__(None, None, None)
-    assert (3, 0) == (pool.stats().idle, pool._desk.holds())
+    assert (3, 0) == (pool.stats().idle, pool._lender.holds())
 
 
 # -- creating --------------------------------------------------------------------------------------
@@ -578,8 +578,8 @@ def test_a_return_serves_who_waits_for_a_creation(make: Make, gate: Gate) -> Non
     second.go()
 
 
-@pytest.mark.parametrize("kind", [Kind.SETTINGS, Kind.DENIED, Kind.FATAL])
-def test_what_no_waiting_cures_fails_the_waiters_at_once(make: Make, gate: Gate, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [FaultKind.SETTINGS, FaultKind.DENIED, FaultKind.FATAL])
+def test_what_no_waiting_cures_fails_the_waiters_at_once(make: Make, gate: Gate, kind: FaultKind) -> None:
     """Long before their deadline, with the reason as the cause."""
     pool = make(size=1, **IDS)
     gate.faults["t-0"] = Fault(kind, "no such user")
@@ -590,7 +590,7 @@ def test_what_no_waiting_cures_fails_the_waiters_at_once(make: Make, gate: Gate,
 def test_an_init_that_had_no_answer_is_asked_again_on_the_same_handle(make: Make, gate: Gate) -> None:
     """It goes on in the background, and would fence another one."""
     pool = make(size=1, **IDS)
-    gate.faults["t-0"] = Fault(Kind.RETRIABLE, "not yet")
+    gate.faults["t-0"] = Fault(FaultKind.RETRIABLE, "not yet")
     guest = Guest(pool)
     for _ in range(3):
         gate.reached.get(timeout=PATIENCE)
@@ -604,7 +604,7 @@ def test_what_may_be_over_soon_is_tried_again(make: Make, gate: Gate) -> None:
     """The waiter gets the producer of a later try."""
     told = Told("error.occurred")
     pool = make(told.observer, size=1, **IDS)
-    gate.faults["t-0"] = Fault(Kind.OTHER, "not yet")
+    gate.faults["t-0"] = Fault(FaultKind.OTHER, "not yet")
     guest = Guest(pool)
     told.next()
     gate.faults.clear()
@@ -639,7 +639,7 @@ def test_a_failed_handle_is_gone_before_its_index_is_used_again(
 
     monkeypatch.setattr(MemoryClient, "close", close)
     pool = make(size=1, **IDS)
-    gate.faults["t-0"] = Fault(Kind.OTHER, "odd")
+    gate.faults["t-0"] = Fault(FaultKind.OTHER, "odd")
     guest = Guest(pool)
     assert closing.wait(PATIENCE)
     gate.faults.clear()
@@ -684,7 +684,7 @@ def test_repr_of_a_refused_pool() -> None:
 def test_a_pool_that_cannot_be_opened_leaves_nothing_behind(make: Make, gate: Gate) -> None:
     """It says why, is closed, and the producers that worked are gone."""
     pool = make(size=2, **IDS)
-    gate.faults["t-1"] = Fault(Kind.DENIED, "no right")
+    gate.faults["t-1"] = Fault(FaultKind.DENIED, "no right")
     with pytest.raises(
         PoolOpenError, match=r"^orders: [01] of 2 producers could be connected; last error: .*no right$"
     ):
@@ -700,7 +700,7 @@ def test_a_pool_that_cannot_be_opened_leaves_nothing_behind(make: Make, gate: Ga
 
 def client_of(producer: Producer) -> Any:
     """What the producer works with."""
-    return producer._sender.client
+    return producer._lease.connection.client
 
 
 def test_a_producer_that_broke_is_replaced_on_its_return(make: Make) -> None:
@@ -709,7 +709,7 @@ def test_a_producer_that_broke_is_replaced_on_its_return(make: Make) -> None:
     pool = make(told.observer, size=1)
     with pool.producer() as producer:
         broken = client_of(producer)
-        broken.fault = Fault(Kind.FATAL, "fatal")
+        broken.fault = Fault(FaultKind.FATAL, "fatal")
     with pool.producer() as producer:
         assert (0, True) == (producer.index, client_of(producer) is not broken)
 
@@ -721,7 +721,7 @@ def test_a_producer_that_broke_at_rest_is_lent_to_nobody(make: Make) -> None:
     pool = make(size=1)
     with pool.producer() as producer:
         broken = client_of(producer)
-    broken.fault = Fault(Kind.FATAL, "fatal")
+    broken.fault = Fault(FaultKind.FATAL, "fatal")
     with pool.producer() as producer:
         assert client_of(producer) is not broken
 
@@ -730,7 +730,7 @@ def test_a_pool_that_is_fenced_again_and_again_says_so(make: Make) -> None:
     """Another process has the same ids: waiting doesn't help."""
     pool = make(size=1, fenced_retries=0, **IDS)
     with pool.producer() as producer:
-        client_of(producer).fault = Fault(Kind.FENCED, "fenced")
+        client_of(producer).fault = Fault(FaultKind.FENCED, "fenced")
 
     soon(pool, lambda: pool.stats().retiring == 0)
     with pytest.raises(PoolUnhealthyError, match="another process uses the same transactional ids"):
@@ -758,7 +758,7 @@ def test_a_producer_that_is_held_too_long_is_reported_with_its_place(
     pool = make(told.observer, size=1, leak_after_ms=20)
     with pool.producer():
         told.next()
-        place = pool._keeper.core.holders()[0].place
+        place = pool._house.table.holders()[0].place
 
     assert place is not None
     assert place.startswith(f"{__file__}:")
@@ -825,7 +825,7 @@ def test_producers_of_another_cluster_are_no_siblings(mock_kafka: MockKafka) -> 
     ids = {"transactional_id": "t-{instance}-{index}", "instance": "siblings"}
     three = settings(size=3, deliver=True, kafka={"bootstrap.servers": mock_kafka.bootstrap_servers}, **ids)
     with ProducerPool(three, configure=configure) as pool:
-        first, second, third = (slot.client._siblings for slot in pool._keeper.core._slots)
+        first, second, third = (slot.connection.client._siblings for slot in pool._house.table._slots)
 
     assert first is second
     assert first is not third
@@ -839,10 +839,10 @@ def test_a_reload_replaces_all_producers_under_their_old_names(make: Make) -> No
     told = Told("producer.created", "producer.closed")
     pool = make(told.observer, size=2, **IDS)
     pool.open()
-    before = {slot.index: slot.client for slot in pool._keeper.core._slots}
+    before = {slot.index: slot.connection.client for slot in pool._house.table._slots}
     told.events.clear()
     pool.reload()
-    after = {slot.index: slot.client for slot in pool._keeper.core._slots}
+    after = {slot.index: slot.connection.client for slot in pool._house.table._slots}
 
     closed_first = ["producer.closed 0", "producer.created 0", "producer.closed 1", "producer.created 1"]
     assert closed_first == told.names()
@@ -891,7 +891,7 @@ def test_a_reload_may_bring_new_settings(pools: list[ProducerPool]) -> None:
     pool.reload()
 
     assert [0, 1, 0, 1] == asked
-    assert 2 == pool._keeper.settings.timeout_ms
+    assert 2 == pool._lender.policies.settings.timeout_ms
 
 
 @pytest.mark.parametrize("given", [{"size": 3}, IDS])
@@ -987,7 +987,7 @@ def test_closing_waits_for_the_holders(make: Make) -> None:
     pool = make(size=1)
     with pool.producer() as producer:
         job = run(pool.close)
-        soon(pool, lambda: pool._keeper.core.closing)
+        soon(pool, lambda: pool._house.table.closing)
         assert producer.produce_sync("topic", "value")
         assert not job.done()
     report = job.result(PATIENCE)
@@ -1032,7 +1032,7 @@ def test_a_late_holder_still_gets_its_answers_and_sends_what_it_owes(make: Make)
         last = producer.produce_async("topic", "last")
 
     assert last.result(PATIENCE_MS)
-    assert ["first", "last"] == [record.value for record in pool._keeper.memory.committed]
+    assert ["first", "last"] == [record.value for record in pool._memory_broker.committed]
     soon(pool, lambda: "wd_di-orders-poller" not in {thread.name for thread in threading.enumerate()})
 
 
@@ -1062,7 +1062,8 @@ def test_what_a_close_has_left_can_be_taken_by_force_later(make: Make) -> None:
 
 def test_ids_are_free_again_when_the_last_producer_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not while a late holder works under one of them; closing again looks after it."""
-    monkeypatch.setattr(_keeper, "KafkaClient", lambda _, name, **__: MemoryClient(MemoryBroker(), name))
+    client: Any = lambda _, name, answers, **__: MemoryClient(MemoryBroker(), name, answers)  # noqa: E731
+    monkeypatch.setattr(making, "KafkaClient", client)
     given = {"deliver": True, "kafka": {"bootstrap.servers": "kafka:9092"}, "instance": "7"}
     given |= {"transactional_id": "t-{instance}-{index}"}
     pool = make(size=1, **given)
@@ -1090,7 +1091,7 @@ def test_a_forced_close_during_a_transaction_aborts_it(make: Make) -> None:
         lose()
 
     assert not isinstance(raised.value, Fault)
-    assert [] == pool._keeper.memory.committed
+    assert [] == pool._memory_broker.committed
 
 
 def test_a_holder_may_close_its_own_pool(make: Make) -> None:
@@ -1121,7 +1122,7 @@ def test_two_threads_may_close_at_once(make: Make) -> None:
     pool = make(told.observer, size=1)
     guest = Guest(pool).seated()
     jobs = [run(pool.close), run(pool.close)]
-    soon(pool, lambda: pool._keeper.core.closing)
+    soon(pool, lambda: pool._house.table.closing)
     assert not any(job.done() for job in jobs)
     guest.go()
     first, second = (job.result(PATIENCE) for job in jobs)
@@ -1140,7 +1141,7 @@ def test_an_interrupted_close_has_closed_all_the_same(make: Make, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool._keeper, "wait_until", interrupt)
+        patch.setattr(pool._house, "wait_until", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.close()
 
@@ -1269,7 +1270,7 @@ def test_a_storm_leaves_everything_in_its_place(make: Make, kind: dict[str, str]
             if chance < 0.1:
                 raise ValueError("body")
             if chance < 0.13:
-                client_of(producer).fault = Fault(Kind.FATAL, "broken")
+                client_of(producer).fault = Fault(FaultKind.FATAL, "broken")
             elif chance < 0.5:
                 producer.produce_async("topic", "value")
 
@@ -1289,7 +1290,7 @@ def test_a_storm_leaves_everything_in_its_place(make: Make, kind: dict[str, str]
     for job in jobs:
         job.result(PATIENCE)
 
-    soon(pool, lambda: not (pool.stats().creating + pool.stats().retiring + pool._keeper.core.restless))
+    soon(pool, lambda: not (pool.stats().creating + pool.stats().retiring + pool._house.table.restless))
     stats = pool.stats()
     assert (0, 0, 3) == (stats.in_use, stats.waiting, stats.available)
     assert stats.idle == stats.totals.created - stats.totals.retired
@@ -1395,7 +1396,7 @@ def test_a_forgotten_shared_pool_ends_its_threads(make: Make) -> None:
     with pool.producer() as producer:
         producer.produce_sync("orders", "one")
     [serving] = [thread for thread in threading.enumerate() if thread.name == "wd_di-orders-0"]
-    pool._keeper.forgotten = True  # what the pool's finalizer says
+    pool._house.forget()  # what the pool's finalizer says
     serving.join(PATIENCE)
 
     assert not serving.is_alive()
@@ -1416,7 +1417,7 @@ def test_a_forked_child_keeps_its_own_ids_through_a_reload(pools: list[ProducerP
     if child == 0:
         with contextlib.suppress(PoolTimeoutError):
             pool.reload(PoolSettings.model_validate({**given, "timeout_ms": 1}), timeout_ms=0)
-        mine = [slot.transactional_id for slot in pool._keeper.plan.slots]
+        mine = [slot.transactional_id for slot in pool._house.plan.slots]
         try:
             alike.producer()
         except SettingsError as error:

@@ -9,21 +9,26 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
+from connections import connected
 from pydantic import SecretStr
 from scripted import outcome
 
-from wd_di import _client, _reentry
-from wd_di._client import Fault, KafkaClient, Kind, check, dispose, reveal
-from wd_di._delivery import Delivery, Ledger, Outbox
-from wd_di._threads import Deadline, Workers
-from wd_di._troubles import Siblings
+from wd_di._concurrency.deadline import Deadline
+from wd_di._kafka import handle, librdkafka, nested
+from wd_di._kafka.checking import check
+from wd_di._kafka.librdkafka import KafkaClient
+from wd_di._kafka.port import Fault, FaultKind
+from wd_di._kafka.translation import reveal
+from wd_di._kafka.troubles import Siblings
+from wd_di._records.connection import Connection
+from wd_di._records.delivery import Delivery, Ledger
 from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError
-from wd_di.events import Observer
 from wd_di.settings import SettingsWarning
 from wd_di.testing import ApiKey, MockKafka, raise_fatal_error
 
@@ -52,18 +57,15 @@ def connect(
     if transactional_id is not None:
         config |= {"transactional.id": transactional_id, "transaction.timeout.ms": 10_000}
     config |= {key.replace("_", "."): value for key, value in given.items()}
-    client = KafkaClient(config, transactional_id, trouble=trouble, siblings=siblings)
-    client.outbox = Outbox(
-        "orders",
-        0,
-        observer=Observer(),
-        callbacks=Workers("w", 1),
-        translate=client.verdict,
-        hurry=lambda: None,
-        topics=client.topics,
-        trouble=client.next_trouble,
+    client: KafkaClient = connected(
+        lambda answers: KafkaClient(config, transactional_id, answers, trouble=trouble, siblings=siblings)
     )
     return client
+
+
+def made(config: dict[str, object]) -> KafkaClient:
+    """A plain client of these settings."""
+    return connected(lambda answers: KafkaClient(config, None, answers))
 
 
 def begun(kafka: MockKafka) -> KafkaClient:
@@ -76,11 +78,12 @@ def begun(kafka: MockKafka) -> KafkaClient:
 
 def produce(client: KafkaClient, topic: str = "orders", value: bytes = b"x") -> Delivery:
     """Enqueue one record as a borrower does."""
-    ledger = Ledger(1_000)
-    client.outbox.open(ledger)
-    delivery = Delivery(topic, ledger, client.outbox)
+    connection: Connection = client.connection  # type: ignore[attr-defined]
+    ledger = Ledger(connection, 1_000)
+    connection.in_flight.open(ledger)
+    delivery = Delivery(topic, ledger)
     ledger.pending.add(delivery)
-    client.produce(delivery, topic, value=value)
+    client.produce(topic, on_delivery=delivery.arrive, value=value)
     return delivery
 
 
@@ -92,7 +95,7 @@ def answer(client: KafkaClient, delivery: Delivery) -> Delivery:
     return delivery
 
 
-def kind(call: Any, *given: Any) -> Kind | None:
+def kind(call: Any, *given: Any) -> FaultKind | None:
     """The kind of fault that a call ended in, if any."""
     result = outcome(lambda: call(*given))
     return result.kind if isinstance(result, Fault) else None
@@ -101,7 +104,7 @@ def kind(call: Any, *given: Any) -> Kind | None:
 def end(client: KafkaClient) -> int:
     """Dispose of a client within its time."""
     started = time.monotonic()
-    lost = dispose(client, Deadline(0.3), 0.2)
+    lost = client.connection.dispose(Deadline(0.3), 0.2)
     assert time.monotonic() - started < 1
     return lost
 
@@ -112,12 +115,12 @@ def end(client: KafkaClient) -> int:
 @pytest.mark.parametrize(
     ("code", "expected", "lost", "abortable"),
     [
-        (KafkaError.INVALID_PRODUCER_EPOCH, Kind.FENCED, True, False),
-        (KafkaError.PRODUCER_FENCED, Kind.FENCED, True, False),
-        (KafkaError.INVALID_TXN_STATE, Kind.FATAL, True, False),
-        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Kind.DENIED, True, False),
-        (KafkaError.INVALID_PRODUCER_ID_MAPPING, Kind.ABORTABLE, False, True),
-        (KafkaError.TOPIC_AUTHORIZATION_FAILED, Kind.DENIED, False, True),
+        (KafkaError.INVALID_PRODUCER_EPOCH, FaultKind.FENCED, True, False),
+        (KafkaError.PRODUCER_FENCED, FaultKind.FENCED, True, False),
+        (KafkaError.INVALID_TXN_STATE, FaultKind.FATAL, True, False),
+        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, FaultKind.DENIED, True, False),
+        (KafkaError.INVALID_PRODUCER_ID_MAPPING, FaultKind.ABORTABLE, False, True),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, FaultKind.DENIED, False, True),
     ],
 )
 def test_commit(kafka, code, expected, lost, abortable):
@@ -146,9 +149,9 @@ def test_transient_answers(kafka):
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (KafkaError.INVALID_PRODUCER_EPOCH, Kind.FENCED),
-        (KafkaError.PRODUCER_FENCED, Kind.FENCED),
-        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Kind.DENIED),
+        (KafkaError.INVALID_PRODUCER_EPOCH, FaultKind.FENCED),
+        (KafkaError.PRODUCER_FENCED, FaultKind.FENCED),
+        (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, FaultKind.DENIED),
     ],
 )
 def test_init(kafka, code, expected):
@@ -168,7 +171,7 @@ def test_unreachable_init(kafka):
     kafka.broker_up(1)
     client.init(5)
 
-    assert Kind.RETRIABLE is first
+    assert FaultKind.RETRIABLE is first
     assert client.fault is None
 
 
@@ -178,8 +181,8 @@ def test_fenced_while_producing(kafka):
     kafka.push_errors(ApiKey.PRODUCE, KafkaError.INVALID_PRODUCER_EPOCH)
     answer(client, produce(client))
 
-    assert Kind.FENCED is client.fault.kind
-    assert [Kind.FENCED] * 3 == [kind(client.commit, 0.1), kind(client.abort, 0.1), kind(client.begin)]
+    assert FaultKind.FENCED is client.fault.kind
+    assert [FaultKind.FENCED] * 3 == [kind(client.commit, 0.1), kind(client.abort, 0.1), kind(client.begin)]
 
 
 def test_commit_in_slices(kafka):
@@ -190,7 +193,7 @@ def test_commit_in_slices(kafka):
     first, open_ = kind(client.commit, 0.05), client.in_transaction
     client.commit(5)
 
-    assert Kind.RETRIABLE is first
+    assert FaultKind.RETRIABLE is first
     assert (True, False) == (open_, client.in_transaction)
 
 
@@ -205,7 +208,7 @@ def test_interrupted_commit(kafka):
     client.commit(5)
 
     assert not client.in_transaction
-    assert Kind.OTHER is kind(client.commit, 1)
+    assert FaultKind.OTHER is kind(client.commit, 1)
 
 
 def test_wrong_state(kafka):
@@ -215,7 +218,7 @@ def test_wrong_state(kafka):
     client.init(5)
     client.begin()
 
-    assert [Kind.OTHER, Kind.OTHER] == [before_init, kind(client.begin)]
+    assert [FaultKind.OTHER, FaultKind.OTHER] == [before_init, kind(client.begin)]
 
 
 # -- records -----------------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ def test_reason(kafka):
 def test_unknown_topic(kafka):
     """A topic that doesn't exist is asked after in the error."""
     error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
-    result, told = connect(kafka, None).verdict(error, "ordres")
+    result, told = connect(kafka, None).verdict(error, "ordres")[:2]
 
     assert "failed" == result
     assert "'ordres' wasn't delivered" in str(told)
@@ -290,7 +293,7 @@ def test_full_queue(kafka):
     produce(client)
     produce(client)
 
-    assert Kind.QUEUE_FULL is kind(produce, client)
+    assert FaultKind.QUEUE_FULL is kind(produce, client)
     assert 2 == client.owes()
 
 
@@ -311,14 +314,14 @@ def test_too_large(kafka):
     answer(client, produce(client))
     client.commit(5)
 
-    assert Kind.OTHER is refused
+    assert FaultKind.OTHER is refused
     assert client.fault is None
 
 
 # -- errors that concern no call ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("code", "expected"), [(FENCED, Kind.FENCED), (INVALID_STATE, Kind.FATAL)])
+@pytest.mark.parametrize(("code", "expected"), [(FENCED, FaultKind.FENCED), (INVALID_STATE, FaultKind.FATAL)])
 def test_fatal_error(kafka, code, expected):
     """A fatal error, which a poll raises once, is kept; poll goes on serving, and all other calls tell its kind."""
     client = connect(kafka, None, enable_idempotence=True)
@@ -346,10 +349,10 @@ def test_denied_in_the_background(kafka):
     """A refused login, which librdkafka would repeat for ever, is kept as a fault and told."""
     told: list[Exception] = []
     client = connect(kafka, None, trouble=told.append)
-    client._troubles.append(KafkaError(KafkaError._AUTHENTICATION, "SASL authentication error: no such user"))
+    client._note(KafkaError(KafkaError._AUTHENTICATION, "SASL authentication error: no such user"))
     client.poll(0)
 
-    assert Kind.DENIED is client.fault.kind
+    assert FaultKind.DENIED is client.fault.kind
     assert [client.fault] == told
     assert "no such user" in client.last_error
 
@@ -369,7 +372,7 @@ def test_brokers_down(kafka):
 
 def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch):
     """A commit from inside of a callback that had no answer in time has committed, if the next one finds it done."""
-    monkeypatch.setattr(_reentry, "PATIENCE", 0)
+    monkeypatch.setattr(nested, "PATIENCE", 0)
     client, handle, free = begun(kafka), None, threading.Event()
     answer(client, produce(client))
 
@@ -388,7 +391,7 @@ def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch):
     client._calls._left.join(5)
     client.commit(5)
 
-    assert Kind.RETRIABLE is late
+    assert FaultKind.RETRIABLE is late
     assert not client.in_transaction
 
 
@@ -412,7 +415,7 @@ def test_a_kept_error_keeps_no_client(kafka, what):
 
     def produce() -> None:
         for _ in range(3):
-            client.produce(Delivery("orders", Ledger(1000, transactional=False), client.outbox), "orders", value=b"v")
+            client.produce("orders", on_delivery=lambda *_: None, value=b"v")
 
     calls = {
         "produce": produce,
@@ -424,7 +427,7 @@ def test_a_kept_error_keeps_no_client(kafka, what):
     }
     with pytest.raises((Fault, ValueError)) as kept:
         calls[what]()
-    dispose(client, Deadline(0), 0)
+    client.connection.dispose(Deadline(0), 0)
 
     assert before == handles()
     assert kept.value.__traceback__ is not None
@@ -435,8 +438,7 @@ def test_statistics(kafka):
     heard: list[str] = []
     config = {"bootstrap.servers": kafka.bootstrap_servers, "statistics.interval.ms": 10}
     silent = connect(kafka, None, statistics_interval_ms=10)
-    client = KafkaClient(config, None, statistics=heard.append)
-    client.outbox = silent.outbox
+    client = connected(lambda answers: KafkaClient(config, None, answers, statistics=heard.append))
     deadline = Deadline(5)
     while not heard and not deadline.passed:
         client.poll(0.05)
@@ -457,8 +459,7 @@ def statistics(client: KafkaClient) -> dict[str, Any]:
 def listening(kafka: MockKafka) -> KafkaClient:
     """A plain client whose statistics somebody hears."""
     config = {"bootstrap.servers": kafka.bootstrap_servers, "statistics.interval.ms": 50}
-    client = KafkaClient(config, None, statistics=lambda _: None)
-    client.outbox = connect(kafka, None).outbox
+    client: KafkaClient = connected(lambda answers: KafkaClient(config, None, answers, statistics=lambda _: None))
     return client
 
 
@@ -476,7 +477,7 @@ def test_a_later_proof_is_a_new_one(monkeypatch):
         client = connect(kafka, None)
         client.probe(5)
         client.probe(0)  # no need to ask
-    monkeypatch.setattr(_client, "PROOF_FRESH", 0.0)
+    monkeypatch.setattr(librdkafka, "PROOF_FRESH", 0.0)
 
     assert kind(client.probe, 0.3) is not None
 
@@ -504,7 +505,7 @@ def test_a_cluster_without_an_id(kafka):
     client._handle = handle
 
     assert ["all topics"] == asked
-    assert Kind.RETRIABLE is late
+    assert FaultKind.RETRIABLE is late
 
 
 def test_a_busy_broker_is_asked_again(kafka, monkeypatch):
@@ -687,7 +688,7 @@ def test_a_summary_ends_with_a_siblings_success(kafka, monkeypatch):
     idle.poll(0)
     busy.probe(5)
     produce(idle)
-    monkeypatch.setattr("wd_di._client.CAUSE_AFTER", 0.0)
+    monkeypatch.setattr("wd_di._kafka.troubles.CAUSE_AFTER", 0.0)
     idle.poll(0)
 
     assert [] == told
@@ -737,7 +738,7 @@ def test_an_old_error_explains_nothing(kafka, monkeypatch):
     client = connect(kafka, None)
     note(client, *REFUSED)
     client.poll(0)
-    monkeypatch.setattr("wd_di._troubles.FRESH", 0.0)
+    monkeypatch.setattr("wd_di._kafka.troubles.FRESH", 0.0)
 
     assert client.last_error is None
 
@@ -746,7 +747,7 @@ def test_a_summary_alone_is_not_told_at_once(kafka, monkeypatch):
     """All brokers down, without a cause, is an idle connection that was closed, unless records stay unanswered."""
     told: list[Exception] = []
     client = connect(kafka, None, trouble=told.append, linger_ms=5_000)
-    monkeypatch.setattr("wd_di._client.CAUSE_AFTER", 0.0)
+    monkeypatch.setattr("wd_di._kafka.troubles.CAUSE_AFTER", 0.0)
     note(client, *DOWN)
     client.poll(0)
     client.poll(0)
@@ -779,7 +780,7 @@ def test_a_summary_alone_is_not_told_at_once(kafka, monkeypatch):
 )
 def test_a_topics_time_to_appear(given, expected):
     """An unknown topic's records fail before they expire, and after 4 s."""
-    assert expected == _client._propagation_ms(given)
+    assert expected == handle._propagation_ms(given)
 
 
 def test_ask(kafka):
@@ -807,7 +808,7 @@ def test_renew(kafka):
     lost = [client.renew("orders", 99, Deadline(5)) for _ in range(2)]
 
     assert [True, False, False] == [found, *lost]
-    assert 1 + len(_client.RENEWALS) == len(asked)
+    assert 1 + len(librdkafka.RENEWALS) == len(asked)
 
 
 def test_an_unknown_partition_says_which_there_are(kafka):
@@ -815,7 +816,7 @@ def test_an_unknown_partition_says_which_there_are(kafka):
     client = connect(kafka, None)
     client.ask("orders", 5)
     last = client.topics.answer_for("orders").partitions - 1
-    _, told = client.verdict(KafkaError(KafkaError._UNKNOWN_PARTITION), "orders")
+    _, told = client.verdict(KafkaError(KafkaError._UNKNOWN_PARTITION), "orders")[:2]
 
     assert (f"0 to {last}" if last else "only partition 0") in str(told)
 
@@ -832,17 +833,17 @@ def test_secrets_in_errors():
         "compression.type": f"{SECRET}-longer",
     }
     with pytest.raises(Fault, match=r'Invalid value "\*\*\*" for configuration property') as caught:
-        KafkaClient(config, None)
+        connected(lambda answers: KafkaClient(config, None, answers))
 
-    assert Kind.SETTINGS is caught.value.kind
+    assert FaultKind.SETTINGS is caught.value.kind
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 def test_secrets_in_deliveries(kafka):
     """A secret in the text of a record's or the client's error is replaced."""
     client = connect(kafka, None, sasl_password=SecretStr(SECRET))
-    _, told = client.verdict(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, f"said {SECRET}"), "orders")
-    client._troubles.append(KafkaError(KafkaError._TRANSPORT, f"said {SECRET}"))
+    _, told = client.verdict(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, f"said {SECRET}"), "orders")[:2]
+    client._note(KafkaError(KafkaError._TRANSPORT, f"said {SECRET}"))
     client.poll(0)
 
     assert "said ***" in str(told)
@@ -924,7 +925,7 @@ def test_check_hides_secrets():
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("refuse", [lambda config: check("orders", config), lambda config: KafkaClient(config, None)])
+@pytest.mark.parametrize("refuse", [partial(check, "orders"), made])
 def test_variables_hide_secrets(refuse):
     """Error trackers show the variables of every frame, so none of them holds a revealed secret."""
     with pytest.raises((SettingsError, Fault)) as caught:
@@ -974,8 +975,8 @@ def test_dispose_in_doubt(kafka):
     client = begun(kafka)
     answer(client, produce(client))
     kafka.set_rtt(3_000)
-    assert Kind.RETRIABLE is kind(client.commit, 0.05)
-    client.doubtful = True
+    assert FaultKind.RETRIABLE is kind(client.commit, 0.05)
+    client.connection.doubtful = True
 
     assert 0 == end(client)
     assert client.in_transaction
@@ -1014,7 +1015,7 @@ def test_dispose_after_a_lost_report(kafka):
     with pytest.raises(KeyboardInterrupt):
         client.flush(0.19)  # in one call: longer ones look for signals in between
     started = time.monotonic()
-    lost = dispose(client, Deadline(5), 1)
+    lost = client.connection.dispose(Deadline(5), 1)
 
     assert (1, "purged") == (lost, delivery.outcome)
     assert time.monotonic() - started < 1
@@ -1033,21 +1034,21 @@ def test_after_the_end(kafka):
     client.close()
     calls = [client.begin, lambda: client.poll(0), lambda: client.commit(0), lambda: produce(client), client.purge]
 
-    assert [Kind.CLOSED] * 5 == [kind(call) for call in calls]
+    assert [FaultKind.CLOSED] * 5 == [kind(call) for call in calls]
     assert 0 == client.owes()
 
 
 def test_collected(kafka):
     """A client that is forgotten is forgotten by the registry of live ones, too."""
     client = connect(kafka, None)
-    known = client in _client._live
+    known = client in handle._live
     address = id(client)
     end(client)
     del client
     gc.collect()
 
     assert known
-    assert address not in {id(other) for other in _client._live}
+    assert address not in {id(other) for other in handle._live}
 
 
 def test_pinned(kafka):
@@ -1067,7 +1068,7 @@ def test_a_record_whose_topic_went_away(kafka, monkeypatch):
     """A record that was queued for a partition of a deleted topic fails with the same hint as any other."""
     client = connect(kafka, None)
     monkeypatch.setattr(client, "ask", lambda topic, _: client.topics.learn_missing(topic))
-    outcome_, error = client.verdict(KafkaError(KafkaError._DESTROY), "gone")
+    outcome_, error = client.verdict(KafkaError(KafkaError._DESTROY), "gone")[:2]
 
     assert "failed" == outcome_
     assert "the brokers know no topic 'gone': does the topic exist?" in str(error)

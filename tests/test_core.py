@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from wd_di._core import Core, Effects, Lease, LeaseState, Limits, PoolStats, Retirement, Slot, Totals
+from wd_di._records.connection import Retirement
+from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, SlotPolicy
+from wd_di._slots.stats import PoolStats, Totals
+from wd_di._slots.table import SlotTable
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
 
 REFUSED = OSError("no broker")
@@ -14,13 +17,13 @@ FENCED = Retirement("commit failed", ValueError("fenced"), fenced=True)
 
 
 class Bench:
-    """A core with a clock that only moves when told, and somebody who carries out what it decides."""
+    """A table with a clock that only moves when told, and somebody who carries out what it decides."""
 
     def __init__(self, **limits: Any) -> None:
         self.now = 1000.0
-        self.limits = Limits(**{"size": 2, **limits})
-        self.core = Core("orders", self.limits, clock=lambda: self.now)
-        self.slots = self.core._slots
+        self.policy = SlotPolicy(**{"size": 2, **limits})
+        self.table = SlotTable("orders", self.policy, clock=lambda: self.now)
+        self.slots = self.table._slots
 
     def states(self) -> str:
         """The states in order of index: e, c, i, l, r."""
@@ -31,44 +34,44 @@ class Bench:
         assert effects is not None
         assert effects.create
         for slot in effects.create:
-            done = self.core.created(slot, object())
+            done = self.table.created(slot, object())
         return done
 
     def warm(self) -> Bench:
         """Make all producers."""
-        self.create(self.core.warm())
+        self.create(self.table.warm())
         return self
 
-    def borrow(self, owner: object = "somebody") -> Lease:
+    def borrow(self, owner: object = "somebody") -> Claim:
         """A lease on a slot that is ready."""
-        lease = Lease(owner)
-        assert self.core.take(lease)
+        lease = Claim(owner)
+        assert self.table.take(lease)
         return lease
 
-    def queue(self, owner: object = "somebody") -> Lease:
+    def queue(self, owner: object = "somebody") -> Claim:
         """A lease in the queue."""
-        lease = Lease(owner)
-        self.core.wait(lease)
-        assert lease.state is LeaseState.WAITING
+        lease = Claim(owner)
+        self.table.wait(lease)
+        assert lease.state is ClaimState.WAITING
         return lease
 
     def fail(self, slot: Slot, *, permanent: bool = False) -> Effects:
         """A creation that failed and whose handle is gone; what the failure brought."""
-        effects = self.core.creation_failed(slot, REFUSED, permanent=permanent)
-        self.core.retired(slot)
+        effects = self.table.creation_failed(slot, REFUSED, permanent=permanent)
+        self.table.retired(slot)
         return effects
 
     def advance(self, seconds: float) -> Effects:
         """Let the time pass and the poller come round."""
         self.now += seconds
-        return self.core.tick()
+        return self.table.tick()
 
     def fence(self, slot: Slot) -> Effects:
         """Lose the slot's producer to another process."""
-        effects = self.core.doom(slot, slot.client, FENCED)
+        effects = self.table.doom(slot, slot.connection, FENCED)
         assert effects is not None
         assert [slot] == effects.retire
-        return self.core.retired(slot)
+        return self.table.retired(slot)
 
 
 # -- ids that the coordinator forgets --------------------------------------------------------------
@@ -87,7 +90,7 @@ def test_an_id_that_was_forgotten_takes_its_idle_siblings_along() -> None:
     """Those that rested half as long or longer are made anew with it, all at once; a fresher one stays."""
     bench = aged(10, 9, 6, 4)
     lease = bench.borrow()
-    effects = bench.core.release(lease, Retirement("expired", expired=True))
+    effects = bench.table.release(lease, Retirement("expired", expired=True))
 
     assert effects is not None
     assert [0, 1, 2] == [slot.index for slot in effects.retire]
@@ -98,16 +101,16 @@ def test_a_producer_that_is_held_outlives_its_siblings_expiry() -> None:
     """Whoever works with one goes on, and learns it from the broker."""
     bench = aged(10, 10)
     lease, held = bench.borrow(), bench.borrow()
-    bench.core.release(lease, Retirement("expired", expired=True))
+    bench.table.release(lease, Retirement("expired", expired=True))
 
     assert "rl" == bench.states()
-    assert bench.core.release(held) is None
+    assert bench.table.release(held) is None
 
 
 def test_another_retirement_takes_nobody_along() -> None:
     """A broken producer says nothing about its siblings."""
     bench = aged(10, 10)
-    effects = bench.core.release(bench.borrow(), Retirement("broken"))
+    effects = bench.table.release(bench.borrow(), Retirement("broken"))
 
     assert effects is not None
     assert [0] == [slot.index for slot in effects.retire]
@@ -119,7 +122,7 @@ def test_idle_ids_are_made_anew_before_the_coordinator_forgets_them() -> None:
     first = bench.advance(0)
     assert [0] == [slot.index for slot in first.retire]
     assert "transactional_id_expiry_ms" == getattr(bench.slots[0].retirement, "reason", None)
-    bench.create(bench.core.retired(bench.slots[0]))
+    bench.create(bench.table.retired(bench.slots[0]))
 
     assert [1] == [slot.index for slot in bench.advance(0).retire]
     assert [] == aged(10, 10).advance(0).retire
@@ -128,26 +131,26 @@ def test_idle_ids_are_made_anew_before_the_coordinator_forgets_them() -> None:
 def test_who_is_granted_an_old_one_can_tell() -> None:
     """The age counts from what the coordinator heard, not from the last return."""
     bench = aged(7, 7, lifetime=8)
-    bench.core.release(bench.borrow())
+    bench.table.release(bench.borrow())
     bench.now += 1
     second, first = bench.borrow(), bench.borrow()
-    bench.core.heard_of(first.slot)
-    bench.core.release(first)
+    bench.table.heard_of(first.slot)
+    bench.table.release(first)
 
-    assert bench.core.expired(second)
-    assert not bench.core.expired(bench.borrow())
+    assert bench.table.expired(second)
+    assert not bench.table.expired(bench.borrow())
 
 
 def test_who_held_one_for_too_long_can_tell() -> None:
     """By the clock of now; a pool that is closing has no other one to give."""
     bench = aged(7, lifetime=8)
     lease = bench.borrow()
-    before = bench.core.outlived(lease)
+    before = bench.table.outlived(lease)
     bench.now += 1
-    held_too_long = bench.core.outlived(lease)
-    bench.core.close()
+    held_too_long = bench.table.outlived(lease)
+    bench.table.close()
 
-    assert [False, True, False] == [before, held_too_long, bench.core.outlived(lease)]
+    assert [False, True, False] == [before, held_too_long, bench.table.outlived(lease)]
 
 
 # -- going on with another one ---------------------------------------------------------------------
@@ -160,12 +163,12 @@ def test_an_exchange_gives_what_is_idle() -> None:
     bench = Bench(warm=True).warm()
     lease = bench.borrow()
     first = lease.slot
-    effects = bench.core.exchange(lease, AGED)
+    effects = bench.table.exchange(lease, AGED)
 
     assert [lease] == effects.wake
     assert [first] == effects.retire
-    assert (LeaseState.GRANTED, True) == (lease.state, lease.slot is not first)
-    assert bench.core.release(lease) is None
+    assert (ClaimState.GRANTED, True) == (lease.state, lease.slot is not first)
+    assert bench.table.release(lease) is None
 
 
 def test_an_exchange_comes_before_all_who_wait() -> None:
@@ -173,13 +176,13 @@ def test_an_exchange_comes_before_all_who_wait() -> None:
     bench = Bench(size=1, warm=True).warm()
     lease = bench.borrow()
     waiting = [bench.queue("first"), bench.queue("second")]
-    bench.core.exchange(lease, AGED)
+    bench.table.exchange(lease, AGED)
     before = lease.state
-    bench.create(bench.core.retired(bench.slots[0]))
+    bench.create(bench.table.retired(bench.slots[0]))
 
-    assert [LeaseState.WAITING, LeaseState.GRANTED] == [before, lease.state]
-    assert 2 * [LeaseState.WAITING] == [each.state for each in waiting]
-    effects = bench.core.release(lease)
+    assert [ClaimState.WAITING, ClaimState.GRANTED] == [before, lease.state]
+    assert 2 * [ClaimState.WAITING] == [each.state for each in waiting]
+    effects = bench.table.release(lease)
     assert effects is not None
     assert waiting[:1] == effects.wake
 
@@ -188,26 +191,26 @@ def test_an_exchange_for_a_forgotten_id_trusts_no_older_one() -> None:
     """Only what the coordinator has heard of since, and all that follow from the first retirement."""
     bench = aged(10, 4)
     lease = bench.borrow()
-    bench.core.exchange(lease, Retirement("expired", expired=True))
-    older = bench.core.expired(lease)
-    bench.core.exchange(lease, Retirement("expired", expired=True))
+    bench.table.exchange(lease, Retirement("expired", expired=True))
+    older = bench.table.expired(lease)
+    bench.table.exchange(lease, Retirement("expired", expired=True))
     bench.now += 1
-    bench.create(bench.core.retired(bench.slots[0]))
+    bench.create(bench.table.retired(bench.slots[0]))
 
     assert older
     assert "lr" == bench.states()
-    assert not bench.core.expired(lease)
+    assert not bench.table.expired(lease)
 
 
 def test_an_exchange_that_is_given_up() -> None:
     """Who waits no longer holds nothing, and a late slot is the next one's."""
     bench = Bench(size=1, warm=True).warm()
     lease = bench.borrow()
-    bench.core.exchange(lease, AGED)
+    bench.table.exchange(lease, AGED)
 
-    assert bench.core.withdraw(lease, timed_out=True)
-    assert bench.core.release(lease) is None
-    bench.create(bench.core.retired(bench.slots[0]))
+    assert bench.table.withdraw(lease, timed_out=True)
+    assert bench.table.release(lease) is None
+    bench.create(bench.table.retired(bench.slots[0]))
     assert "i" == bench.states()
 
 
@@ -215,9 +218,9 @@ def test_no_exchange_in_a_closing_pool() -> None:
     """It is refused, and the lease still stands."""
     bench = Bench(size=1, warm=True).warm()
     lease = bench.borrow()
-    bench.core.close()
+    bench.table.close()
     with pytest.raises(PoolClosedError):
-        bench.core.exchange(lease, AGED)
+        bench.table.exchange(lease, AGED)
 
     assert "l" == bench.states()
 
@@ -226,8 +229,8 @@ def test_a_close_fails_who_waits_for_another_one() -> None:
     """As all who wait."""
     bench = Bench(size=1, warm=True).warm()
     lease = bench.borrow()
-    bench.core.exchange(lease, AGED)
-    effects = bench.core.close()
+    bench.table.exchange(lease, AGED)
+    effects = bench.table.close()
 
     assert [lease] == effects.wake
     assert isinstance(lease.error, PoolClosedError)
@@ -239,12 +242,12 @@ def test_a_close_fails_who_waits_for_another_one() -> None:
 def test_an_empty_pool_has_nothing_at_once_but_makes_one_for_whoever_waits() -> None:
     """A lazy pool starts one creation for each waiter, as long as there are empty slots."""
     bench = Bench()
-    lease = Lease("first")
+    lease = Claim("first")
 
-    assert not bench.core.take(lease)
-    assert [bench.slots[0]] == bench.core.wait(lease).create
-    assert [bench.slots[1]] == bench.core.wait(Lease("second")).create
-    assert Effects() == bench.core.wait(Lease("third"))
+    assert not bench.table.take(lease)
+    assert [bench.slots[0]] == bench.table.wait(lease).create
+    assert [bench.slots[1]] == bench.table.wait(Claim("second")).create
+    assert Effects() == bench.table.wait(Claim("third"))
     assert "cc" == bench.states()
 
 
@@ -253,9 +256,9 @@ def test_the_longest_waiter_gets_the_first_producer_that_is_ready() -> None:
     bench = Bench()
     first, second = bench.queue("first"), bench.queue("second")
 
-    assert [first] == bench.core.created(bench.slots[1], object()).wake
+    assert [first] == bench.table.created(bench.slots[1], object()).wake
     assert bench.slots[1] is first.slot
-    assert LeaseState.WAITING is second.state
+    assert ClaimState.WAITING is second.state
 
 
 def test_a_return_goes_straight_to_the_longest_waiter() -> None:
@@ -263,22 +266,22 @@ def test_a_return_goes_straight_to_the_longest_waiter() -> None:
     bench = Bench(size=1).warm()
     lease = bench.borrow()
     first, second = bench.queue("first"), bench.queue("second")
-    effects = bench.core.release(lease)
+    effects = bench.table.release(lease)
 
     assert effects is not None
     assert [first] == effects.wake
     assert "l" == bench.states()
-    assert not bench.core.take(Lease("newcomer"))
-    assert LeaseState.WAITING is second.state
+    assert not bench.table.take(Claim("newcomer"))
+    assert ClaimState.WAITING is second.state
 
 
 def test_who_asks_to_wait_is_served_at_once_if_something_came_free_meanwhile() -> None:
     """Between asking and queueing a slot may come back; then there is nothing to wait for."""
     bench = Bench(size=1).warm()
-    lease = Lease("late")
+    lease = Claim("late")
 
-    assert Effects(wake=[lease]) == bench.core.wait(lease)
-    assert LeaseState.GRANTED is lease.state
+    assert Effects(wake=[lease]) == bench.table.wait(lease)
+    assert ClaimState.GRANTED is lease.state
 
 
 def test_who_left_the_queue_is_never_served() -> None:
@@ -287,29 +290,29 @@ def test_who_left_the_queue_is_never_served() -> None:
     lease = bench.borrow()
     gone, next_ = bench.queue("gone"), bench.queue("next")
 
-    assert bench.core.withdraw(gone, timed_out=True)
-    assert [next_] == bench.core.release(lease).wake  # type: ignore[union-attr]
-    assert LeaseState.DONE is gone.state
+    assert bench.table.withdraw(gone, timed_out=True)
+    assert [next_] == bench.table.release(lease).wake  # type: ignore[union-attr]
+    assert ClaimState.DONE is gone.state
 
 
 def test_a_waiter_that_was_served_cannot_leave_the_queue() -> None:
     """A time-out that comes after the grant finds the slot in its hands."""
     bench = Bench(size=1)
     lease = bench.queue()
-    bench.core.created(bench.slots[0], object())
+    bench.table.created(bench.slots[0], object())
 
-    assert not bench.core.withdraw(lease, timed_out=True)
-    assert 0 == bench.core.stats().totals.timeouts
+    assert not bench.table.withdraw(lease, timed_out=True)
+    assert 0 == bench.table.stats().totals.timeouts
 
 
 def test_giving_back_twice_changes_nothing() -> None:
     """The second return can't take the slot from its next borrower."""
     bench = Bench(size=1).warm()
     lease = bench.borrow()
-    bench.core.release(lease)
+    bench.table.release(lease)
     bench.borrow()
 
-    assert bench.core.release(lease, Retirement("broken")) is None
+    assert bench.table.release(lease, Retirement("broken")) is None
     assert "l" == bench.states()
 
 
@@ -317,7 +320,7 @@ def test_giving_back_with_nobody_waiting_asks_nothing_of_the_caller() -> None:
     """The common case builds no effects."""
     bench = Bench().warm()
 
-    assert bench.core.release(bench.borrow()) is None
+    assert bench.table.release(bench.borrow()) is None
 
 
 @pytest.mark.parametrize(("order", "expected"), [("fifo", [0, 1, 2, 0]), ("lifo", [2, 2, 2, 2])])
@@ -328,7 +331,7 @@ def test_the_order_among_idle_slots_is_rotation_or_the_latest(order: str, expect
     for _ in expected:
         lease = bench.borrow()
         used.append(lease.slot.index)
-        bench.core.release(lease)
+        bench.table.release(lease)
 
     assert expected == used
 
@@ -339,9 +342,9 @@ def test_the_queue_is_no_longer_than_max_waiting() -> None:
     bench.queue()
 
     with pytest.raises(PoolExhaustedError, match=r"^orders: 1 borrowers wait already \(max_waiting\)$"):
-        bench.core.wait(Lease("second"))
+        bench.table.wait(Claim("second"))
 
-    assert 1 == bench.core.stats().waiting
+    assert 1 == bench.table.stats().waiting
 
 
 # -- sharing ---------------------------------------------------------------------------------------
@@ -353,8 +356,8 @@ def test_a_shared_slot_serves_as_many_as_it_may() -> None:
     indices = [bench.borrow().slot.index for _ in range(4)]
 
     assert [1, 1, 0, 0] == indices
-    assert not bench.core.take(Lease("fifth"))
-    assert 2 == bench.core.stats().in_use
+    assert not bench.table.take(Claim("fifth"))
+    assert 2 == bench.table.stats().in_use
 
 
 def test_a_shared_slot_rests_when_its_last_borrower_returns() -> None:
@@ -363,10 +366,10 @@ def test_a_shared_slot_rests_when_its_last_borrower_returns() -> None:
     first, second = bench.borrow("first"), bench.borrow("second")
     third = bench.queue("third")
 
-    assert [third] == bench.core.release(first).wake  # type: ignore[union-attr]
-    assert bench.core.release(second) is None
+    assert [third] == bench.table.release(first).wake  # type: ignore[union-attr]
+    assert bench.table.release(second) is None
     assert "l" == bench.states()
-    assert bench.core.release(third) is None
+    assert bench.table.release(third) is None
     assert "i" == bench.states()
 
 
@@ -377,7 +380,7 @@ def test_one_creation_serves_as_many_waiters_as_may_share_it() -> None:
         bench.queue(owner)
 
     assert "cce" == bench.states()
-    assert 2 == len(bench.core.created(bench.slots[0], object()).wake)
+    assert 2 == len(bench.table.created(bench.slots[0], object()).wake)
 
 
 def test_a_broken_shared_slot_takes_nobody_in_and_goes_with_its_last_borrower() -> None:
@@ -386,10 +389,10 @@ def test_a_broken_shared_slot_takes_nobody_in_and_goes_with_its_last_borrower() 
     first, second = bench.borrow("first"), bench.borrow("second")
     broken = Retirement("broken", REFUSED)
 
-    assert bench.core.doom(bench.slots[0], bench.slots[0].client, broken) is None
-    assert not bench.core.take(Lease("third"))
-    assert bench.core.release(first) is None
-    assert [bench.slots[0]] == bench.core.release(second).retire  # type: ignore[union-attr]
+    assert bench.table.doom(bench.slots[0], bench.slots[0].connection, broken) is None
+    assert not bench.table.take(Claim("third"))
+    assert bench.table.release(first) is None
+    assert [bench.slots[0]] == bench.table.release(second).retire  # type: ignore[union-attr]
     assert broken is bench.slots[0].retirement
 
 
@@ -400,27 +403,27 @@ def test_warming_starts_every_empty_slot_once() -> None:
     """A second call finds nothing left to start."""
     bench = Bench(size=3)
 
-    assert [*bench.slots] == bench.core.warm().create
-    assert Effects() == bench.core.warm()
+    assert [*bench.slots] == bench.table.warm().create
+    assert Effects() == bench.table.warm()
 
 
 def test_one_is_started_only_if_none_lives() -> None:
     """Opening a lazy pool makes one producer, and no second one."""
     bench = Bench()
 
-    assert [bench.slots[0]] == bench.core.start_one().create
-    assert Effects() == bench.core.start_one()
+    assert [bench.slots[0]] == bench.table.start_one().create
+    assert Effects() == bench.table.start_one()
 
 
 def test_the_index_is_free_again_only_when_the_old_handle_is_gone() -> None:
     """A failed creation keeps its slot RETIRING, so that its handle can't fence its own replacement."""
     bench = Bench(size=1)
     bench.queue()
-    bench.core.creation_failed(bench.slots[0], REFUSED, permanent=False)
+    bench.table.creation_failed(bench.slots[0], REFUSED, permanent=False)
 
     assert "r" == bench.states()
     assert Effects() == bench.advance(60)
-    assert [bench.slots[0]] == bench.core.retired(bench.slots[0]).create
+    assert [bench.slots[0]] == bench.table.retired(bench.slots[0]).create
 
 
 def test_a_failed_creation_is_tried_again_after_a_growing_pause() -> None:
@@ -444,9 +447,9 @@ def test_a_failure_that_waiting_cures_leaves_the_waiters_in_the_queue() -> None:
     lease = bench.queue()
 
     assert Effects() == bench.fail(bench.slots[0])
-    assert LeaseState.WAITING is lease.state
-    assert REFUSED is bench.core.last_error
-    assert not bench.core.hopeless
+    assert ClaimState.WAITING is lease.state
+    assert REFUSED is bench.table.last_error
+    assert not bench.table.hopeless
 
 
 def test_a_permanent_failure_fails_every_waiter_at_once() -> None:
@@ -457,18 +460,18 @@ def test_a_permanent_failure_fails_every_waiter_at_once() -> None:
 
     assert [first, second] == effects.wake
     assert (REFUSED, REFUSED) == (first.error, second.error)
-    assert bench.core.hopeless
+    assert bench.table.hopeless
 
 
 def test_a_permanent_failure_fails_nobody_while_another_producer_lives() -> None:
     """The one that works will serve the queue."""
     bench = Bench()
-    bench.create(bench.core.start_one())
+    bench.create(bench.table.start_one())
     bench.borrow()
     lease = bench.queue()
 
     assert Effects() == bench.fail(bench.slots[1], permanent=True)
-    assert LeaseState.WAITING is lease.state
+    assert ClaimState.WAITING is lease.state
 
 
 def test_a_success_clears_what_went_wrong_before() -> None:
@@ -477,10 +480,10 @@ def test_a_success_clears_what_went_wrong_before() -> None:
     bench.queue()
     bench.fail(bench.slots[0], permanent=True)
     bench.now += 1
-    bench.create(bench.core.start_one())
+    bench.create(bench.table.start_one())
 
-    assert bench.core.last_error is None
-    assert not bench.core.hopeless
+    assert bench.table.last_error is None
+    assert not bench.table.hopeless
 
 
 def test_an_old_failure_explains_nothing() -> None:
@@ -490,7 +493,7 @@ def test_an_old_failure_explains_nothing() -> None:
     bench.fail(bench.slots[0])
     bench.now += 3_600
 
-    assert bench.core.last_error is None
+    assert bench.table.last_error is None
 
 
 def test_what_no_waiting_cures_is_said_at_once_while_it_backs_off() -> None:
@@ -500,19 +503,19 @@ def test_what_no_waiting_cures_is_said_at_once_while_it_backs_off() -> None:
     bench.fail(bench.slots[0], permanent=True)
 
     with pytest.raises(PoolOpenError, match="no producer can be connected: no broker"):
-        bench.core.wait(Lease("hasty"))
+        bench.table.wait(Claim("hasty"))
 
     bench.now += 1
 
-    assert [bench.slots[0]] == bench.core.wait(Lease("patient")).create
+    assert [bench.slots[0]] == bench.table.wait(Claim("patient")).create
 
 
 def test_a_warm_pool_replaces_what_it_retired() -> None:
     """It doesn't wait for a borrower; a lazy one does."""
     warm, lazy = Bench(warm=True).warm(), Bench().warm()
     for bench in (warm, lazy):
-        bench.core.doom(bench.slots[0], bench.slots[0].client, Retirement("broken"))
-        bench.core.retired(bench.slots[0])
+        bench.table.doom(bench.slots[0], bench.slots[0].connection, Retirement("broken"))
+        bench.table.retired(bench.slots[0])
 
     assert "ci" == warm.states()
     assert "ei" == lazy.states()
@@ -522,10 +525,10 @@ def test_a_warm_pool_tries_a_failed_slot_again_with_nobody_waiting() -> None:
     """All its slots are wanted; one that was never started isn't."""
     bench = Bench(warm=True)
     assert Effects() == bench.advance(60)
-    for slot in bench.core.warm().create:
+    for slot in bench.table.warm().create:
         bench.fail(slot)
 
-    assert bench.core.restless
+    assert bench.table.restless
     assert [*bench.slots] == bench.advance(0.3).create
 
 
@@ -536,10 +539,10 @@ def test_a_retired_producer_is_handed_to_nobody() -> None:
     """A return with a retirement passes the waiter by; it gets the replacement."""
     bench = Bench(size=1).warm()
     lease, waiter = bench.borrow(), bench.queue()
-    effects = bench.core.release(lease, Retirement("commit failed"))
+    effects = bench.table.release(lease, Retirement("commit failed"))
 
     assert effects == Effects(retire=[bench.slots[0]])
-    assert bench.create(bench.core.retired(bench.slots[0])).wake == [waiter]
+    assert bench.create(bench.table.retired(bench.slots[0])).wake == [waiter]
 
 
 def test_a_broken_idle_producer_is_retired_where_it_rests() -> None:
@@ -547,8 +550,8 @@ def test_a_broken_idle_producer_is_retired_where_it_rests() -> None:
     bench = Bench(size=1).warm()
     slot = bench.slots[0]
 
-    assert [slot] == bench.core.doom(slot, slot.client, Retirement("broken")).retire  # type: ignore[union-attr]
-    assert not bench.core.take(Lease("next"))
+    assert [slot] == bench.table.doom(slot, slot.connection, Retirement("broken")).retire  # type: ignore[union-attr]
+    assert not bench.table.take(Claim("next"))
 
 
 def test_the_first_reason_to_retire_is_kept() -> None:
@@ -556,9 +559,9 @@ def test_the_first_reason_to_retire_is_kept() -> None:
     bench = Bench(size=1).warm()
     lease, slot = bench.borrow(), bench.slots[0]
     first = Retirement("broken")
-    bench.core.doom(slot, slot.client, first)
-    bench.core.doom(slot, slot.client, Retirement("again"))
-    bench.core.release(lease, Retirement("commit failed"))
+    bench.table.doom(slot, slot.connection, first)
+    bench.table.doom(slot, slot.connection, Retirement("again"))
+    bench.table.release(lease, Retirement("commit failed"))
 
     assert first is slot.retirement
 
@@ -567,7 +570,7 @@ def test_news_of_a_producer_that_is_gone_says_nothing_of_its_successor() -> None
     """The poller may have looked at a client that was replaced meanwhile."""
     bench = Bench(size=1).warm()
 
-    assert bench.core.doom(bench.slots[0], object(), Retirement("broken")) is None
+    assert bench.table.doom(bench.slots[0], object(), Retirement("broken")) is None
     assert bench.borrow()
 
 
@@ -587,11 +590,11 @@ def test_use_makes_a_producer_no_younger() -> None:
     """The lifetime counts from its creation, the idle time from its last return."""
     bench = Bench(max_lifetime=15.0, idle_timeout=10.0).warm()
     bench.now += 9
-    bench.core.release(bench.borrow())
+    bench.table.release(bench.borrow())
 
     assert [bench.slots[0]] == bench.advance(1).retire
 
-    bench.core.retired(bench.slots[0])
+    bench.table.retired(bench.slots[0])
 
     assert [] == bench.advance(4).retire
     assert [bench.slots[1]] == bench.advance(1).retire
@@ -604,7 +607,7 @@ def test_expired_producers_go_one_at_a_time() -> None:
     assert [bench.slots[0]] == bench.advance(20).retire
     assert [] == bench.advance(1).retire
 
-    bench.create(bench.core.retired(bench.slots[0]))
+    bench.create(bench.table.retired(bench.slots[0]))
 
     assert [bench.slots[1]] == bench.advance(1).retire
 
@@ -615,7 +618,7 @@ def test_a_held_producer_does_not_expire_under_its_holder() -> None:
     lease = bench.borrow()
 
     assert Effects() == bench.advance(60)
-    bench.core.release(lease)
+    bench.table.release(lease)
     assert [bench.slots[0]] == bench.advance(0).retire
 
 
@@ -655,7 +658,7 @@ def test_a_pool_that_is_fenced_too_often_gives_up_for_a_while() -> None:
 
     assert Effects() == bench.advance(61)
     with pytest.raises(PoolUnhealthyError, match=r"orders: fenced 2 times within 10 minutes \(fenced_retries=1\)"):
-        bench.core.wait(Lease("somebody"))
+        bench.table.wait(Claim("somebody"))
     assert [*bench.slots] == bench.advance(600).create
 
 
@@ -672,7 +675,7 @@ def test_a_reload_forgets_the_fencings() -> None:
     """The owner may have changed the ids; so the pool tries again."""
     bench = Bench(size=1, warm=True, fenced_retries=0).warm()
     bench.fence(bench.slots[0])
-    bench.core.reload()
+    bench.table.reload()
 
     assert [bench.slots[0]] == bench.advance(1).create
 
@@ -684,13 +687,13 @@ def test_a_reload_replaces_idle_producers_one_at_a_time() -> None:
     """The next one goes when its predecessor's replacement is ready, so some are always there."""
     bench = Bench(size=3, warm=True).warm()
     seen = []
-    effects = bench.core.reload()
+    effects = bench.table.reload()
     while effects.retire:
-        seen.append((bench.states(), [slot.index for slot in effects.retire], bench.core.outdated()))
-        effects = bench.create(bench.core.retired(effects.retire[0]))
+        seen.append((bench.states(), [slot.index for slot in effects.retire], bench.table.outdated()))
+        effects = bench.create(bench.table.retired(effects.retire[0]))
 
     assert [("rii", [0], (0, 1, 2)), ("iri", [1], (1, 2)), ("iir", [2], (2,))] == seen
-    assert () == bench.core.outdated()
+    assert () == bench.table.outdated()
 
 
 def test_a_held_producer_is_replaced_when_it_comes_back() -> None:
@@ -698,42 +701,42 @@ def test_a_held_producer_is_replaced_when_it_comes_back() -> None:
     bench = Bench(size=1, warm=True).warm()
     lease, waiter = bench.borrow(), bench.queue()
 
-    assert Effects() == bench.core.reload()
-    assert (0,) == bench.core.outdated()
-    assert Effects(retire=[bench.slots[0]]) == bench.core.release(lease)
+    assert Effects() == bench.table.reload()
+    assert (0,) == bench.table.outdated()
+    assert Effects(retire=[bench.slots[0]]) == bench.table.release(lease)
     assert Retirement("reload") == bench.slots[0].retirement
-    assert [waiter] == bench.create(bench.core.retired(bench.slots[0])).wake
+    assert [waiter] == bench.create(bench.table.retired(bench.slots[0])).wake
 
 
 def test_a_producer_that_was_being_made_during_a_reload_is_replaced_too() -> None:
     """It may have been made of the old settings."""
     bench = Bench(size=1)
     waiter = bench.queue()
-    bench.core.reload()
+    bench.table.reload()
 
-    assert Effects(retire=[bench.slots[0]]) == bench.core.created(bench.slots[0], object())
-    assert [waiter] == bench.create(bench.core.retired(bench.slots[0])).wake
-    assert bench.slots[0].generation == bench.core.generation
+    assert Effects(retire=[bench.slots[0]]) == bench.table.created(bench.slots[0], object())
+    assert [waiter] == bench.create(bench.table.retired(bench.slots[0])).wake
+    assert bench.slots[0].generation == bench.table.generation
 
 
 def test_a_lazy_pool_is_reloaded_when_the_old_producers_are_gone() -> None:
     """Nobody asked for new ones."""
     bench = Bench().warm()
-    effects = bench.core.reload()
+    effects = bench.table.reload()
     while effects.retire:
-        effects = bench.core.retired(effects.retire[0])
+        effects = bench.table.retired(effects.retire[0])
 
     assert "ee" == bench.states()
-    assert () == bench.core.outdated()
+    assert () == bench.table.outdated()
 
 
 def test_a_shared_slot_of_the_old_generation_takes_nobody_in() -> None:
     """Or it would never come to its end."""
     bench = Bench(size=1, share=2).warm()
     bench.borrow()
-    bench.core.reload()
+    bench.table.reload()
 
-    assert not bench.core.take(Lease("second"))
+    assert not bench.table.take(Claim("second"))
 
 
 # -- closing ---------------------------------------------------------------------------------------
@@ -745,10 +748,10 @@ def test_closing_fails_the_waiters_and_retires_what_rests() -> None:
     lease = bench.borrow()
     idle, held = bench.slots[0], bench.slots[1]
 
-    assert Effects(retire=[idle]) == bench.core.close()
-    assert Effects() == bench.core.retired(idle)
-    assert Effects(retire=[held]) == bench.core.release(lease)
-    assert Effects() == bench.core.retired(held)
+    assert Effects(retire=[idle]) == bench.table.close()
+    assert Effects() == bench.table.retired(idle)
+    assert Effects(retire=[held]) == bench.table.release(lease)
+    assert Effects() == bench.table.retired(held)
     assert "ee" == bench.states()
 
 
@@ -758,7 +761,7 @@ def test_closing_wakes_the_waiters_with_an_error_each() -> None:
     bench.borrow()
     first, second = bench.queue("first"), bench.queue("second")
 
-    assert [first, second] == bench.core.close().wake
+    assert [first, second] == bench.table.close().wake
     assert isinstance(first.error, PoolClosedError)
     assert isinstance(second.error, PoolClosedError)
 
@@ -766,20 +769,20 @@ def test_closing_wakes_the_waiters_with_an_error_each() -> None:
 def test_a_closed_pool_refuses_everybody_and_starts_nothing() -> None:
     """Neither borrowers nor reloads, nor the clock, bring it back to life."""
     bench = Bench(warm=True)
-    bench.core.close()
+    bench.table.close()
 
-    for ask in (lambda: bench.core.take(Lease("a")), lambda: bench.core.wait(Lease("b")), bench.core.reload):
+    for ask in (lambda: bench.table.take(Claim("a")), lambda: bench.table.wait(Claim("b")), bench.table.reload):
         with pytest.raises(PoolClosedError, match="orders: the pool is closed"):
             ask()
-    assert [Effects()] * 3 == [bench.core.warm(), bench.core.start_one(), bench.advance(60)]
-    assert 0 == bench.core.stats().available
+    assert [Effects()] * 3 == [bench.table.warm(), bench.table.start_one(), bench.advance(60)]
+    assert 0 == bench.table.stats().available
 
 
 def test_a_producer_that_was_ready_too_late_is_closed() -> None:
     """The pool closed while it was being made."""
     bench = Bench(size=1)
-    effects = bench.core.start_one()
-    bench.core.close()
+    effects = bench.table.start_one()
+    bench.table.close()
 
     assert [bench.slots[0]] == bench.create(effects).retire
 
@@ -788,12 +791,12 @@ def test_seizing_takes_every_held_slot_from_all_its_holders() -> None:
     """Their leases end there, and their returns find nothing to do."""
     bench = Bench(share=2).warm()
     leases = [bench.borrow() for _ in range(3)]
-    bench.core.close()
+    bench.table.close()
 
-    assert [*bench.slots] == bench.core.seize()
-    assert [None] * 3 == [bench.core.release(lease) for lease in leases]
-    assert () == bench.core.holders()
-    assert [] == bench.core.seize()
+    assert [*bench.slots] == bench.table.seize()
+    assert [None] * 3 == [bench.table.release(lease) for lease in leases]
+    assert () == bench.table.holders()
+    assert [] == bench.table.seize()
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -803,11 +806,11 @@ def test_the_stats_are_one_picture_of_everything() -> None:
     """Each slot is counted once, each total once."""
     bench = Bench(size=5, share=2)
     effects = Effects(create=[*bench.slots])
-    bench.core.warm()
+    bench.table.warm()
     effects.create = effects.create[:3]
     bench.create(effects)
     bench.borrow()
-    bench.core.doom(bench.slots[0], bench.slots[0].client, Retirement("broken"))
+    bench.table.doom(bench.slots[0], bench.slots[0].connection, Retirement("broken"))
     bench.fail(bench.slots[4])
 
     expected = PoolStats(
@@ -821,7 +824,7 @@ def test_the_stats_are_one_picture_of_everything() -> None:
         generation=0,
         totals=Totals(requests=1, created=3, create_errors=1, retired=1),
     )
-    assert expected == bench.core.stats()
+    assert expected == bench.table.stats()
 
 
 def test_the_holders_are_named_the_longest_first() -> None:
@@ -839,22 +842,22 @@ def test_the_holders_are_named_the_longest_first() -> None:
     bench.borrow(task)
 
     assert [("thread 'worker-2'", 2500.0), ("task 'checkout-7'", 0.0)] == [
-        (holder.owner, holder.held_ms) for holder in bench.core.holders()
+        (holder.owner, holder.held_ms) for holder in bench.table.holders()
     ]
 
 
 def test_the_living_are_those_with_a_client_to_poll() -> None:
     """Neither what is being made nor what is being closed."""
     bench = Bench(size=3)
-    bench.create(bench.core.start_one())
+    bench.create(bench.table.start_one())
     bench.borrow()
     bench.queue()
     bench.queue()
-    bench.core.creation_failed(bench.slots[2], REFUSED, permanent=False)
+    bench.table.creation_failed(bench.slots[2], REFUSED, permanent=False)
 
     assert "lcr" == bench.states()
-    assert [(bench.slots[0], bench.slots[0].client)] == bench.core.living()
-    assert bench.core.inhabited
+    assert [(bench.slots[0], bench.slots[0].connection)] == bench.table.living()
+    assert bench.table.inhabited
 
 
 def test_release_within_another_decision() -> None:
@@ -862,28 +865,28 @@ def test_release_within_another_decision() -> None:
     bench = Bench(size=1).warm()
     lease = bench.borrow()
     waiting = bench.queue()
-    with bench.core._lock:
-        assert bench.core.release(lease) is None
+    with bench.table._lock:
+        assert bench.table.release(lease) is None
     before = waiting.state
-    effects = bench.core.tick()
+    effects = bench.table.tick()
 
-    assert (LeaseState.WAITING, LeaseState.GRANTED) == (before, waiting.state)
+    assert (ClaimState.WAITING, ClaimState.GRANTED) == (before, waiting.state)
     assert [waiting] == effects.wake
 
 
 def test_release_within_another_decision_while_closing() -> None:
-    """Such a return is also seen by a core that closes."""
+    """Such a return is also seen by a table that closes."""
     bench = Bench(size=1).warm()
     lease = bench.borrow()
-    bench.core.close()
-    with bench.core._lock:
-        bench.core.release(lease)
+    bench.table.close()
+    with bench.table._lock:
+        bench.table.release(lease)
 
-    assert list(bench.slots) == bench.core.tick().retire
+    assert list(bench.slots) == bench.table.tick().retire
 
 
 def test_stats_within_another_decision() -> None:
     """A signal handler may ask for them wherever it interrupts."""
     bench = Bench(size=1).warm()
-    with bench.core._lock:
-        assert 1 == bench.core.stats().idle
+    with bench.table._lock:
+        assert 1 == bench.table.stats().idle

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from wd_di._core import Core, Effects, Lease, LeaseState, Limits, Retirement, Slot, State
+from wd_di._records.connection import Retirement
+from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, SlotPolicy, State
+from wd_di._slots.table import SlotTable
 from wd_di.errors import PoolClosedError, PoolError
 
 T = TypeVar("T")
@@ -37,7 +39,7 @@ class Waiter:
 
 
 class Machine(RuleBasedStateMachine):
-    """Stands for a pool's borrowers and threads: it asks the core anything at any time, and keeps its own books."""
+    """Stands for a pool's borrowers and threads: it asks the table anything at any time, and keeps its own books."""
 
     @initialize(
         size=strategies.integers(1, 4),
@@ -49,7 +51,7 @@ class Machine(RuleBasedStateMachine):
     )
     def build(self, *, size: int, share: int, order: Any, warm: bool, max_waiting: int | None, expire: bool) -> None:
         self.now = 1000.0
-        self.limits = Limits(
+        self.policy = SlotPolicy(
             size=size,
             share=share,
             order=order,
@@ -59,13 +61,13 @@ class Machine(RuleBasedStateMachine):
             idle_timeout=20.0 if expire else None,
             leak_after=30.0,
         )
-        self.core = Core("orders", self.limits, clock=lambda: self.now)
-        self.queue: list[Lease] = []
-        self.held: list[Lease] = []
+        self.table = SlotTable("orders", self.policy, clock=lambda: self.now)
+        self.queue: list[Claim] = []
+        self.held: list[Claim] = []
         self.creating: list[Slot] = []
         self.retiring: list[Slot] = []
         self.banned: set[Client] = set()
-        self.reported: set[Lease] = set()
+        self.reported: set[Claim] = set()
         self.names = itertools.count()
 
     # -- carrying out -----------------------------------------------------------------------------
@@ -77,11 +79,11 @@ class Machine(RuleBasedStateMachine):
             self.woken(lease)
         for slot in effects.create:
             assert slot not in self.creating + self.retiring
-            assert slot.client is None
+            assert slot.connection is None
             self.creating.append(slot)
         for slot in effects.retire:
             assert slot not in self.creating + self.retiring
-            self.banned.add(slot.client)
+            self.banned.add(slot.connection)
             self.retiring.append(slot)
         for lease in effects.leaks:
             assert lease in self.held
@@ -93,18 +95,18 @@ class Machine(RuleBasedStateMachine):
         assert not effects.retire or not (self.creating + self.retiring + effects.retire[1:])
         self.carry_out(effects)
 
-    def woken(self, lease: Lease) -> None:
+    def woken(self, lease: Claim) -> None:
         assert lease is self.queue.pop(0), "overtaken"
         assert lease.waiter is not None
         lease.waiter.wake()
-        if lease.state is LeaseState.GRANTED:
+        if lease.state is ClaimState.GRANTED:
             self.granted(lease)
         else:
-            assert (LeaseState.DONE, True) == (lease.state, lease.error is not None)
+            assert (ClaimState.DONE, True) == (lease.state, lease.error is not None)
 
-    def granted(self, lease: Lease) -> None:
+    def granted(self, lease: Claim) -> None:
         assert State.LEASED is lease.slot.state
-        assert lease.slot.client not in self.banned
+        assert lease.slot.connection not in self.banned
         self.held.append(lease)
 
     @staticmethod
@@ -115,24 +117,24 @@ class Machine(RuleBasedStateMachine):
 
     @rule(asks_first=strategies.booleans())
     def borrow(self, *, asks_first: bool) -> None:
-        lease = Lease(f"borrower {next(self.names)}")
+        lease = Claim(f"borrower {next(self.names)}")
         lease.waiter = Waiter()
         refused: list[PoolError] = []
         try:
-            if asks_first and self.core.take(lease):
+            if asks_first and self.table.take(lease):
                 assert not self.queue, "a newcomer overtook a waiter"
                 self.granted(lease)
             else:
-                effects = self.core.wait(lease)
+                effects = self.table.wait(lease)
                 self.queue.append(lease)
                 self.carry_out(effects)
-                wanted = -(-len(self.queue) // self.limits.share)
+                wanted = -(-len(self.queue) // self.policy.share)
                 assert not effects.create or len(self.creating) <= wanted
         except PoolError as error:
             refused.append(error)
 
-        assert (lease.state is LeaseState.NEW) == bool(refused)
-        assert self.core.closing == any(isinstance(error, PoolClosedError) for error in refused)
+        assert (lease.state is ClaimState.NEW) == bool(refused)
+        assert self.table.closing == any(isinstance(error, PoolClosedError) for error in refused)
 
     @precondition(lambda self: self.queue)
     @rule(number=ANY, timed_out=strategies.booleans())
@@ -140,34 +142,34 @@ class Machine(RuleBasedStateMachine):
         lease = self.one(self.queue, number)
         self.queue.remove(lease)
 
-        assert self.core.withdraw(lease, timed_out=timed_out)
-        assert not self.core.withdraw(lease)
+        assert self.table.withdraw(lease, timed_out=timed_out)
+        assert not self.table.withdraw(lease)
 
     @precondition(lambda self: self.held)
     @rule(number=ANY, retirement=RETIREMENTS)
     def give_back(self, number: int, retirement: Retirement | None) -> None:
         lease = self.one(self.held, number)
-        client = lease.slot.client
-        assert not self.core.withdraw(lease)
+        client = lease.slot.connection
+        assert not self.table.withdraw(lease)
         self.held.remove(lease)
-        if retirement is not None or client.generation != self.core.generation:
+        if retirement is not None or client.generation != self.table.generation:
             self.banned.add(client)
-        self.carry_out(self.core.release(lease, retirement))
+        self.carry_out(self.table.release(lease, retirement))
 
-        assert self.core.release(lease, retirement) is None
+        assert self.table.release(lease, retirement) is None
 
-    @precondition(lambda self: self.held and not self.core.closing)
+    @precondition(lambda self: self.held and not self.table.closing)
     @rule(number=ANY, expired=strategies.booleans())
     def exchange(self, number: int, *, expired: bool) -> None:
         lease = self.one(self.held, number)
         self.held.remove(lease)
-        self.banned.add(lease.slot.client)
+        self.banned.add(lease.slot.connection)
         lease.waiter = Waiter()
-        effects = self.core.exchange(lease, Retirement("expired", expired=expired))
+        effects = self.table.exchange(lease, Retirement("expired", expired=expired))
         self.queue.insert(0, lease)
         self.carry_out(effects)
 
-        assert lease.state in (LeaseState.WAITING, LeaseState.GRANTED)
+        assert lease.state in (ClaimState.WAITING, ClaimState.GRANTED)
 
     # -- the pool's threads -----------------------------------------------------------------------
 
@@ -176,8 +178,8 @@ class Machine(RuleBasedStateMachine):
     def created(self, number: int) -> None:
         slot = self.one(self.creating, number)
         self.creating.remove(slot)
-        self.carry_out(self.core.created(slot, Client(slot.generation)))
-        wanted = not self.core.closing and slot.generation == self.core.generation
+        self.carry_out(self.table.created(slot, Client(slot.generation)))
+        wanted = not self.table.closing and slot.generation == self.table.generation
 
         assert wanted == (slot.state is not State.RETIRING)
 
@@ -187,65 +189,65 @@ class Machine(RuleBasedStateMachine):
         slot = self.one(self.creating, number)
         self.creating.remove(slot)
         self.retiring.append(slot)
-        self.carry_out(self.core.creation_failed(slot, OSError("no broker"), permanent=permanent))
+        self.carry_out(self.table.creation_failed(slot, OSError("no broker"), permanent=permanent))
 
     @precondition(lambda self: self.retiring)
     @rule(number=ANY)
     def retired(self, number: int) -> None:
         slot = self.one(self.retiring, number)
         self.retiring.remove(slot)
-        self.replace(self.core.retired(slot))
+        self.replace(self.table.retired(slot))
 
     @rule(seconds=strategies.sampled_from([0.01, 0.3, 6.0, 25.0, 61.0, 601.0]))
     def tick(self, seconds: float) -> None:
         self.now += seconds
-        self.carry_out(self.core.tick())
+        self.carry_out(self.table.tick())
 
     @rule(number=ANY, stale=strategies.booleans(), fenced=strategies.booleans())
     def doom(self, number: int, *, stale: bool, fenced: bool) -> None:
-        slot = self.one(self.core._slots, number)
-        client = Client(-1) if stale or slot.client is None else slot.client
+        slot = self.one(self.table._slots, number)
+        client = Client(-1) if stale or slot.connection is None else slot.connection
         self.banned.add(client)
-        self.carry_out(self.core.doom(slot, client, Retirement("broken", fenced=fenced)))
+        self.carry_out(self.table.doom(slot, client, Retirement("broken", fenced=fenced)))
 
     # -- the pool's owner -------------------------------------------------------------------------
 
     @rule(everything=strategies.booleans())
     def start(self, *, everything: bool) -> None:
-        self.carry_out(self.core.warm() if everything else self.core.start_one())
+        self.carry_out(self.table.warm() if everything else self.table.start_one())
 
-    @precondition(lambda self: not self.core.closing)
+    @precondition(lambda self: not self.table.closing)
     @rule()
     def reload(self) -> None:
-        generation = self.core.generation
-        self.replace(self.core.reload())
+        generation = self.table.generation
+        self.replace(self.table.reload())
 
-        assert generation + 1 == self.core.generation
+        assert generation + 1 == self.table.generation
         self.tick(0.0)
 
     @precondition(lambda self: self.now > 1100)  # a pool lives a while before it closes
     @rule(force=strategies.booleans())
     def close(self, *, force: bool) -> None:
-        self.carry_out(self.core.close())
+        self.carry_out(self.table.close())
         if not force:
             return
-        seized = self.core.seize()
+        seized = self.table.seize()
         self.retiring += seized
         self.held.clear()
 
-        assert not self.core.stats().in_use
+        assert not self.table.stats().in_use
 
     # -- what always holds ------------------------------------------------------------------------
 
     def slots(self, holds: Callable[[Slot], object]) -> list[Slot]:
-        return [slot for slot in self.core._slots if holds(slot)]
+        return [slot for slot in self.table._slots if holds(slot)]
 
     @invariant()
     def the_counts_add_up_to_the_size(self) -> None:
-        stats = self.core.stats()
+        stats = self.table.stats()
         empty = len(self.slots(lambda slot: slot.state is State.EMPTY))
 
-        assert self.limits.size == empty + stats.creating + stats.idle + stats.in_use + stats.retiring
+        assert self.policy.size == empty + stats.creating + stats.idle + stats.in_use + stats.retiring
         assert len(self.queue) == stats.waiting
 
     @invariant()
@@ -256,19 +258,19 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def who_holds_what_is_on_record(self) -> None:
         leased = self.slots(lambda slot: slot.state is State.LEASED)
-        leases = [lease for slot in self.core._slots for lease in slot.leases]
+        leases = [lease for slot in self.table._slots for lease in slot.claims]
 
-        assert {*leased} == {*self.slots(lambda slot: slot.leases)}
+        assert {*leased} == {*self.slots(lambda slot: slot.claims)}
         assert len(self.held) == len(leases)
         assert {*self.held} == {*leases}
-        assert all(lease.state is LeaseState.GRANTED for lease in leases)
-        assert all(len(slot.leases) <= self.limits.share for slot in leased)
+        assert all(lease.state is ClaimState.GRANTED for lease in leases)
+        assert all(len(slot.claims) <= self.policy.share for slot in leased)
 
     @invariant()
     def clients_live_where_the_state_says(self) -> None:
-        assert all(slot.client is None for slot in self.slots(lambda slot: slot.state is State.EMPTY))
-        assert all(slot.client is None for slot in self.slots(lambda slot: slot.state is State.CREATING))
-        assert all(slot.client not in self.banned for slot in self.slots(lambda slot: slot.state is State.IDLE))
+        assert all(slot.connection is None for slot in self.slots(lambda slot: slot.state is State.EMPTY))
+        assert all(slot.connection is None for slot in self.slots(lambda slot: slot.state is State.CREATING))
+        assert all(slot.connection not in self.banned for slot in self.slots(lambda slot: slot.state is State.IDLE))
 
     @invariant()
     def nobody_waits_beside_a_slot_that_could_serve(self) -> None:
@@ -278,40 +280,40 @@ class Machine(RuleBasedStateMachine):
         assert not self.slots(
             lambda slot: (
                 slot.state is State.LEASED
-                and len(slot.leases) < self.limits.share
-                and slot.client.generation == self.core.generation
-                and slot.client not in self.banned
+                and len(slot.claims) < self.policy.share
+                and slot.connection.generation == self.table.generation
+                and slot.connection not in self.banned
             )
         )
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
-        coming = len(self.creating) * self.limits.share >= len(self.queue)
+        coming = len(self.creating) * self.policy.share >= len(self.queue)
 
-        assert coming or self.retiring or not self.core._due()
+        assert coming or self.retiring or not self.table._due()
 
     @invariant()
     def a_closing_pool_rests_on_its_holders_alone(self) -> None:
-        if self.core.closing:
+        if self.table.closing:
             assert not self.queue
             assert not self.slots(lambda slot: slot.state is State.IDLE)
 
     @invariant()
     def a_reload_goes_on_until_it_is_done(self) -> None:
-        old = self.slots(lambda slot: slot.state is State.IDLE and slot.client.generation != self.core.generation)
-        stuck = self.limits.warm and self.slots(lambda slot: slot.state is State.EMPTY)
+        old = self.slots(lambda slot: slot.state is State.IDLE and slot.connection.generation != self.table.generation)
+        stuck = self.policy.warm and self.slots(lambda slot: slot.state is State.EMPTY)
 
         assert not old or self.creating or self.retiring or stuck
 
     def teardown(self) -> None:
-        if not hasattr(self, "core"):
+        if not hasattr(self, "table"):
             return
-        self.carry_out(self.core.close())
+        self.carry_out(self.table.close())
         while self.held or self.creating or self.retiring:
             for work in (self.give_back_one, self.create_one, self.retire_one):
                 work()
 
-        assert [State.EMPTY] * self.limits.size == [slot.state for slot in self.core._slots]
+        assert [State.EMPTY] * self.policy.size == [slot.state for slot in self.table._slots]
 
     def give_back_one(self) -> None:
         if self.held:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted import PATIENCE, FutureThread, Script, in_thread, outcome, plain_pool, watch
 
-from wd_di._delivery import DeliveryReport, report_of
+from wd_di._records.delivery import DeliveryReport, report_of
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged
 from wd_di.pool import ProducerPool
@@ -277,7 +277,7 @@ def test_nothing_remembered(pool):
     delivery.result(5_000)
     in_thread(pool.close)
 
-    assert set() == delivery._outbox.ledgers
+    assert set() == delivery._ledger.way.in_flight.ledgers
 
 
 # -- reports -----------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_foreign_exception():
     pool.open()
     with pool.producer() as producer:
         delivery = producer.produce_async("orders")
-        outbox = delivery._outbox
+        connection = producer._lease.connection
 
         class Broken(list[Any]):
             """Does its work, and then finds the exception."""
@@ -303,11 +303,11 @@ def test_foreign_exception():
                 super().append(item)
                 raise SystemError("returned a result with an exception set")
 
-        arrived, outbox.arrived = outbox.arrived, Broken()  # type: ignore[assignment]
-        delivery._arrive(None, Acknowledgement())
-        arrived.extend(outbox.arrived)
-        outbox.arrived = arrived
-        outbox.settle()
+        noted, connection.noted = connection.noted, Broken()  # type: ignore[assignment]
+        delivery.arrive(None, Acknowledgement())
+        noted.extend(connection.noted)
+        connection.noted = noted
+        connection.in_flight.take_in(connection.client.verdict)
     pool.close()
 
     assert "delivered" == delivery.outcome

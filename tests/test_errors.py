@@ -34,7 +34,7 @@ from wd_di import (
     events,
     testing,
 )
-from wd_di._client import Fault, Kind
+from wd_di._kafka.port import Fault, FaultKind
 from wd_di.testing import FakePool, MockKafka
 
 WAYS = pytest.mark.parametrize(
@@ -115,11 +115,11 @@ class Refused(errors.TransactionAbortedError):
 @WAYS
 def test_a_fault_crosses(cross):
     """What events carry, with its kind and whether the transaction must abort."""
-    fault = Fault(Kind.ABORTABLE, "Broker: Unknown member [UNKNOWN_MEMBER_ID]")
+    fault = Fault(FaultKind.ABORTABLE, "Broker: Unknown member [UNKNOWN_MEMBER_ID]")
 
     there = cross(fault)
 
-    assert (str(fault), Kind.ABORTABLE, True, False) == (str(there), there.kind, there.requires_abort, there.fatal)
+    assert (str(fault), FaultKind.ABORTABLE, True, False) == (str(there), there.kind, there.requires_abort, there.fatal)
 
 
 @WAYS
@@ -247,7 +247,7 @@ def test_events_and_plain_values_cross(fake, cross):
 
 def _one_of_each() -> Iterator[events.Event]:
     for kind in events.EVENTS:
-        error = Fault(Kind.FATAL, "gone")
+        error = Fault(FaultKind.FATAL, "gone")
         given = {each.name: error if each.name in ("error", "cause") else each.name for each in fields(kind)}
         yield kind(**given)  # type: ignore[arg-type]
 

@@ -40,7 +40,7 @@ from wd_di import (
     injected,
     running,
 )
-from wd_di._memory import MemoryBroker
+from wd_di._kafka.memory import MemoryBroker
 from wd_di.testing import FakePool, Sent, faked
 
 PATIENCE = 10.0
@@ -244,7 +244,7 @@ def test_the_same_engine_without_deliveries():
     with ProducerPool(IN_MEMORY, name="orders") as silent, FakePool("orders") as fake:
         commit(silent, "one")
         commit(fake, "one")
-        memory, cued = silent._keeper.memory, fake._keeper.memory
+        memory, cued = silent._memory_broker, fake._memory_broker
 
         assert type(memory) is MemoryBroker
         assert isinstance(cued, MemoryBroker)
@@ -672,7 +672,7 @@ def test_override_after_the_opening():
     container.stored.shutdown()
 
     assert ["to the fake"] == [sent.value for sent in fake.committed]
-    assert ["to the real one"] == [record.value for record in real._keeper.memory.committed]
+    assert ["to the real one"] == [record.value for record in real._memory_broker.committed]
 
 
 def test_running_with_a_fake():

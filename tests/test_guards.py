@@ -8,16 +8,16 @@ from typing import Any
 import confluent_kafka
 import pytest
 from confluent_kafka import ThrottleEvent
+from connections import connected
 from pydantic import SecretStr
 from scripted import in_thread
 
-from wd_di import PoolOpenError, PoolSettings, PoolTimeoutError, ProducerPool, _guards
-from wd_di._client import Fault, KafkaClient, Kind
-from wd_di._delivery import Outbox
+from wd_di import PoolOpenError, PoolSettings, PoolTimeoutError, ProducerPool
 from wd_di._errorlog import ErrorLog
-from wd_di._guards import LaterLogger, TokenSource, guarded
-from wd_di._threads import Workers
-from wd_di.events import Observer
+from wd_di._kafka import callbacks
+from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
+from wd_di._kafka.librdkafka import KafkaClient
+from wd_di._kafka.port import Fault, FaultKind
 from wd_di.testing import MockKafka
 
 SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
@@ -33,15 +33,12 @@ PATIENCE = 10.0
 @pytest.fixture(autouse=True)
 def _told_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """No line is left out because an earlier test has logged the same."""
-    monkeypatch.setattr(_guards, "log_error", ErrorLog().write)
+    monkeypatch.setattr(callbacks, "log_error", ErrorLog().write)
 
 
 def connect(config: dict[str, Any], **options: Any) -> KafkaClient:
     """A client that nobody else knows."""
-    client = KafkaClient(config, None, **options)
-    client.outbox = Outbox(
-        "orders", 0, observer=Observer(), callbacks=Workers("w", 1), translate=client.verdict, hurry=lambda: None
-    )
+    client: KafkaClient = connected(lambda answers: KafkaClient(config, None, answers, **options))
     return client
 
 
@@ -85,7 +82,7 @@ def test_without_a_token_there_is_no_client(oauth_cb: Any, text: str, caplog: py
     with pytest.raises(Fault, match=text) as caught:
         connect({**OAUTH, "oauth_cb": oauth_cb})
 
-    assert caught.value.kind is Kind.DENIED
+    assert caught.value.kind is FaultKind.DENIED
     assert time.monotonic() - started < 5
     assert ["oauth_cb failed"] == [message.split(":")[0] for message in caplog.messages]
 
@@ -102,7 +99,7 @@ def test_a_failing_oauth_cb_hides_secrets() -> None:
 
 def test_an_oauth_cb_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A callback that doesn't answer in time is told so."""
-    monkeypatch.setattr(_guards, "TOKEN_PATIENCE", 0.05)
+    monkeypatch.setattr(callbacks, "TOKEN_PATIENCE", 0.05)
     answer = threading.Event()
     with pytest.raises(Fault, match=r"oauth_cb hasn't answered within 0\.05 s"):
         connect({**OAUTH, "oauth_cb": lambda _: fresh(answer.wait(PATIENCE))})
@@ -326,4 +323,4 @@ def test_a_pool_takes_a_logger(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.Logger("unregistered")  # noqa: LOG001  (that's the point)
     kafka = {"bootstrap.servers": "127.0.0.1:1", "logger": logger}
     with ProducerPool(PoolSettings.model_validate({"kafka": kafka, "open_policy": "background"})) as pool:
-        assert pool._keeper.plan.slots[0].kafka["logger"] is logger
+        assert pool._house.plan.slots[0].kafka["logger"] is logger

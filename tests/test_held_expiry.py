@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, fault, in_thread, make_pool, outcome
 
-from wd_di._client import Fault, Kind
-from wd_di._delivery import DeliveryReport
-from wd_di._retry import Retry
-from wd_di._threads import Deadline
+from wd_di._borrowing.scopes import TransactionRun
+from wd_di._kafka.port import Fault, FaultKind
+from wd_di._records.delivery import DeliveryReport
+from wd_di._transactions.options import DEFAULTS, Retry
 from wd_di.errors import (
     CheckoutReturnedError,
     PoolClosedError,
@@ -42,15 +42,15 @@ def pool(script: Script) -> Iterator[ProducerPool]:
 
 def age(pool: ProducerPool, ms: float = EXPIRY_MS) -> None:
     """Let time pass for the pool, but not for its poller, which is stopped like a process after SIGSTOP."""
-    pool._keeper._poller.stop(PATIENCE)
-    core = pool._keeper.core
+    pool._house._poller.stop(PATIENCE)
+    core = pool._house.table
     before = core._clock
     core._clock = lambda: before() + ms / 1000
 
 
 def forget(script: Script) -> None:
     """Let the broker forget all ids: every client that lives now has its next transaction refused."""
-    refused = Fault(Kind.ABORTABLE, "scripted [INVALID_PRODUCER_ID_MAPPING]", expired=True)
+    refused = Fault(FaultKind.ABORTABLE, "scripted [INVALID_PRODUCER_ID_MAPPING]", expired=True)
     for client in script.clients:
         client.send_offsets = client.commit = raising(refused)  # type: ignore[method-assign]
         client.reason = lambda client=client: refused if client.in_transaction else None  # type: ignore[misc]
@@ -234,7 +234,7 @@ def test_an_abort_that_failed_is_doubt(pool, script):
     """What couldn't be aborted retires its producer for good, as always: the block has to end."""
     with pool.producer() as producer:
         forget(script)
-        script.on("abort", fault(Kind.FATAL))
+        script.on("abort", fault(FaultKind.FATAL))
         with pytest.raises(TransactionAbortedError):
             producer.produce_sync("orders", "lost")
         with pytest.raises(TransactionError, match=r"can't begin another transaction \(abort failed\)"):
@@ -271,7 +271,7 @@ def test_no_producer_in_time(script, how):
                 "ambient": lambda: pool.run(lambda tx: tx.produce_async("orders", "late")),
             }
             age(pool)
-            script.always("init", fault(Kind.RETRIABLE))
+            script.always("init", fault(FaultKind.RETRIABLE))
             for _ in range(3):
                 with pytest.raises(PoolTimeoutError, match="no producer free after 50 ms"):
                     calls[how]()
@@ -295,7 +295,7 @@ async def test_no_producer_in_time_for_a_task(script):
     async with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool:
         async with pool.producer() as producer:
             age(pool)
-            script.always("init", fault(Kind.RETRIABLE))
+            script.always("init", fault(FaultKind.RETRIABLE))
             with pytest.raises(PoolTimeoutError):
                 await producer.produce_sync("orders", "late")
             with pytest.raises(TimeoutError):
@@ -315,7 +315,7 @@ def test_a_forgotten_id_is_met_once(script):
         forget(script)
         with pytest.raises(TransactionAbortedError):
             producer.produce_sync("orders", "lost")
-        script.always("init", fault(Kind.RETRIABLE))
+        script.always("init", fault(FaultKind.RETRIABLE))
         for _ in range(2):
             with pytest.raises(PoolTimeoutError):
                 producer.produce_sync("orders", "late")
@@ -332,7 +332,7 @@ def test_closing_without_a_producer(script):
     """A close by a holder without one waits for those who hold some: that one isn't its own."""
     with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool, pool.producer() as producer:
         age(pool)
-        script.always("init", fault(Kind.RETRIABLE))
+        script.always("init", fault(FaultKind.RETRIABLE))
         with pytest.raises(PoolTimeoutError):
             producer.produce_sync("orders", "late")
         script._always.clear()
@@ -360,16 +360,16 @@ def test_a_block_ends_without_a_producer(script):
     with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool:
         with pool.producer() as producer:
             age(pool)
-            script.always("init", fault(Kind.RETRIABLE))
+            script.always("init", fault(FaultKind.RETRIABLE))
             with pytest.raises(PoolTimeoutError):
                 producer.produce_sync("orders", "late")
-        assert not pool._desk._held
+        assert not pool._lender.held
         with pytest.raises(CheckoutReturnedError):
             producer.transaction()
         script._always.clear()
         with pool.producer() as producer:
             age(pool)
-            script.always("init", fault(Kind.RETRIABLE))
+            script.always("init", fault(FaultKind.RETRIABLE))
             with pytest.raises(PoolTimeoutError):
                 producer.produce_sync("orders", "late")
             pool.close(timeout_ms=0, force=True)
@@ -385,12 +385,11 @@ def test_no_record_slips_in_without_a_producer(script):
     """While its holder has none, nothing reaches the producer that went back."""
     with make_pool(size=1, timeout_ms=50, transactional_id_expiry_ms=EXPIRY_MS) as pool, pool.producer() as producer:
         age(pool)
-        sender = producer._sender
-        script.always("init", fault(Kind.RETRIABLE))
+        script.always("init", fault(FaultKind.RETRIABLE))
         with pytest.raises(PoolTimeoutError):
             producer.produce_sync("orders", "late")
         with pytest.raises(CheckoutReturnedError):
-            sender.send("orders", {"value": b"slipped"}, Deadline(1))
+            TransactionRun(pool._lender, DEFAULTS, lease=producer._lease)._prepare(producer._lease)
         script._always.clear()
 
 
@@ -401,7 +400,7 @@ def test_an_exchange_has_the_calls_own_time(script):
         pool.producer() as producer,
     ):
         age(pool)
-        script.always("init", fault(Kind.RETRIABLE))
+        script.always("init", fault(FaultKind.RETRIABLE))
         with pytest.raises(PoolTimeoutError, match=r"no producer free after (4\d|50) ms"):
             producer.produce_sync("orders", "late", timeout_ms=50)
         script._always.clear()
@@ -412,7 +411,7 @@ async def test_an_exchange_has_the_awaited_calls_own_time(script):
     lasting = make_pool(size=1, timeout_ms=60_000, transactional_id_expiry_ms=EXPIRY_MS)
     async with lasting as pool, pool.producer() as producer:
         age(pool)
-        script.always("init", fault(Kind.RETRIABLE))
+        script.always("init", fault(FaultKind.RETRIABLE))
         with pytest.raises(PoolTimeoutError, match=r"no producer free after (4\d|50) ms"):
             await producer.produce_sync("orders", "late", timeout_ms=50)
         script._always.clear()
@@ -426,7 +425,7 @@ def test_a_pool_that_closes(script):
         age(pool)
         closing = FutureThread(pool.close)
         closing.start()
-        until(lambda: pool._keeper.core.closing)
+        until(lambda: pool._house.table.closing)
         producer.produce_sync("orders", "late")
         forget(script)
         with pytest.raises(TransactionAbortedError):
@@ -460,7 +459,7 @@ def test_two_threads_exchange_once(script):
     both, met = threading.Barrier(2, timeout=PATIENCE), threading.local()
     with make_pool(size=1, transactional_id_expiry_ms=EXPIRY_MS) as pool, pool.producer() as producer:
         age(pool)
-        judge = pool._desk.flaw
+        judge = pool._lender.flaw
 
         def at_once(hold: Any) -> Any:
             flaw = judge(hold)
@@ -468,7 +467,7 @@ def test_two_threads_exchange_once(script):
                 met.other = both.wait()
             return flaw
 
-        pool._desk.flaw = at_once  # type: ignore[method-assign]
+        pool._lender.flaw = at_once  # type: ignore[method-assign]
         other = FutureThread(lambda: producer.produce_sync("orders", "other"))
         other.start()
         outcomes = [outcome(lambda: producer.produce_sync("orders", "mine")), other.outcome()]

@@ -15,11 +15,12 @@ import pytest
 from interrupts import Interrupt, interrupt_everywhere
 from scripted import PATIENCE, FutureThread, Script, committed, in_thread, make_pool, outcome, plain_pool, watch
 
-from wd_di._client import Kind
-from wd_di._recipe import Recipe
-from wd_di._threads import Workers
-from wd_di._unit import Unit
-from wd_di._watch import Watch
+from wd_di._borrowing.checkout import Checkout
+from wd_di._borrowing.lease import Lease
+from wd_di._borrowing.scopes import TransactionRun
+from wd_di._concurrency.workers import Workers
+from wd_di._kafka.port import FaultKind
+from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import TransactionClosedError
 from wd_di.events import TransactionAborted, TransactionCommitted
 from wd_di.pool import ProducerPool
@@ -86,7 +87,7 @@ def transaction_in_a_checkout(pool: ProducerPool) -> None:
 def broken_producer(pool: ProducerPool) -> None:
     """A producer that can only be retired."""
     with suppress(Exception), pool.transaction():
-        pool._keeper.core.living()[0][1].break_down(Kind.FATAL)
+        pool._house.table.living()[0][1].client.break_down(FaultKind.FATAL)
 
 
 def settled(pool: ProducerPool) -> bool:
@@ -95,7 +96,7 @@ def settled(pool: ProducerPool) -> bool:
     while time.monotonic() < until:
         stats = pool.stats()
         if (stats.available, stats.in_use, stats.waiting) == (size, 0, 0) and not stats.creating + stats.retiring:
-            return not pool._desk._held
+            return not pool._lender.held
         threading.Event().wait(0.001)
     return False
 
@@ -124,7 +125,7 @@ def test_no_place_loses_a_slot(name: str) -> None:
         for place in interrupt_everywhere(lambda: fn(pool)):
             assert settled(pool), place
             assert in_thread(pool.stats).idle >= 0, place  # no lock was left behind
-            if pool._keeper.terms.transactional:
+            if pool._lender.policies.sending.transactional:
                 before = len(committed(pool))
                 outcome(lambda: produce(pool))
                 assert before + 1 == len(committed(pool)), place
@@ -145,7 +146,7 @@ def test_no_place_loses_a_waiter() -> None:
                 waiting.append(FutureThread(lambda: USES["checkout"][1](pool)))
                 waiting[-1].start()
                 until = time.monotonic() + PATIENCE
-                while not pool._keeper.core._waiters and time.monotonic() < until:
+                while not pool._house.table._waiters and time.monotonic() < until:
                     time.sleep(0.001)
 
         waiting: list[FutureThread] = []
@@ -179,8 +180,9 @@ def abandoned_exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Interrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recipe, "__exit__", fail)
-        patch.setattr(Recipe, "__aexit__", fail_async)
+        for scope in (Checkout, TransactionRun):
+            patch.setattr(scope, "__exit__", fail)
+            patch.setattr(scope, "__aexit__", fail_async)
         yield
 
 
@@ -367,13 +369,13 @@ async def test_the_collector_aborts_on_no_loop(monkeypatch: pytest.MonkeyPatch) 
     async with make_pool() as pool:
         tx = await pool.transaction().__aenter__()
         tx.produce_async("orders", "lost")
-        abort = Unit.abort
+        abort = OpenTransaction.abort
 
-        def noted(unit: Unit, *given: Any) -> None:
+        def noted(unit: OpenTransaction, *given: Any) -> None:
             aborting.append(threading.current_thread().name)
             abort(unit, *given)
 
-        monkeypatch.setattr(Unit, "abort", noted)
+        monkeypatch.setattr(OpenTransaction, "abort", noted)
         del tx
         async with pool.transaction() as tx:
             tx.produce_async("orders", "next")
@@ -387,7 +389,7 @@ async def test_what_the_collector_ends_is_ended_once(monkeypatch: pytest.MonkeyP
     """Its worker may come late: what its borrower, or another one, has begun since is none of its business."""
     late: list[Callable[[], None]] = []
     async with make_pool(size=1) as pool:
-        jobs, submit = pool._keeper.terms.jobs, pool._keeper.terms.jobs.submit
+        jobs, submit = pool._house.jobs, pool._house.jobs.submit
         async with pool.producer() if how == "held" else nullcontext(pool) as held:
             tx = await held.transaction().__aenter__()
             tx.produce_async("orders", "lost")
@@ -418,16 +420,16 @@ def test_a_transaction_is_finished_once(monkeypatch: pytest.MonkeyPatch) -> None
     with make_pool(size=1) as pool:
         tx = pool.transaction().__enter__()
         tx.produce_async("orders", "lost")
-        unit, [hold] = tx._unit, pool._keeper.core.leases()
+        transaction, [lease] = tx._transaction, pool._house.table.claims()
         script.on("abort", wait)
-        first = FutureThread(lambda: unit.finish(GeneratorExit(), ()))
+        first = FutureThread(lambda: transaction.finish(GeneratorExit(), ()))
         first.start()
         aborting.wait(PATIENCE)
-        second = FutureThread(lambda: unit.finish(ValueError(), ()))
+        second = FutureThread(lambda: transaction.finish(ValueError(), ()))
         second.start()
         go.set()
-        outcomes = [first.outcome(), second.outcome(), outcome(lambda: unit.finish(None, ()))]
-        hold.end()
+        outcomes = [first.outcome(), second.outcome(), outcome(lambda: transaction.finish(None, ()))]
+        lease.end()
         produce(pool)
 
         assert [False, False, TransactionClosedError] == [*outcomes[:2], type(outcomes[2])]
@@ -485,7 +487,7 @@ def test_an_interrupted_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch, name
     make, fn = USES[name]
     with make() as pool:
         with suppress(Interrupt), abandoned_exits(monkeypatch):
-            monkeypatch.setattr(Watch, "wait_for", fail)
+            monkeypatch.setattr(Lease, "abandoned", fail)
             fn(pool)
 
         assert settled(pool)
@@ -497,10 +499,10 @@ def test_interrupted_mending_is_made_up_for() -> None:
     with plain_pool() as pool:
         checkout = USES["checkout"][1]
         checkout(pool)
-        core = pool._keeper.core
-        core._idle.clear()
-        core.disturbed = True
+        table = pool._house.table
+        table._idle.clear()
+        table.disturbed = True
 
         assert settled(pool)
         checkout(pool)
-        assert 1 == len(core._idle)
+        assert 1 == len(table._idle)

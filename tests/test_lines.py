@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from wd_di import ProducerPool
-from wd_di._lines import Lines
+from wd_di._kafka.lines import Lines
 from wd_di.testing import MockKafka
 
 REFUSED = "Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after {ms}ms in state CONNECT{more})"

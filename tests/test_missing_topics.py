@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from scripted import PATIENCE, Script, make_pool, outcome, plain_pool, watch
 
-from wd_di import _threads, _topics
-from wd_di._client import Fault, Kind
-from wd_di._delivery import Message
-from wd_di._memory import MemoryClient
-from wd_di._threads import Deadline
-from wd_di._topics import Topics
+from wd_di._concurrency.deadline import Deadline
+from wd_di._kafka import topics as _topics
+from wd_di._kafka.memory import MemoryClient
+from wd_di._kafka.port import Fault, FaultKind
+from wd_di._kafka.topics import Topics
+from wd_di._records.record import Message
 from wd_di.errors import DeliveryError, DeliveryTimeoutError, TransactionAbortedError
 from wd_di.events import ErrorOccurred
 
@@ -27,9 +27,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     return Script.install(monkeypatch)
 
 
-def record(outcome: str = "pending") -> Any:
-    """What stands for a delivery."""
-    return SimpleNamespace(topic="oders", _outcome=outcome, done=lambda: outcome != "pending")
+def send(topics: Topics, topic: str, outcome: str = "pending") -> None:
+    """A record for the topic, with this outcome."""
+    first = topics.first(topic, lambda *_: None)
+    if first is not None:
+        topics.watch(topic, first)
+        if outcome != "pending":
+            first(None if outcome == "delivered" else outcome, None)
 
 
 def partition(leader: int = 1, in_sync: int = 1, replicas: int = 1) -> Any:
@@ -43,11 +47,11 @@ def partition(leader: int = 1, in_sync: int = 1, replicas: int = 1) -> Any:
 def test_an_answered_topic_is_never_asked_for(monkeypatch):
     """A topic whose first record was answered in time is watched no more."""
     topics = Topics()
-    topics.sent("orders", record("delivered"))
+    send(topics, "orders", "delivered")
     watched = topics.watched
     monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 2)
     due = topics.due()
-    topics.sent("orders", record())
+    send(topics, "orders")
 
     assert [True, [], False] == [watched, due, topics.watched]
 
@@ -56,10 +60,10 @@ def test_an_answered_topic_is_never_asked_for(monkeypatch):
 def test_a_record_that_was_not_stored_proves_nothing(monkeypatch, fate):
     """A topic whose first record had another end is watched again."""
     topics = Topics()
-    topics.sent("oders", record(fate))
+    send(topics, "oders", fate)
     monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 2)
     due = topics.due()
-    topics.sent("oders", record())
+    send(topics, "oders")
 
     assert [[], True] == [due, topics.watched]
 
@@ -68,7 +72,7 @@ def test_an_unanswered_topic_is_asked_for_again_and_again(monkeypatch):
     """A first record without an answer has its topic asked for after a second, and then twice in a second."""
     topics, now = Topics(), 100.0
     monkeypatch.setattr(_topics, "time", SimpleNamespace(monotonic=lambda: now))
-    topics.sent("oders", record())
+    send(topics, "oders")
     asked = []
     while now < 103:
         for topic in topics.due():
@@ -141,7 +145,7 @@ def test_in_vain_once_a_topic_had_its_time(monkeypatch):
     topics, now = Topics(), 100.0
     clock = SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr(_topics, "time", clock)
-    monkeypatch.setattr(_threads, "time", clock)
+    monkeypatch.setattr("wd_di._concurrency.deadline.time", clock)
     deadline, vain = Deadline(60), []
     for now in (110.0, 111.0, 112.0, 113.0, 114.0):  # noqa: B007  (the clock shows it)
         topics.learn_missing("oders")
@@ -158,7 +162,7 @@ def test_not_in_vain_at_the_first_answer(monkeypatch):
     topics, now = Topics(), 100.0
     clock = SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr(_topics, "time", clock)
-    monkeypatch.setattr(_threads, "time", clock)
+    monkeypatch.setattr("wd_di._concurrency.deadline.time", clock)
     deadline, vain = Deadline(30), []
     for now in (117.0, 117.5, 118.0, 118.5):  # noqa: B007  (the clock shows it)
         topics.learn_missing("oders")
@@ -194,9 +198,11 @@ def missing(script: Script, monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.setattr(MemoryClient, "ask", ask)
     produce = MemoryClient.produce
 
-    def sent(client: MemoryClient, delivery: Any, topic: str, **fields: Any) -> None:
-        produce(client, delivery, topic, **fields)
-        client.topics.sent(topic, delivery)
+    def sent(client: MemoryClient, topic: str, *, on_delivery: Any, **fields: Any) -> None:
+        first = client.topics.first(topic, on_delivery)
+        produce(client, topic, on_delivery=first or on_delivery, **fields)
+        if first is not None:
+            client.topics.watch(topic, first)
 
     monkeypatch.setattr(MemoryClient, "produce", sent)
     return script
@@ -355,7 +361,7 @@ def test_topics_are_asked_for_side_by_side(monkeypatch):
 # -- what the client doesn't know yet ------------------------------------------------------------------
 
 
-OUTDATED = Fault(Kind.OUTDATED, "Local: Unknown partition [_UNKNOWN_PARTITION]")
+OUTDATED = Fault(FaultKind.OUTDATED, "Local: Unknown partition [_UNKNOWN_PARTITION]")
 
 
 def test_an_unknown_partition_is_tried_again(script, monkeypatch):

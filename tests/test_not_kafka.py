@@ -27,8 +27,8 @@ from wd_di import (
     open_pools,
     running,
 )
-from wd_di._client import Fault, Kind
-from wd_di._keeper import Keeper
+from wd_di._kafka.port import Fault, FaultKind
+from wd_di._slots.making import Maker
 
 Server = Callable[[bytes], str]
 
@@ -216,9 +216,9 @@ def test_the_cause_of_an_open_that_can_never_succeed(monkeypatch: pytest.MonkeyP
     """What waiting doesn't cure has its cause, without our frames, and no advice to wait."""
 
     def denied(*_: object, **__: object) -> None:
-        raise Fault(Kind.DENIED, "no right")
+        raise Fault(FaultKind.DENIED, "no right")
 
-    monkeypatch.setattr(Keeper, "_connect", denied)
+    monkeypatch.setattr(Maker, "_connect", denied)
     error = refused(transactional=False)
 
     assert str(error) == "orders: 0 of 1 producers could be connected; last error: producer 0: no right"
@@ -237,7 +237,7 @@ def test_an_error_of_a_users_code_keeps_its_frames(monkeypatch: pytest.MonkeyPat
     def connect(*_: object, **__: object) -> None:
         users()
 
-    monkeypatch.setattr(Keeper, "_connect", connect)
+    monkeypatch.setattr(Maker, "_connect", connect)
     error = refused(transactional=False)
 
     assert 'raise KeyError("mine")' in "".join(traceback.format_exception(error))

@@ -19,8 +19,9 @@ import pytest
 from confluent_kafka import Producer
 from pydantic import SecretStr
 
-from wd_di import _plan
-from wd_di._plan import Plan, ProducerConfig, claim, default_instance, make_plan, release
+from wd_di._slots import ids as _ids
+from wd_di._slots.ids import free_ids, reserve_ids
+from wd_di._slots.plan import Plan, ProducerConfig, default_instance, make_plan
 from wd_di.errors import SettingsError
 from wd_di.pool import ProducerPool
 from wd_di.settings import KafkaSettings, PoolSettings, SettingsWarning
@@ -60,7 +61,7 @@ class Owner:
 
 @pytest.fixture(autouse=True)
 def _no_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_plan, "_claims", {})
+    monkeypatch.setattr(_ids, "_reserved", {})
 
 
 # -- what a plan holds -----------------------------------------------------------------------------
@@ -192,16 +193,16 @@ def test_another_start_and_a_fork_have_other_instances() -> None:
     """A forked child and a second start draw their own instance; in the child ids can be claimed at once."""
     program = """
 import os, sys
-from wd_di import _plan
-mine = _plan.default_instance()
-_plan._claims_lock.acquire()
+from wd_di._slots import ids, plan
+mine = plan.default_instance()
+ids._reserved_lock.acquire()
 pid = os.fork()
 if pid == 0:
     free = []
     import threading
-    thread = threading.Thread(target=lambda: free.append(_plan.release(object())), daemon=True)
+    thread = threading.Thread(target=lambda: free.append(ids.free_ids(object())), daemon=True)
     thread.start(); thread.join(5)
-    os.write(1, f"{mine} {_plan.default_instance()} {len(free)}".encode())
+    os.write(1, f"{mine} {plan.default_instance()} {len(free)}".encode())
     os._exit(0)
 os.waitpid(pid, 0)
 """
@@ -210,7 +211,7 @@ os.waitpid(pid, 0)
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(_plan.__file__).parents[1],
+        cwd=Path(_ids.__file__).parents[2],
         timeout=30,
     )
 
@@ -616,28 +617,33 @@ def test_without_delivery_no_broker_is_needed() -> None:
     assert not plan_of(settings(kafka=KafkaSettings(test_mock_num_brokers=1))).slots[0].remote
 
 
-# -- claims ----------------------------------------------------------------------------------------
+def reserve(plan: Plan, owner: object) -> None:
+    """Keep the plan's ids for the owner."""
+    reserve_ids(plan.ids, plan.name, owner)
+
+
+# -- ids -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def first() -> Iterator[Owner]:
     """A pool that is called orders and holds two ids."""
     owner = Owner()
-    claim(plan_of(transactional()), owner)
+    reserve(plan_of(transactional()), owner)
     yield owner
-    release(owner)
+    free_ids(owner)
 
 
 @pytest.mark.parametrize("servers", ["kafka:9092", "KAFKA", "other:1, kafka:9092"])
 def test_two_pools_cannot_have_one_id(first: Owner, servers: str) -> None:
     """A second pool with an id of the first on the same cluster is refused, naming both, and claims nothing."""
     other = plan_of(transactional(size=3, kafka=KafkaSettings(bootstrap_servers=servers)), name="clicks")
-    before = _plan._claims
+    before = _ids._reserved
 
     with pytest.raises(SettingsError, match=r"^clicks: transactional\.id 'shop-7-0' on kafka:9092 is .* pool 'orders'"):
-        claim(other, Owner())
+        reserve(other, Owner())
 
-    assert before == _plan._claims
+    assert before == _ids._reserved
 
 
 def test_the_same_id_elsewhere(first: Owner) -> None:
@@ -650,52 +656,52 @@ def test_the_same_id_elsewhere(first: Owner) -> None:
         settings(),
     ):
         owner = Owner()
-        claim(plan_of(pool), owner)
-        release(owner)
+        reserve(plan_of(pool), owner)
+        free_ids(owner)
 
     with pytest.raises(SettingsError):
-        claim(plan_of(transactional()), Owner())
+        reserve(plan_of(transactional()), Owner())
 
 
 def test_a_reload_claims_again(first: Owner) -> None:
     """The same owner may claim its ids again and more."""
-    claim(plan_of(transactional(size=4)), first)
+    reserve(plan_of(transactional(size=4)), first)
 
     with pytest.raises(SettingsError, match="shop-7-3"):
-        claim(plan_of(transactional(size=1, transactional_id="shop-{instance}-3")), Owner())
+        reserve(plan_of(transactional(size=1, transactional_id="shop-{instance}-3")), Owner())
 
 
 def test_release_frees(first: Owner) -> None:
     """Released ids can be claimed by another pool, and releasing again does no harm."""
-    release(first)
-    release(first)
+    free_ids(first)
+    free_ids(first)
     second = Owner()
 
-    claim(plan_of(transactional()), second)
+    reserve(plan_of(transactional()), second)
 
     with pytest.raises(SettingsError):
-        claim(plan_of(transactional()), first)
+        reserve(plan_of(transactional()), first)
 
 
 def test_a_forgotten_pool_claims_nothing() -> None:
     """A pool that was dropped without closing is neither kept alive nor in the way."""
     owner = Owner()
     gone = weakref.ref(owner)
-    claim(plan_of(transactional()), owner)
+    reserve(plan_of(transactional()), owner)
     del owner
     gc.collect()
 
     assert gone() is None
-    claim(plan_of(transactional()), Owner())
+    reserve(plan_of(transactional()), Owner())
 
 
 def test_garbage_keeps_no_id() -> None:
     """A pool that only a reference cycle keeps, as the former one of a notebook's cell, has its ids no more."""
     plan, former = plan_of(transactional()), Owner()
     vars(former)["itself"] = former
-    claim(plan, former)
+    reserve(plan, former)
     del former
-    claim(plan, Owner())
+    reserve(plan, Owner())
 
 
 @pytest.mark.parametrize(

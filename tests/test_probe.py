@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from scripted import PATIENCE, FutureThread
 
-from wd_di import _keeper
-from wd_di._client import Fault, KafkaClient, Kind
-from wd_di._threads import Deadline
+from wd_di._concurrency.deadline import Deadline
+from wd_di._kafka.librdkafka import KafkaClient
+from wd_di._kafka.port import Fault, FaultKind
+from wd_di._slots import making
 from wd_di.errors import PoolOpenError
 from wd_di.pool import ProducerPool
 from wd_di.settings import KafkaSettings, PoolSettings
@@ -129,12 +130,12 @@ def test_an_interrupted_wait_leaves_no_hurry(monkeypatch: pytest.MonkeyPatch, ma
         raise KeyboardInterrupt
 
     with MockKafka() as kafka, plain(kafka.bootstrap_servers) as pool:
-        keeper = pool._keeper
+        house = pool._house
         with monkeypatch.context() as patched:
-            patched.setattr(keeper._changed, "notify_all", interrupt)
+            patched.setattr(house._changed, "notify_all", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                keeper.wait_until(lambda: False, Deadline(0))
-        assert [] == keeper._awaited
+                house.wait_until(lambda: False, Deadline(0))
+        assert [] == house._awaited
         with pool.producer(), pool.producer():
             assert [False] == made[:1]
 
@@ -161,7 +162,8 @@ def test_a_slow_link(monkeypatch: pytest.MonkeyPatch, made: list[bool]) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [pytest.param(Exception("scripted"), id="other"), pytest.param(Fault(Kind.RETRIABLE, "no"), id="fault")]
+    "failure",
+    [pytest.param(Exception("scripted"), id="other"), pytest.param(Fault(FaultKind.RETRIABLE, "no"), id="fault")],
 )
 def test_no_handle_is_left(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     """Whatever a probe fails with, the client that it asked is closed; what isn't a broker's is told."""
@@ -177,7 +179,7 @@ def test_no_handle_is_left(monkeypatch: pytest.MonkeyPatch, failure: Exception) 
         came.start()
         came.outcome()
         wait_for(lambda: asked and asked[0]._handle is None)
-        told = pool._keeper.core.last_error
+        told = pool._house.table.last_error
 
     assert ("None" if isinstance(failure, Fault) else "scripted") == str(told).split(": ")[-1]
 
@@ -185,7 +187,7 @@ def test_no_handle_is_left(monkeypatch: pytest.MonkeyPatch, failure: Exception) 
 def test_an_answer_that_comes_too_late(monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
     """The thread that waits for it closes the client, which nobody else may while it is asked."""
     clients: list[KafkaClient] = []
-    connect = _keeper.KafkaClient.__init__
+    connect = making.KafkaClient.__init__
     monkeypatch.setattr(
         KafkaClient, "__init__", lambda self, *given, **more: (clients.append(self), connect(self, *given, **more))[1]
     )

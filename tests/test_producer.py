@@ -23,8 +23,9 @@ from scripted import (
     watch,
 )
 
-from wd_di._client import Kind
-from wd_di._delivery import DeliveryReport, Message
+from wd_di._kafka.port import FaultKind
+from wd_di._records.delivery import DeliveryReport
+from wd_di._records.record import Message
 from wd_di.errors import (
     AuthorizationError,
     CheckoutReturnedError,
@@ -68,7 +69,7 @@ def _called(delivery):
 
 def records(pool: ProducerPool) -> list[Any]:
     """What the in-memory broker stored."""
-    return pool._keeper.memory.committed
+    return pool._memory_broker.committed
 
 
 # -- producing ---------------------------------------------------------------------------------------
@@ -289,12 +290,12 @@ def test_a_failure_after_its_call_is_forgotten(pool, script, call, interrupted):
             script.on("flush", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt if interrupted else DeliveryTimeoutError):
             call(producer)
-        waiting = list(producer._sender.ledger.pending)
+        waiting = list(producer._lease.sending().ledger.pending)
         script.silent = False
         producer.flush()
 
         assert {"failed"} == {delivery.outcome for delivery in waiting}
-        assert {} == producer._sender.ledger.failed
+        assert {} == producer._lease.sending().ledger.failed
 
 
 def test_what_others_told_of_is_still_to_be_told(pool, script):
@@ -328,7 +329,7 @@ def test_a_late_call_tells_what_else_it_knows(pool, script, monkeypatch):
 
         assert "no answer for 1 of 2 records" in str(caught.value)
         assert "of the others 1 failed, the first: broken is broken" in str(caught.value)
-        assert {} == producer._sender.ledger.failed
+        assert {} == producer._lease.sending().ledger.failed
         pool.close(timeout_ms=0, force=True)
 
 
@@ -379,9 +380,9 @@ def payloads(*roots):
 @pytest.mark.parametrize(
     ("kind", "error", "text"),
     [
-        (Kind.OTHER, DeliveryError, "producer 0 refused a record for 'orders': scripted other"),
-        (Kind.DENIED, AuthorizationError, "no right to write to 'orders'"),
-        (Kind.CLOSED, CheckoutReturnedError, "producer 0 has gone back"),
+        (FaultKind.OTHER, DeliveryError, "producer 0 refused a record for 'orders': scripted other"),
+        (FaultKind.DENIED, AuthorizationError, "no right to write to 'orders'"),
+        (FaultKind.CLOSED, CheckoutReturnedError, "producer 0 has gone back"),
     ],
 )
 def test_refused(pool, script, kind, error, text):
@@ -429,7 +430,7 @@ def test_last_error_is_told(pool, script):
 
 def test_waiting_for_room(pool, script):
     """In a full queue a produce waits for room."""
-    script.on("produce", fault(Kind.QUEUE_FULL), fault(Kind.QUEUE_FULL))
+    script.on("produce", fault(FaultKind.QUEUE_FULL), fault(FaultKind.QUEUE_FULL))
     with pool.producer() as producer:
         producer.produce_async("orders", "one")
         producer.flush()
@@ -439,7 +440,7 @@ def test_waiting_for_room(pool, script):
 
 def test_full_queue(pool, script):
     """A queue that stays full is an error of its own; the record wasn't sent and isn't waited for."""
-    script.always("produce", fault(Kind.QUEUE_FULL))
+    script.always("produce", fault(FaultKind.QUEUE_FULL))
     with pool.producer() as producer:
         with pytest.raises(QueueFullError, match=r"producer 0 stayed full \(0 records waiting\); 'orders' wasn't sent"):
             producer.produce_async("orders", timeout_ms=20)
@@ -450,7 +451,7 @@ def test_full_queue(pool, script):
 
 def test_full_queue_without_waiting(pool, script):
     """A timeout of 0 doesn't wait for room."""
-    script.always("produce", fault(Kind.QUEUE_FULL))
+    script.always("produce", fault(FaultKind.QUEUE_FULL))
     with pool.producer() as producer, pytest.raises(QueueFullError):
         producer.produce_async("orders", timeout_ms=0)
 
@@ -686,7 +687,7 @@ def test_a_shared_producer_without_its_thread(script, threadless):
     """The pool's poller serves it, also after a borrower has served it meanwhile, for a full queue."""
     with plain_pool(share=2, produce_timeout_ms=int(PATIENCE * 1000)) as pool, pool.producer() as producer:
         producer.produce_sync("orders", "before")
-        script.on("produce", fault(Kind.QUEUE_FULL))
+        script.on("produce", fault(FaultKind.QUEUE_FULL))
         producer.produce_async("orders", "after a full queue").result()
         producer.produce_async("orders", "and again").result()
 
@@ -701,11 +702,11 @@ def test_a_shared_producer_whose_thread_has_ended(script):
         def end() -> None:
             script._always.clear()
             ended.set()
-            raise fault(Kind.CLOSED)
+            raise fault(FaultKind.CLOSED)
 
         script.always("poll", end)
         assert ended.wait(PATIENCE)
-        script.on("produce", fault(Kind.QUEUE_FULL))
+        script.on("produce", fault(FaultKind.QUEUE_FULL))
         producer.produce_async("orders", "after").result()
 
     assert ["after"] == committed(pool)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from wd_di._reentry import Calls, NestedCallError
+from wd_di._kafka.nested import Calls, NestedCallError
 
 PATIENCE = 40
 
 START = """
 import gc, logging, signal, wd_di
-from wd_di._delivery import Delivery
+from wd_di._records.delivery import Delivery
 from wd_di.testing import MockKafka
 
 nested, busy = [], []
@@ -40,10 +40,10 @@ class Logger:
 
 def in_callbacks(more):
     # Does something inside of each call of ours by librdkafka, as a signal's handler or a finalizer may.
-    def arrive(self, *given, noted=Delivery._arrive):
+    def arrive(self, *given, noted=Delivery.arrive):
         more()
         noted(self, *given)
-    Delivery._arrive = arrive
+    Delivery.arrive = arrive
 
 kafka = MockKafka()
 kafka.create_topic("logs")

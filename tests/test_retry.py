@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from scripted import Script, aborted, committed, fault, make_pool
 
-from wd_di import _retry
-from wd_di._client import Kind
-from wd_di._retry import Retry
+from wd_di._borrowing import scopes
+from wd_di._kafka.port import FaultKind
+from wd_di._transactions import options
+from wd_di._transactions.options import Retry
 from wd_di.errors import (
     AbortTransaction,
     CommitOutcomeUnknownError,
@@ -100,8 +101,8 @@ def test_attempts(pool):
 
 def test_aborted_commit(pool, script):
     """A commit that was refused and aborted is tried again, as is a producer that couldn't begin."""
-    script.on("begin", fault(Kind.OTHER))
-    script.on("commit", fault(Kind.ABORTABLE))
+    script.on("begin", fault(FaultKind.OTHER))
+    script.on("commit", fault(FaultKind.ABORTABLE))
     fn = Flaky()
 
     assert "result 2" == pool.run(fn, retry=SOON)
@@ -120,7 +121,11 @@ def test_failed_delivery(pool, script):
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [(Kind.FATAL, CommitOutcomeUnknownError), (Kind.FENCED, FencedError), (Kind.RETRIABLE, CommitOutcomeUnknownError)],
+    [
+        (FaultKind.FATAL, CommitOutcomeUnknownError),
+        (FaultKind.FENCED, FencedError),
+        (FaultKind.RETRIABLE, CommitOutcomeUnknownError),
+    ],
 )
 def test_doubt(pool, script, kind, error):
     """A commit in doubt is never run again, whatever the retry says."""
@@ -134,7 +139,7 @@ def test_doubt(pool, script, kind, error):
 
 def test_unconfirmed_abort(pool, script):
     """Nothing is run again when the abort before it wasn't confirmed."""
-    script.on("abort", fault(Kind.OTHER))
+    script.on("abort", fault(FaultKind.OTHER))
     fn = Flaky(DeliveryError("failed"))
     with pytest.raises(DeliveryError):
         pool.run(fn, retry=SOON)
@@ -151,7 +156,7 @@ def test_after_a_commit(pool):
 
     recipe = pool.transaction(commit_on=(KeyError,), retry=Retry(backoff_ms=0, on=(KeyError,)))
     with pytest.raises(KeyError):
-        _retry.run(recipe, fail)
+        scopes.run(recipe, fail)
 
     assert ["once"] == committed(pool)
 
@@ -215,8 +220,8 @@ def test_closed_pool(pool):
 def test_pauses(pool, monkeypatch):
     """Between two runs there is a pause that doubles up to its limit, with jitter, and none after the last."""
     pauses: list[float] = []
-    monkeypatch.setattr(_retry.time, "sleep", pauses.append)
-    monkeypatch.setattr(_retry.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(scopes.time, "sleep", pauses.append)
+    monkeypatch.setattr(options.random, "uniform", lambda _low, high: high)
     fn = Flaky(*(DeliveryError("failed") for _ in range(5)))
     with pytest.raises(DeliveryError):
         pool.run(fn, retry=Retry(attempts=5, backoff_ms=100, max_backoff_ms=300))

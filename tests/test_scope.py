@@ -20,8 +20,8 @@ from scripted import (
     plain_pool,
 )
 
-from wd_di._client import Kind
-from wd_di._retry import Retry
+from wd_di._kafka.port import FaultKind
+from wd_di._transactions.options import Retry
 from wd_di.errors import (
     AbortTransaction,
     CheckoutReturnedError,
@@ -299,7 +299,7 @@ def test_hooks_inside_a_checkout(pool):
 
 def test_retired_within_a_checkout(pool, script):
     """A producer that was given up can't begin again within its checkout; the error says what to do."""
-    script.on("commit", fault(Kind.FATAL))
+    script.on("commit", fault(FaultKind.FATAL))
     with pool.producer() as producer:
         with pytest.raises(CommitOutcomeUnknownError), producer.transaction():
             pass
@@ -437,7 +437,7 @@ def test_nesting_on_a_borrowed_producer(pool):
 
 def test_not_ambient(pool):
     """A scope that isn't ambient is joined by nobody, and joins nobody."""
-    scope = pool.transaction().begin(ambient=False)
+    scope = pool.transaction().another(ambient=False)
     with scope as hidden, pool.transaction() as visible:
         pass
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from wd_di import _threads
-from wd_di._threads import Deadline, Poller, ThreadWaiter, Workers, check_timeout
+from wd_di._concurrency.deadline import Deadline, check_timeout
+from wd_di._concurrency.waiters import ThreadWaiter
+from wd_di._concurrency.workers import Poller, Workers
 
 PATIENCE = 10.0
 """Seconds after which a test gives up; what it waits for comes in milliseconds."""
@@ -91,7 +92,7 @@ def test_a_wait_may_be_longer_than_the_platform_can_count() -> None:
 def test_a_deadline_counts_down_to_zero_and_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is never negative."""
     now = 100.0
-    monkeypatch.setattr(_threads.time, "monotonic", lambda: now)
+    monkeypatch.setattr("wd_di._concurrency.deadline.time.monotonic", lambda: now)
     deadline = Deadline(2.0)
     assert (2.0, 0.5, False) == (deadline.left, deadline.slice(0.5), deadline.passed)
     now = 101.75
@@ -108,7 +109,7 @@ def test_a_deadline_of_nothing_has_passed_at_once() -> None:
 
 def test_none_means_the_setting_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a number overrides it."""
-    monkeypatch.setattr(_threads.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr("wd_di._concurrency.deadline.time.monotonic", lambda: 0.0)
 
     assert (5.0, 0.25) == (Deadline.of_ms(None, 5000).left, Deadline.of_ms(250, 5000).left)
 
@@ -189,7 +190,7 @@ def test_an_idle_thread_takes_the_next_job() -> None:
 
 def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """And later jobs get new ones."""
-    monkeypatch.setattr(_threads.Workers._work, "__defaults__", (0.0,))
+    monkeypatch.setattr(Workers._work, "__defaults__", (0.0,))
     workers, done = Workers("brief", 1), threading.Event()
     workers.submit(lambda: None)
     assert ended("brief")

@@ -26,9 +26,9 @@ from scripted import (
     watch,
 )
 
-from wd_di import _unit
-from wd_di._checkout import Hold
-from wd_di._client import Kind
+from wd_di._borrowing.scopes import TransactionRun
+from wd_di._kafka.port import FaultKind
+from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import (
     AbortTransaction,
     AuthorizationError,
@@ -88,7 +88,7 @@ def pool(script: Script) -> Iterator[ProducerPool]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The transactions' clock, which stands still."""
     clock = Clock()
-    monkeypatch.setattr(_unit, "time", clock)
+    monkeypatch.setattr("wd_di._transactions.transaction.time", clock)
     return clock
 
 
@@ -147,7 +147,7 @@ def test_exception_aborts(pool, kind):
 def test_failing_abort(pool, script):
     """An abort that fails is an event and a note on the original error, and costs the producer."""
     errors, original = watch(pool, ErrorOccurred), ValueError("of the block")
-    script.on("abort", fault(Kind.OTHER))
+    script.on("abort", fault(FaultKind.OTHER))
     with pytest.raises(ValueError, match="of the block") as caught, pool.transaction():
         raise original
 
@@ -270,7 +270,7 @@ def test_swallowed_delivery_error(pool, script, ask):
 def test_unanswered_records(pool, script):
     """Records without an answer at the commit's deadline abort, which is a known outcome."""
     script.silent = True
-    script.on("abort", fault(Kind.RETRIABLE))
+    script.on("abort", fault(FaultKind.RETRIABLE))
     with pytest.raises(TransactionAbortedError, match="1 of 1 records had no answer") as caught:
         produce_one(pool)
 
@@ -363,23 +363,24 @@ def test_interrupted_abort(pool, script, kind):
 
 def test_what_was_refused_starts_no_clock(pool, script):
     """The coordinator's clock begins with what is sent, not with an argument that can't be, or a refused record."""
-    script.on("produce", fault(Kind.OTHER))
+    script.on("produce", fault(FaultKind.OTHER))
     with pool.transaction() as tx:
         for refused in (lambda: tx.send_offsets(OFFSETS, None), lambda: tx.produce_async("orders")):
             assert isinstance(outcome(refused), Exception)
 
-        assert tx._unit.first_write is None
+        assert tx._transaction.first_write is None
 
 
 def test_interrupt_behind_begin(pool, script, monkeypatch):
     """Ctrl-C between begin and the block aborts: nothing is left open that the next transaction would join."""
-    handle = Hold.handle
+    begin = TransactionRun._begin
 
-    def interrupted(hold: Hold) -> object:
-        monkeypatch.setattr(Hold, "handle", handle)
+    def interrupted(*given: Any) -> None:
+        begin(*given)
+        monkeypatch.setattr(TransactionRun, "_begin", begin)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Hold, "handle", interrupted)
+    monkeypatch.setattr(TransactionRun, "_begin", interrupted)
     with pytest.raises(KeyboardInterrupt), pool.transaction():
         pass
     produce_one(pool)
@@ -433,7 +434,7 @@ def test_interrupt_between_two_steps(pool, script, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_unit.Unit, "_flush_all", interrupted)
+        patch.setattr(OpenTransaction, "_flush_all", interrupted)
         produce_one(pool, "lost")
     produce_one(pool, "next")
 
@@ -460,7 +461,7 @@ def test_interrupt_while_librdkafka_commits():
 
 def test_retriable_commit(pool, script):
     """A commit without an answer is asked again until it has one."""
-    script.on("commit", fault(Kind.RETRIABLE), fault(Kind.RETRIABLE))
+    script.on("commit", fault(FaultKind.RETRIABLE), fault(FaultKind.RETRIABLE))
     produce_one(pool)
 
     assert ["commit"] * 3 == ends(script)
@@ -470,7 +471,7 @@ def test_retriable_commit(pool, script):
 def test_commit_without_answer(pool, script):
     """At the deadline an unanswered commit is in doubt: never aborted, its producer retired."""
     retirements, completions = watch(pool, ProducerRetired), []
-    script.always("commit", fault(Kind.RETRIABLE))
+    script.always("commit", fault(FaultKind.RETRIABLE))
     with pytest.raises(CommitOutcomeUnknownError, match="no answer within 300 ms") as caught, pool.transaction() as tx:
         tx.produce_async("orders", "perhaps")
         for name in ("after_commit", "after_abort"):
@@ -486,7 +487,7 @@ def test_commit_without_answer(pool, script):
 
 def test_abortable_commit(pool, script):
     """A commit that is refused and abortable is aborted: a known outcome, and the producer stays."""
-    script.on("commit", fault(Kind.ABORTABLE))
+    script.on("commit", fault(FaultKind.ABORTABLE))
     with pytest.raises(TransactionAbortedError, match="commit failed: scripted abortable") as caught:
         produce_one(pool)
 
@@ -497,8 +498,8 @@ def test_abortable_commit(pool, script):
 
 def test_abortable_commit_whose_abort_fails(pool, script):
     """If the abort after a refused commit fails, running it again isn't called safe."""
-    script.on("commit", fault(Kind.ABORTABLE))
-    script.on("abort", fault(Kind.OTHER))
+    script.on("commit", fault(FaultKind.ABORTABLE))
+    script.on("abort", fault(FaultKind.OTHER))
     with pytest.raises(TransactionAbortedError) as caught:
         produce_one(pool)
 
@@ -507,7 +508,7 @@ def test_abortable_commit_whose_abort_fails(pool, script):
     assert 1 == retired(pool)
 
 
-@pytest.mark.parametrize("kind", [Kind.FATAL, Kind.OTHER, Kind.DENIED])
+@pytest.mark.parametrize("kind", [FaultKind.FATAL, FaultKind.OTHER, FaultKind.DENIED])
 def test_fatal_commit(pool, script, kind):
     """A commit that ends fatally is in doubt, for a yes may have been lost before."""
     script.on("commit", fault(kind))
@@ -536,7 +537,7 @@ def test_commit_on_a_closed_producer(pool, script):
 def test_fenced_commit(pool, script, clock, age, error, text):  # noqa: PLR0917  (fixtures and the case)
     """Fenced in the commit is in doubt; its age tells another owner from an overlong transaction."""
     script.on("flush", lambda: setattr(clock, "now", clock.now + age))
-    script.on("commit", fault(Kind.FENCED))
+    script.on("commit", fault(FaultKind.FENCED))
     with pytest.raises(error, match=text) as caught:
         produce_one(pool)
 
@@ -549,7 +550,7 @@ def test_fenced_before_the_commit(pool, script):
     """Fenced before the commit was sent is a known abort, and nothing more is asked of the producer."""
     with pytest.raises(FencedError) as caught, pool.transaction() as tx:
         tx.produce_sync("orders", "never")
-        script.clients[0].break_down(Kind.FENCED)
+        script.clients[0].break_down(FaultKind.FENCED)
 
     assert "aborted" == caught.value.outcome
     assert [] == ends(script)
@@ -558,9 +559,9 @@ def test_fenced_before_the_commit(pool, script):
 
 def test_produce_on_a_broken_producer(pool, script):
     """What is produced on a fenced producer raises the reason, not the client's vague refusal."""
-    script.on("produce", fault(Kind.FATAL))
+    script.on("produce", fault(FaultKind.FATAL))
     with pytest.raises(FencedError), pool.transaction() as tx:
-        script.clients[0].break_down(Kind.FENCED)
+        script.clients[0].break_down(FaultKind.FENCED)
         tx.produce_async("orders", "never")
 
     assert [] == ends(script)
@@ -578,7 +579,7 @@ def test_broken_after_the_commit(pool, script):
 def test_failing_begin(pool, script):
     """A producer that can't begin is retired; the error may be retried, and the end is told once."""
     finished = watch(pool, TransactionStarted, TransactionFinished)
-    script.on("begin", fault(Kind.OTHER))
+    script.on("begin", fault(FaultKind.OTHER))
     with pytest.raises(TransactionAbortedError, match="begin failed: scripted other") as caught:
         produce_one(pool)
     produce_one(pool, "next")
@@ -603,7 +604,7 @@ def test_flush_before_abort(pool, script):
 
 def test_retriable_abort(pool, script):
     """An abort without an answer is asked again, and the producer stays."""
-    script.on("abort", fault(Kind.RETRIABLE), fault(Kind.RETRIABLE))
+    script.on("abort", fault(FaultKind.RETRIABLE), fault(FaultKind.RETRIABLE))
     with pool.transaction():
         raise AbortTransaction
 
@@ -625,7 +626,7 @@ def test_interrupt_while_aborting(pool, script):
 def test_dead_client(script, how, limit_ms):
     """With a client that never answers, an end takes its own deadline and hardly more."""
     script.silent = True
-    script.always("abort", fault(Kind.RETRIABLE))
+    script.always("abort", fault(FaultKind.RETRIABLE))
     with make_pool(commit_timeout_ms=400, abort_timeout_ms=700, close_timeout_ms=0) as pool:
         with pytest.raises((TransactionAbortedError, ValueError)), pool.transaction() as tx:
             tx.produce_async("orders", "never")
@@ -701,7 +702,7 @@ def test_remaining_ms(pool, clock):
 
 def test_send_offsets_again(pool, script):
     """Offsets without an answer are sent again."""
-    script.on("send_offsets", fault(Kind.RETRIABLE))
+    script.on("send_offsets", fault(FaultKind.RETRIABLE))
     with pool.transaction() as tx:
         tx.send_offsets(OFFSETS, object())
 
@@ -712,9 +713,9 @@ def test_send_offsets_again(pool, script):
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
-        (Kind.REBALANCED, RebalancedError),
-        (Kind.DENIED, AuthorizationError),
-        (Kind.ABORTABLE, TransactionAbortedError),
+        (FaultKind.REBALANCED, RebalancedError),
+        (FaultKind.DENIED, AuthorizationError),
+        (FaultKind.ABORTABLE, TransactionAbortedError),
     ],
 )
 def test_refused_offsets(pool, script, kind, error):
@@ -728,7 +729,7 @@ def test_refused_offsets(pool, script, kind, error):
 
 def test_refused_offsets_swallowed(pool, script):
     """Swallowing refused offsets doesn't commit without them."""
-    script.on("send_offsets", fault(Kind.REBALANCED))
+    script.on("send_offsets", fault(FaultKind.REBALANCED))
     with pytest.raises(UnexpectedAbortError) as caught, pool.transaction() as tx, pytest.raises(RebalancedError):
         tx.send_offsets(OFFSETS, object())
 
@@ -775,7 +776,7 @@ def test_write_that_races_the_end(pool, script):
         ended.wait(PATIENCE)
 
     with pool.transaction() as first:
-        script.on("produce", fault(Kind.QUEUE_FULL))
+        script.on("produce", fault(FaultKind.QUEUE_FULL))
         script.on("poll", dawdle)
         late.start()
         full.wait(PATIENCE)
@@ -798,7 +799,7 @@ def test_offsets_that_race_the_end(pool, script):
         ended.wait(PATIENCE)
 
     with pool.transaction() as first:
-        script.on("send_offsets", fault(Kind.RETRIABLE))
+        script.on("send_offsets", fault(FaultKind.RETRIABLE))
         script.on("poll", dawdle)
         late.start()
         refused.wait(PATIENCE)
@@ -1032,7 +1033,7 @@ def test_events_of_an_abort(pool):
 def test_finished_once(pool, script):
     """However a transaction ends, its end is told once."""
     finished = watch(pool, TransactionFinished)
-    cues = [fault(Kind.ABORTABLE), None, fault(Kind.FATAL), fault(Kind.FENCED)]
+    cues = [fault(FaultKind.ABORTABLE), None, fault(FaultKind.FATAL), fault(FaultKind.FENCED)]
     for cue in cues:
         script.on("commit", cue)
         outcome(partial(produce_one, pool))

@@ -179,7 +179,7 @@ async def enter(scope: Any) -> None:
 
 def untouched(pool: ProducerPool) -> bool:
     """Whether nothing was asked of the pool since it was opened."""
-    return pool.stats().totals.requests == (0 if pool._keeper.terms.transactional else 1)
+    return pool.stats().totals.requests == (0 if pool._lender.policies.sending.transactional else 1)
 
 
 # -- entries ---------------------------------------------------------------------------------------
@@ -282,12 +282,12 @@ def test_handles_of_a_task(run: Callable[[Main], None], orders: ProducerPool, cl
     """What a task has taken, nobody else can await."""
 
     async def take(scope: Any) -> Any:
-        return await scope.begin().__aenter__()
+        return await scope.another().__aenter__()
 
     async def leave(scope: Any) -> None:
         await scope.__aexit__(None, None, None)
 
-    tx_scope, producer_scope = orders.transaction().begin(), clicks.producer().begin()
+    tx_scope, producer_scope = orders.transaction(), clicks.producer()
     tx, producer = asyncio.run(tx_scope.__aenter__()), asyncio.run(producer_scope.__aenter__())
 
     async def main() -> None:

@@ -7,17 +7,14 @@ from wd_di._exit import at_exit
 from wd_di._lazy import lazily
 
 if TYPE_CHECKING:
-    from wd_di._async_producer import AsyncProducer
-    from wd_di._async_transaction import AsyncTransaction
-    from wd_di._checkout import Checkout
-    from wd_di._core import Holder, PoolStats, Totals
-    from wd_di._delivery import Delivery, DeliveryReport, Message
+    from wd_di._borrowing.checkout import Checkout
+    from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction, TransactionScope
     from wd_di._logging import LoggingObserver
-    from wd_di._plan import Configure, ProducerConfig
-    from wd_di._producer import Producer
-    from wd_di._retry import Retry
-    from wd_di._scope import Propagation, TransactionOptions, TransactionScope
-    from wd_di._transaction import Transaction
+    from wd_di._records.delivery import Delivery, DeliveryReport
+    from wd_di._records.record import Message
+    from wd_di._slots.plan import Configure, ProducerConfig
+    from wd_di._slots.stats import Holder, PoolStats, Totals
+    from wd_di._transactions.options import Propagation, Retry, TransactionOptions
     from wd_di._version import __version__
     from wd_di.default import close, is_active, observer, producer, reload, setup, stats, transaction
     from wd_di.errors import (
@@ -84,18 +81,15 @@ else:
     __getattr__, __dir__ = lazily(
         __name__,
         {
-            "_async_producer": "AsyncProducer",
-            "_async_transaction": "AsyncTransaction",
-            "_checkout": "Checkout",
-            "_core": "Holder PoolStats Totals",
-            "_delivery": "Delivery DeliveryReport Message",
+            "_borrowing.checkout": "Checkout",
+            "_borrowing.handles": "AsyncProducer AsyncTransaction Producer Transaction TransactionScope",
             "_logging": "LoggingObserver",
-            "_plan": "Configure ProducerConfig",
-            "_producer": "Producer",
-            "_retry": "Retry",
-            "_scope": "Propagation TransactionOptions TransactionScope",
+            "_records.delivery": "Delivery DeliveryReport",
+            "_records.record": "Message",
+            "_slots.plan": "Configure ProducerConfig",
+            "_slots.stats": "Holder PoolStats Totals",
+            "_transactions.options": "Propagation Retry TransactionOptions",
             "_version": "__version__",
-            "_transaction": "Transaction",
             "default": "close is_active observer producer reload setup stats transaction",
             "errors": (
                 "AbortTransaction AlreadyConfiguredError AuthorizationError CheckoutReturnedError "

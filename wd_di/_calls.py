@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from wd_di import _retry
-from wd_di._recipe import Awaited, Recipe
-from wd_di._scope import TransactionScope
+from wd_di._borrowing.handles import TransactionScope
+from wd_di._borrowing.scopes import run as run_again
+from wd_di._borrowing.scopes import run_async as run_again_async
+from wd_di._borrowing.unopened import AsyncScope, Scope
 from wd_di.errors import ScopeError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     Arguments = Callable[
         [tuple[Any, ...], dict[str, Any]], AbstractAsyncContextManager[tuple[tuple[Any, ...], dict[str, Any]]]
     ]
-    Found = list[tuple[str, Recipe[Any, Any]]]
-    FoundAwaited = list[tuple[str, Awaited[Any]]]
+    Found = list[tuple[str, Scope[Any, Any]]]
+    FoundAsyncScope = list[tuple[str, AsyncScope[Any]]]
 
 _ABSENT = object()
 _KINDS = (inspect.isasyncgenfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction)
@@ -45,7 +46,7 @@ class Wanted:
     optional: frozenset[str] = frozenset()
     closing: frozenset[str] = frozenset()
 
-    def recipes(self, given: Mapping[str, Any]) -> Found:
+    def scopes(self, given: Mapping[str, Any]) -> Found:
         """Return the unopened scopes among the arguments.
 
         Raises:
@@ -53,23 +54,23 @@ class Wanted:
         """
         found: Found = []
         for name, value in self._injected(given):
-            if isinstance(value, Awaited):
+            if isinstance(value, AsyncScope):
                 raise ScopeError(f"{self.function}: {needing_await(name)} ({value!r})")
-            if isinstance(value, Recipe):
+            if isinstance(value, Scope):
                 found.append((name, value))
         return found
 
-    def awaited(self, given: Mapping[str, Any]) -> FoundAwaited:
+    def async_scopes(self, given: Mapping[str, Any]) -> FoundAsyncScope:
         """Return the unopened scopes among the arguments of a coroutine function.
 
         Raises:
             ScopeError: An argument is missing, or would block the event loop.
         """
-        found: FoundAwaited = []
+        found: FoundAsyncScope = []
         for name, value in self._injected(given):
-            if isinstance(value, Recipe):
+            if isinstance(value, Scope):
                 raise ScopeError(f"{self.function}: {blocking(name)} ({value!r})")
-            if isinstance(value, Awaited):
+            if isinstance(value, AsyncScope):
                 found.append((name, value))
         return found
 
@@ -78,7 +79,7 @@ class Wanted:
             value = given.get(name, _ABSENT)
             if (value is _ABSENT and name not in self.optional) or hasattr(type(value), "__IS_MARKER__"):
                 raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.why(name)}")
-            if name in self.closing and isinstance(value, Recipe | Awaited):
+            if name in self.closing and isinstance(value, Scope | AsyncScope):
                 raise ScopeError(f"{self.function}: {shutting(name)}")
             yield name, value
 
@@ -117,19 +118,19 @@ def is_async(fn: Function) -> bool:
 
 
 def plain(fn: Function, wanted: Wanted) -> Function:
-    """Return a function that opens the recipes among its keyword arguments, in order, around the call."""
+    """Return a function that opens the scopes among its keyword arguments, in order, around the call."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        recipes = wanted.recipes(kwargs)
-        if not recipes:
+        scopes = wanted.scopes(kwargs)
+        if not scopes:
             return fn(*args, **kwargs)
-        if len(recipes) > 1:
+        if len(scopes) > 1:
             return _in_several(fn, wanted, args, kwargs)
-        [(name, recipe)] = recipes
-        if _retries(recipe):
-            return _retry.run(recipe, lambda tx: _at_once(wanted, fn(*args, **{**kwargs, name: tx})))
+        [(name, scope)] = scopes
+        if _retries(scope):
+            return run_again(scope, lambda tx: _at_once(wanted, fn(*args, **{**kwargs, name: tx})))
         # The most frequent case: an ExitStack would cost as much as the scope itself.
-        with recipe.begin() as kwargs[name]:
+        with scope.another() as kwargs[name]:
             return _at_once(wanted, fn(*args, **kwargs))
 
     return run
@@ -142,7 +143,7 @@ def _in_several(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dic
 
 
 def generator(fn: Function, wanted: Wanted) -> Function:
-    """Return a generator function that opens the recipes among its keyword arguments, in order, around the body."""
+    """Return a generator function that opens the scopes among its keyword arguments, in order, around the body."""
 
     def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         with ExitStack() as scopes:
@@ -154,31 +155,31 @@ def generator(fn: Function, wanted: Wanted) -> Function:
 
 
 def coroutine(fn: Function, wanted: Wanted) -> Function:
-    """Return a coroutine function that opens the recipes among its keyword arguments, in order, around the call."""
+    """Return a coroutine function that opens the scopes among its keyword arguments, in order, around the call."""
 
     async def run(*args: Any, **kwargs: Any) -> Any:
-        found = wanted.awaited(kwargs)
+        found = wanted.async_scopes(kwargs)
         if not found:
             return await fn(*args, **kwargs)
         if len(found) > 1:
-            return await _in_several_awaited(fn, wanted, args, kwargs)
+            return await _in_several_async(fn, wanted, args, kwargs)
         [(name, awaited)] = found
-        if _retries(awaited.recipe):
-            return await _retry.run_async(awaited.recipe, lambda tx: fn(*args, **{**kwargs, name: tx}))
-        async with awaited.recipe.begin() as kwargs[name]:
+        if _retries(awaited.scope):
+            return await run_again_async(awaited.scope, lambda tx: fn(*args, **{**kwargs, name: tx}))
+        async with awaited.scope.another() as kwargs[name]:
             return await fn(*args, **kwargs)
 
     return run
 
 
-async def _in_several_awaited(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _in_several_async(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     async with AsyncExitStack() as scopes:
-        await _enter_awaited(scopes, wanted, kwargs, ambient=True)
+        await _enter_async(scopes, wanted, kwargs, ambient=True)
         return await fn(*args, **kwargs)
 
 
 def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Function:
-    """Return an async generator function that opens the recipes among its keyword arguments around the body.
+    """Return an async generator function that opens the scopes among its keyword arguments around the body.
 
     Args:
         fn: The generator function; what is sent to or thrown into the result reaches it.
@@ -189,7 +190,7 @@ def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Funct
     async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         async with arguments(args, kwargs) as (positional, named), AsyncExitStack() as scopes:
             # As in a generator: while it is suspended, its caller mustn't join its transaction.
-            await _enter_awaited(scopes, wanted, named, ambient=False)
+            await _enter_async(scopes, wanted, named, ambient=False)
             stream = fn(*positional, **named)
             step = anext(stream)
             while True:
@@ -210,31 +211,31 @@ def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Funct
     return run
 
 
-def _enter(scopes: ExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
-    recipes = wanted.recipes(kwargs)
-    _refuse_retries(wanted, recipes)
-    for name, recipe in recipes:
-        kwargs[name] = scopes.enter_context(recipe.begin(ambient=ambient))
+def _enter(stack: ExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
+    scopes = wanted.scopes(kwargs)
+    _refuse_retries(wanted, scopes)
+    for name, scope in scopes:
+        kwargs[name] = stack.enter_context(scope.another(ambient=ambient))
 
 
-async def _enter_awaited(scopes: AsyncExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
-    found = wanted.awaited(kwargs)
-    _refuse_retries(wanted, [(name, awaited.recipe) for name, awaited in found])
+async def _enter_async(stack: AsyncExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
+    found = wanted.async_scopes(kwargs)
+    _refuse_retries(wanted, [(name, awaited.scope) for name, awaited in found])
     for name, awaited in found:
-        kwargs[name] = await scopes.enter_async_context(awaited.recipe.begin(ambient=ambient))
+        kwargs[name] = await stack.enter_async_context(awaited.scope.another(ambient=ambient))
 
 
-def _refuse_retries(wanted: Wanted, recipes: Found) -> None:
-    for name, recipe in recipes:
-        if _retries(recipe):
+def _refuse_retries(wanted: Wanted, scopes: Found) -> None:
+    for name, scope in scopes:
+        if _retries(scope):
             raise ScopeError(
                 f"{wanted.function}: the transaction {name!r} has a retry, but what a generator has yielded or another "
                 "scope has done can't be taken back: use a plain function with this as its only scope"
             )
 
 
-def _retries(recipe: Recipe[Any, Any]) -> TypeGuard[TransactionScope]:
-    return isinstance(recipe, TransactionScope) and recipe.options.retry is not None
+def _retries(scope: Scope[Any, Any]) -> TypeGuard[TransactionScope]:
+    return isinstance(scope, TransactionScope) and scope.options.retry is not None
 
 
 def _at_once(wanted: Wanted, result: Any) -> Any:

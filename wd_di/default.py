@@ -9,7 +9,7 @@ from dependency_injector import containers, providers
 
 from wd_di._forks import renew_in_child
 from wd_di._hints import no_keyword, settings_elsewhere
-from wd_di._loop import on_loop, refuse_in_trio
+from wd_di._concurrency.caller import on_loop, refuse_in_trio
 from wd_di.errors import AlreadyConfiguredError, NotConfiguredError, ScopeError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Unpack
 
-    from wd_di._checkout import Checkout
-    from wd_di._core import PoolStats
+    from wd_di._borrowing.checkout import Checkout
+    from wd_di._borrowing.handles import TransactionScope
     from wd_di._hints import NoOthers
-    from wd_di._plan import Configure
-    from wd_di._scope import TransactionOptions, TransactionScope
+    from wd_di._slots.plan import Configure
+    from wd_di._slots.stats import PoolStats
+    from wd_di._transactions.options import TransactionOptions
     from wd_di.pool import CloseReport
 
 NAME = "default"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wd_di._version import DISTRIBUTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wd_di._delivery import Delivery
 
 Outcome = Literal["aborted", "unknown"]
 
@@ -112,12 +111,25 @@ class ProduceError(WdDiError):
     """Base of what goes wrong with a message."""
 
 
+class FailedDelivery(Protocol):
+    """What an error shows of a record that wasn't delivered: a :class:`wd_di.Delivery`."""
+
+    topic: str
+
+    @property
+    def outcome(self) -> str:
+        """What became of it."""
+
+    def exception(self, timeout_ms: int | None = None) -> BaseException | None:
+        """Return why."""
+
+
 class DeliveryError(ProduceError):
     """The message wasn't delivered. ``failed`` lists every delivery this error speaks of."""
 
-    def __init__(self, message: str, failed: Sequence[Delivery] = ()) -> None:
+    def __init__(self, message: str, failed: Sequence[FailedDelivery] = ()) -> None:
         super().__init__(message)
-        self.failed: tuple[Delivery, ...] = tuple(failed)
+        self.failed: tuple[FailedDelivery, ...] = tuple(failed)
 
 
 class DeliveryTimeoutError(ProduceError, TimeoutError):

@@ -140,12 +140,33 @@ class ProducerClosed(_ProducerEvent):
     purged: int
 
 
+RetirementReason = Literal[
+    "broken",
+    "left in a transaction",
+    "begin failed",
+    "commit failed",
+    "abort failed",
+    "commit in doubt",
+    "record refused",
+    "transactional.id expired",
+    "transactional_id_expiry_ms",
+    "max_lifetime_ms",
+    "idle_timeout_ms",
+    "reload",
+    "close",
+    "close(force=True)",
+    "create failed on cue",  # of a fake, as the next one
+    "creation is slow on cue",
+]
+"""Why a producer is never handed out again."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProducerRetired(_ProducerEvent):
     """A producer is never handed out again: it is fenced, fatal, in doubt, too old or reloaded."""
 
     name = "producer.retired"
-    reason: str
+    reason: RetirementReason
     error: BaseException | None
 
 

@@ -15,19 +15,26 @@ from dataclasses import dataclass
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
-from wd_di import _retry
-from wd_di._checkout import Checkout, Desk, owner
-from wd_di._client import Fault, check, pin_all, without_frames
-from wd_di._core import Holder, PoolStats, State
+from wd_di._borrowing.checkout import Checkout, Lender
+from wd_di._borrowing.policies import Policies
+from wd_di._borrowing.scopes import TransactionRun, begin_on, run, run_async
+from wd_di._concurrency.caller import caller, on_loop, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
+from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.greenlets import refuse_eventlet
+from wd_di._concurrency.tasks import outwaited
+from wd_di._concurrency.workers import Workers
 from wd_di._forks import renew_in_child
-from wd_di._green import refuse_eventlet
 from wd_di._hints import OF_POOLS, no_attribute, no_keyword, settings_elsewhere
-from wd_di._keeper import Keeper
-from wd_di._loop import on_loop, outwaited, refuse_in_trio, refuse_outside_of_a_task
-from wd_di._memory import MemoryBroker
-from wd_di._plan import claim, default_instance, make_plan, release
-from wd_di._sender import refuse_on_loop
-from wd_di._threads import Deadline, Workers
+from wd_di._kafka.checking import check
+from wd_di._kafka.handle import pin_all
+from wd_di._kafka.memory import MemoryBroker
+from wd_di._kafka.port import Fault
+from wd_di._kafka.translation import without_frames
+from wd_di._slots.housekeeping import Housekeeper
+from wd_di._slots.ids import free_ids, reserve_ids
+from wd_di._slots.plan import default_instance, make_plan
+from wd_di._slots.slots import State
+from wd_di._transactions.options import DEFAULTS, Options
 from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError, uncopyable
 from wd_di.events import (
     ConnectionPoolCreated,
@@ -44,10 +51,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
+    from wd_di._borrowing.handles import TransactionScope
     from wd_di._hints import NoOthers
-    from wd_di._plan import Configure, Plan, SlotPlan
-    from wd_di._retry import Retry
-    from wd_di._scope import Propagation, TransactionScope
+    from wd_di._slots.plan import Configure, Plan, SlotPlan
+    from wd_di._slots.stats import Holder, PoolStats
+    from wd_di._transactions.options import Propagation, Retry
     from wd_di.settings import PoolSettings
 
 R = TypeVar("R")
@@ -136,9 +144,11 @@ class ProducerPool:
         self._parents_ids: frozenset[str] | None = None
         self._settings = settings
         plan = self._checked_plan(settings)
-        claim(plan, self)
-        self._keeper = Keeper(plan, self.observer, self._memory())
-        self._desk = self._keeper.desk = Desk(self._keeper)
+        reserve_ids(plan.ids, name, self)
+        self._memory_broker = self._memory()
+        policies = Policies.of(plan, backoff=self._memory_broker.backoff)
+        self._house = Housekeeper(plan, policies.slots, self.observer, self._memory_broker)
+        self._lender = Lender(self._house, policies, begin_on)
         self._workers = Workers(f"wd_di-{name}-pool", WORKERS_MAX)
         self._phase = threading.RLock()  # a signal handler may close while its own thread does
         self._opened = False
@@ -171,7 +181,7 @@ class ProducerPool:
         if _foreign:
             no_keyword("producer", _foreign, [])
         self._refresh()
-        return Checkout(self._desk, timeout_ms)
+        return Checkout(self._lender, timeout_ms)
 
     def transaction(
         self,
@@ -199,7 +209,9 @@ class ProducerPool:
         if _foreign:
             no_keyword("transaction", _foreign, OPTIONS)
         self._refresh()
-        return self._keeper.scope(timeout_ms=timeout_ms, propagation=propagation, commit_on=commit_on, retry=retry)
+        if timeout_ms is None and propagation == "join" and not commit_on and retry is None:
+            return TransactionRun(self._lender, DEFAULTS)
+        return TransactionRun(self._lender, Options(timeout_ms, propagation, commit_on, retry))
 
     @overload
     def run(
@@ -222,8 +234,8 @@ class ProducerPool:
         if isgeneratorfunction(fn) or isasyncgenfunction(fn):
             raise TypeError("run takes a function that does its work when it is called, not a generator function")
         if iscoroutinefunction(fn) or iscoroutinefunction(type(fn).__call__):
-            return _retry.run_async(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
-        return _retry.run(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
+            return run_async(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
+        return run(self.transaction(retry=retry), lambda tx: fn(tx, *args, **kwargs))
 
     # -- opening -------------------------------------------------------------------------------------
 
@@ -251,11 +263,12 @@ class ProducerPool:
                 return
         if self._settings.open_policy == "fail":
             if on_loop() and _begins_on_loops.get():
-                self._keeper.start()
+                self._house.start()
                 return
             refuse_in_trio(f"{self.name}: open")
-            refuse_on_loop("open", self._keeper.terms, OPEN_INSTEAD)
-        self._keeper.start()
+            if not self._settings.allow_blocking_in_loop:
+                refuse_on_loop("open", self.name, OPEN_INSTEAD)
+        self._house.start()
         if self._settings.open_policy == "fail":
             try:
                 failed = self._connect(deadline)
@@ -285,23 +298,27 @@ class ProducerPool:
             raise error.with_traceback(None)  # noqa: B904  (itself, without the frames of a worker)
 
     def _refuse_if_closed(self) -> None:
-        if self._keeper.core.closing:
+        if self._house.table.closing:
             raise PoolClosedError(f"{self.name}: the pool is closed; make another one")
 
     def _connect(self, deadline: Deadline) -> PoolOpenError | None:
         """Wait until enough producers are connected; why they aren't, if it fails."""
-        core = self._keeper.core
-        self._keeper.carry_out(core.warm() if self._keeper.limits.warm else core.start_one())
-        wanted = self._settings.size if self._keeper.limits.warm else 1
-        self._keeper.wait_until(lambda: self._ready() >= wanted or core.hopeless or core.closing, deadline)
+        table = self._house.table
+        self._house.carry_out(table.warm() if self._lender.policies.slots.warm else table.start_one())
+        wanted = self._settings.size if self._lender.policies.slots.warm else 1
+        self._house.wait_until(lambda: self._ready() >= wanted or table.hopeless or table.closing, deadline)
         if self._ready() < wanted:
             return self._not_opened(wanted, deadline)
-        return None if self._keeper.terms.transactional else self._probe(deadline)
+        return None if self._lender.policies.sending.transactional else self._probe(deadline)
 
     def _probe(self, deadline: Deadline) -> PoolOpenError | None:
         """A plain producer connects when it must; ask it now, so that a wrong address shows at the start."""
-        hold = self._desk.borrow(int(deadline.left * 1000), ambient=False)
-        client, patience = hold.sender.client, PROBE_PATIENCE
+        lease = self._lender.lease(caller())
+        self._lender.borrow(lease, self, int(deadline.left * 1000), ambient=False)
+        connection, patience = lease.connection, PROBE_PATIENCE
+        if connection is None:
+            return None
+        client = connection.client
         try:
             while True:
                 try:
@@ -314,20 +331,20 @@ class ProducerPool:
                         error.__cause__ = without_frames(fault)
                         return error
                     if deadline.passed:
-                        cause = client.last_error or f"Timed out, {self._keeper.unanswered()}"
+                        cause = client.last_error or f"Timed out, {self._house.unanswered()}"
                         return self._too_late("no broker has answered", cause, deadline)
                 else:
                     return None
         finally:
-            self._desk.give_back(hold)
+            self._lender.give_back(lease)
 
     def _ready(self) -> int:
-        return len(self._keeper.core.in_state(State.IDLE, State.LEASED))
+        return len(self._house.table.in_state(State.IDLE, State.LEASED))
 
     def _not_opened(self, wanted: int, deadline: Deadline) -> PoolOpenError:
-        cause = self._keeper.trouble()
+        cause = self._house.trouble()
         what = f"{self._ready()} of {wanted} producers could be connected"
-        if self._keeper.core.hopeless or not deadline.passed:
+        if self._house.table.hopeless or not deadline.passed:
             error = PoolOpenError(f"{self.name}: {what}; last error: {cause}")
         else:
             error = self._too_late(what, cause, deadline)
@@ -336,7 +353,7 @@ class ProducerPool:
 
     def _too_late(self, what: str, cause: object, deadline: Deadline) -> PoolOpenError:
         """Return the error of brokers that may be there a moment later."""
-        addresses = self._keeper.addresses()
+        addresses = self._house.addresses()
         where = "" if addresses in str(cause) else f" at {addresses}"
         return PoolOpenError(
             f"{self.name}: {what} within {deadline.seconds:.3g} s{where} "
@@ -347,7 +364,7 @@ class ProducerPool:
 
     def stats(self) -> PoolStats:
         """Return one consistent picture of slots, waiters and totals."""
-        return self._keeper.core.stats()
+        return self._house.table.stats()
 
     if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
 
@@ -355,15 +372,11 @@ class ProducerPool:
             no_attribute(self, name, OF_POOLS)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_keeper"):
+        if not hasattr(self, "_house"):
             return f"<ProducerPool {self.name!r}, not made>"  # its settings are refused, and a debugger looks
         stats = self.stats()
         state = (
-            "closed"
-            if self._keeper.core.closing
-            else "open"
-            if self._keeper.started or stats.totals.requests
-            else "new"
+            "closed" if self._house.table.closing else "open" if self._house.started or stats.totals.requests else "new"
         )
         return (
             f"<ProducerPool {self.name!r} {state}: {stats.size} slots, {stats.idle} idle, {stats.in_use} in use, "
@@ -395,27 +408,26 @@ class ProducerPool:
             no_keyword("reload", _foreign, ["settings"])
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
         refuse_in_trio(f"{self.name}: reload")
-        refuse_on_loop("reload", self._keeper.terms, RELOAD_INSTEAD)
+        if not self._settings.allow_blocking_in_loop:
+            refuse_on_loop("reload", self.name, RELOAD_INSTEAD)
         self._refresh()
         started = time.monotonic()
-        keeper = self._keeper
+        house = self._house
         self._refuse_if_closed()
         given = None if settings is None else checked_pool(self.name, settings)
         plan = None if given is None else self._next_plan(given)
         with self._phase:  # a close that comes meanwhile comes before or after all of this
             self._refuse_if_closed()  # again: configure may have taken its time, or closed the pool
             if given is not None and plan is not None:
-                claim(plan, self)
+                self._apply(plan)
                 self._settings = given
-                keeper.apply(plan)
-                keeper.core.limits = keeper.limits
-            effects = keeper.core.reload()
-            generation = keeper.core.generation
+            effects = house.table.reload()
+            generation = house.table.generation
         self.observer.emit(ConnectionPoolReload, pool=self.name, generation=generation)
-        keeper.carry_out(effects)
-        if not keeper.wait_until(self._reloaded, deadline):
+        house.carry_out(effects)
+        if not house.wait_until(self._reloaded, deadline):
             raise self._not_reloaded()
-        if keeper.core.closing:
+        if house.table.closing:
             raise PoolClosedError(f"{self.name}: the pool was closed while it reloaded")
         duration = (time.monotonic() - started) * 1000
         self.observer.emit(ConnectionPoolReloaded, pool=self.name, generation=generation, duration_ms=duration)
@@ -435,18 +447,18 @@ class ProducerPool:
         await outwaited(self._workers, lambda: self.reload(settings, timeout_ms=timeout_ms, **_foreign))
 
     def _reloaded(self) -> bool:
-        core = self._keeper.core
-        return core.closing or not (self._keeper.started and core.outdated())
+        table = self._house.table
+        return table.closing or not (self._house.started and table.outdated())
 
     def _not_reloaded(self) -> PoolTimeoutError:
-        core, cause = self._keeper.core, self._keeper.trouble()
-        text = f"{self.name}: producers {list(core.outdated())} are still of the generation before: "
-        text += _holders(core.holders())
+        table, cause = self._house.table, self._house.trouble()
+        text = f"{self.name}: producers {list(table.outdated())} are still of the generation before: "
+        text += _holders(table.holders())
         return PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
 
     def _next_plan(self, settings: PoolSettings) -> Plan:
         plan = self._checked_plan(settings)
-        if settings.size != self._settings.size or plan.transactional != self._keeper.plan.transactional:
+        if settings.size != self._settings.size or plan.transactional != self._house.plan.transactional:
             raise SettingsError(
                 f"{self.name}: reload can't change size or transactional_id on and off: make another pool"
             )
@@ -469,10 +481,10 @@ class ProducerPool:
             no_keyword("close", _foreign, ["force"])
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
         with self._phase:
-            first = not self._keeper.core.closing
+            first = not self._house.table.closing
             if first:
-                started, unsettled, purged = time.monotonic(), self._unsettled(), self._keeper.purged
-                self._keeper.close_clients(deadline)
+                started, unsettled, purged = time.monotonic(), self._unsettled(), self._house.purged
+                self._house.close_producers(deadline)
         if not first:
             return self._close_again(deadline, force=force)
         try:
@@ -490,20 +502,20 @@ class ProducerPool:
         A cancellation waits for the end, and then goes on.
         """
         refuse_outside_of_a_task(self.name)
-        task = owner()
+        task = caller()
 
         def close() -> CloseReport:
-            with self._desk.working_for(task):
+            with self._lender.working_for(task):
                 return self.close(timeout_ms=timeout_ms, force=force, **_foreign)
 
         return await outwaited(self._workers, close)
 
     def _close_again(self, deadline: Deadline, *, force: bool) -> CloseReport:
         """Join a close that is under way; what it left with its holders can be taken by force later."""
-        started, purged = time.monotonic(), self._keeper.purged
+        started, purged = time.monotonic(), self._house.purged
         self._closed.wait(deadline.left)
         report = self._report
-        if force and self._keeper.core.holders():
+        if force and self._house.table.holders():
             self._await_holders(deadline, force=True)
             report = None
         self._free_ids()
@@ -511,43 +523,43 @@ class ProducerPool:
 
     def _finish(self, report: CloseReport) -> None:
         if not self._left():
-            self._keeper.stop(FORCE_PATIENCE)
+            self._house.stop(FORCE_PATIENCE)
         self._closed.set()
         self._free_ids()
         self.observer.emit(ConnectionPoolShutdown, pool=self.name, report=report)
 
     def _await_holders(self, deadline: Deadline, *, force: bool) -> None:
-        keeper = self._keeper
-        mine = self._desk.holds()
-        keeper.wait_until(lambda: self._left() <= mine, deadline)
+        house = self._house
+        mine = self._lender.holds()
+        house.wait_until(lambda: self._left() <= mine, deadline)
         if force and self._left():
-            keeper.seize(FORCE_PATIENCE)
-        if self._left() > len(keeper.core.holders()):
-            keeper.wait_until(lambda: not self._left(), Deadline(FORCE_PATIENCE))
+            house.seize(FORCE_PATIENCE)
+        if self._left() > len(house.table.holders()):
+            house.wait_until(lambda: not self._left(), Deadline(FORCE_PATIENCE))
 
     def _left(self) -> int:
         """Slots that aren't closed yet."""
-        return self._settings.size - len(self._keeper.core.in_state(State.EMPTY))
+        return self._settings.size - len(self._house.table.in_state(State.EMPTY))
 
     def _unsettled(self) -> int:
-        return sum(len(client.outbox.unsettled()) for _, client in self._keeper.core.living())
+        return sum(len(each.in_flight.undecided()) for _, each in self._house.table.living())
 
     def _make_report(self, started: float, unsettled: int, purged: int) -> CloseReport:
-        core = self._keeper.core
-        lost = self._keeper.purged - purged
+        table = self._house.table
+        lost = self._house.purged - purged
         return CloseReport(
             pool=self.name,
             flushed=max(0, unsettled - lost - (self._unsettled() if unsettled else 0)),
             purged=lost,
-            held=core.holders(),
-            abandoned=core.in_state(State.CREATING, State.RETIRING),
+            held=table.holders(),
+            abandoned=table.in_state(State.CREATING, State.RETIRING),
             duration_ms=(time.monotonic() - started) * 1000,
         )
 
     def _free_ids(self) -> None:
         """Another pool may take the ids once no producer of this one lives."""
         if not self._left():
-            release(self)
+            free_ids(self)
 
     def __enter__(self) -> Self:
         self.open()
@@ -579,15 +591,15 @@ class ProducerPool:
         )
 
     def __del__(self) -> None:
-        keeper = getattr(self, "_keeper", None)
-        if keeper is None:  # its settings were refused
+        house: Housekeeper | None = getattr(self, "_house", None)
+        if house is None:  # its settings were refused
             return
-        keeper.forgotten = True
-        if not keeper.core.closing and keeper.core.inhabited:
-            _forgotten.add(keeper)
+        house.forget()
+        if not house.table.closing and house.table.inhabited:
+            _forgotten.add(house)
             with suppress(RuntimeError):  # no more threads
                 # Not threading's start, which waits: the collector may be at work inside of that module's own locks.
-                _thread.start_new_thread(_close_forgotten, (keeper,))
+                _thread.start_new_thread(_close_forgotten, (house,))
             text = f"pool {self.name!r} was never closed: call close(), or use it in 'with'"
             warnings.warn(text, ResourceWarning, 2, source=self)
 
@@ -623,24 +635,30 @@ class ProducerPool:
         """In the child: nothing of the parent's is touched; new ids are made at the first use, outside the fork."""
         self._phase = threading.RLock()
         self._stale = True
-        ids = (slot.transactional_id for slot in self._keeper.plan.slots)
+        ids = (slot.transactional_id for slot in self._house.plan.slots)
         self._parents_ids = (self._parents_ids or frozenset()).union(filter(None, ids))
-        closing = self._keeper.core.closing
-        self._keeper.renew()
-        self._desk.forget_all()
+        closing = self._house.table.closing
+        self._memory_broker.lock = threading.Lock()
+        self._house = Housekeeper(self._house.plan, self._lender.policies.slots, self.observer, self._memory_broker)
+        self._lender.start_anew(self._house)
         self._opened = False
         if closing:
-            self._keeper.core.close()
+            self._house.table.close()
 
     def _refresh(self) -> None:
         if not self._stale:
             return
         with self._phase:
-            if self._stale and not self._keeper.core.closing:  # a closed pool takes no ids from anybody
-                plan = self._checked_plan(self._settings)
-                claim(plan, self)
-                self._keeper.apply(plan)
+            if self._stale and not self._house.table.closing:  # a closed pool takes no ids from anybody
+                self._apply(self._checked_plan(self._settings))
                 self._stale = False
+
+    def _apply(self, plan: Plan) -> None:
+        """Go by this plan from now on."""
+        reserve_ids(plan.ids, self.name, self)
+        policies = Policies.of(plan, backoff=self._memory_broker.backoff)
+        self._house.apply(plan, policies.slots)
+        self._lender.apply(policies)
 
 
 def _to_check(slot: SlotPlan) -> list[Mapping[str, object]]:
@@ -679,19 +697,19 @@ def _holders(holders: tuple[Holder, ...]) -> str:
 
 
 _pools: weakref.WeakSet[ProducerPool] = weakref.WeakSet()
-_forgotten: weakref.WeakSet[Keeper] = weakref.WeakSet()
+_forgotten: weakref.WeakSet[Housekeeper] = weakref.WeakSet()
 """What pools have left behind that were collected unclosed; kept alive by the threads that close it."""
 
 
-def _close_forgotten(keeper: Keeper) -> None:
+def _close_forgotten(house: Housekeeper) -> None:
     """What was produced is still sent, though nobody could ask for it any more."""
-    keeper.close_clients(Deadline(keeper.settings.close_timeout_ms / 1000))
+    house.close_producers(Deadline(house.plan.settings.close_timeout_ms / 1000))
 
 
-def _end_forgotten(keeper: Keeper, deadline: Deadline) -> None:
-    keeper.wait_until(lambda: not keeper.core.in_state(State.IDLE, State.RETIRING), deadline)
-    keeper.seize(FORCE_PATIENCE)
-    keeper.wait_until(lambda: not keeper.core.inhabited, Deadline(FORCE_PATIENCE))
+def _end_forgotten(house: Housekeeper, deadline: Deadline) -> None:
+    house.wait_until(lambda: not house.table.in_state(State.IDLE, State.RETIRING), deadline)
+    house.seize(FORCE_PATIENCE)
+    house.wait_until(lambda: not house.table.inhabited, Deadline(FORCE_PATIENCE))
 
 
 def _close_all() -> None:
@@ -701,14 +719,14 @@ def _close_all() -> None:
     """
     deadline = Deadline(EXIT_TIMEOUT)
     for pool in tuple(_pools):
-        core = pool._keeper.core  # noqa: SLF001  (its own module)
+        table = pool._house.table  # noqa: SLF001  (its own module)
         # One from before a fork that this child hasn't used has nothing to close, and nobody to tell.
-        if not pool._stale and (not core.closing or core.holders()):  # noqa: SLF001
+        if not pool._stale and (not table.closing or table.holders()):  # noqa: SLF001
             left_ms = min(int(deadline.left * 1000), pool._settings.close_timeout_ms)  # noqa: SLF001
             # By force: nobody comes back any more, and a transaction left open would block readers until its time-out.
             pool.close(timeout_ms=left_ms, force=True)
-    for keeper in tuple(_forgotten):
-        _end_forgotten(keeper, deadline)
+    for house in tuple(_forgotten):
+        _end_forgotten(house, deadline)
     pin_all()
 
 

@@ -12,7 +12,7 @@ from dependency_injector import containers, providers
 
 from wd_di._forks import renew_in_child
 from wd_di._hints import OF_RESOURCES, no_attribute, no_keyword, settings_elsewhere
-from wd_di._scope import Options
+from wd_di._transactions.options import Options
 from wd_di.errors import PoolClosedError, PoolError, ScopeError, SettingsError, uncopyable
 from wd_di.pool import OPTIONS, ProducerPool, begins_on_loops
 from wd_di.settings import undefined
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self, Unpack
 
-    from wd_di._async_producer import AsyncProducer
-    from wd_di._async_transaction import AsyncTransaction
-    from wd_di._plan import Configure
-    from wd_di._producer import Producer
-    from wd_di._recipe import Awaited, Recipe
-    from wd_di._scope import TransactionOptions
-    from wd_di._transaction import Transaction
+    from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction
+    from wd_di._borrowing.unopened import AsyncScope, Scope
+    from wd_di._slots.plan import Configure
+    from wd_di._transactions.options import TransactionOptions
     from wd_di.events import Observer
     from wd_di.pool import CloseReport
     from wd_di.settings import PoolSettings
@@ -47,7 +44,7 @@ class ScopeProvider(providers.MethodCaller, Generic[T_co]):
 
     if TYPE_CHECKING:
         # The base class may also give an awaitable; this one never does.
-        def __call__(self, *args: Any, **kwargs: Any) -> Recipe[T_co, Any]:  # type: ignore[override]
+        def __call__(self, *args: Any, **kwargs: Any) -> Scope[T_co, Any]:  # type: ignore[override]
             """Return the unopened scope."""
 
 
@@ -56,7 +53,7 @@ class AsyncScopeProvider(providers.AttributeGetter, Generic[T_co]):
 
     if TYPE_CHECKING:
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Awaited[T_co]:  # type: ignore[override]
+        def __call__(self, *args: Any, **kwargs: Any) -> AsyncScope[T_co]:  # type: ignore[override]
             """Return the unopened scope."""
 
 

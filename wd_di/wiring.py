@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 from dependency_injector import providers, wiring
 
 from wd_di import _calls, _diagnosis
-from wd_di._loop import refuse_outside_of_a_task
+from wd_di._concurrency.caller import refuse_outside_of_a_task
 from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
 
 if TYPE_CHECKING:

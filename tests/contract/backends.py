@@ -243,7 +243,7 @@ class OnKafka(Backend):
             time.sleep(0.01)
 
     def _in_transaction(self) -> bool:
-        return any(client.in_transaction for pool in self._made for _, client in pool._keeper.core.living())
+        return any(each.client.in_transaction for pool in self._made for _, each in pool._house.table.living())
 
     def stored(self, topic: str) -> list[Found]:
         return self._read(topic, "read_uncommitted")
@@ -252,7 +252,7 @@ class OnKafka(Backend):
         return self._end(topic, "read_uncommitted")
 
     def take_over(self, pool: ProducerPool) -> None:
-        transactional_id = pool._keeper.plan.slots[0].transactional_id
+        transactional_id = pool._house.plan.slots[0].transactional_id
         rival = Producer({**self._address(), "transactional.id": transactional_id, "log_level": 0})
         rival.init_transactions(PATIENCE)
 

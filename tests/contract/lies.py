@@ -6,12 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from wd_di._client import Fault
-from wd_di._core import Core, Effects
-from wd_di._delivery import Delivery, Outbox
-from wd_di._hooks import Hooks
-from wd_di._memory import MemoryBroker, MemoryClient
-from wd_di._unit import Unit
+from wd_di._kafka.memory import MemoryBroker, MemoryClient
+from wd_di._kafka.port import Fault
+from wd_di._records.delivery import Delivery
+from wd_di._records.in_flight import InFlight
+from wd_di._slots.slots import Effects, Fencings
+from wd_di._slots.table import SlotTable
+from wd_di._transactions.hooks import Hooks
+from wd_di._transactions.transaction import OpenTransaction
 from wd_di.events import TransactionAborted
 from wd_di.testing import _fake
 from wd_di.testing._fake import FakeBroker, FakeClient, FakePool
@@ -44,8 +46,9 @@ def _with_record(**changed: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A produce that changes some of the record's fields."""
 
     def replacement(honest: Any) -> Any:
-        def produce(client: Any, delivery: Any, topic: str, **record: Any) -> None:
-            honest(client, delivery, topic, **{name: changed.get(name, _same)(value) for name, value in record.items()})
+        def produce(client: Any, topic: str, *, on_delivery: Any, **record: Any) -> None:
+            kept = {"on_delivery": on_delivery}
+            honest(client, topic, **kept, **{name: changed.get(name, _same)(value) for name, value in record.items()})
 
         return produce
 
@@ -187,14 +190,14 @@ def _aborts_without_telling(honest: Any) -> Any:
 
 
 def _tells_after_the_end(honest: Any) -> Any:
-    def settle(outbox: Any) -> int:
-        observer, outbox._observer = outbox._observer, _Deaf()
+    def take_in(in_flight: Any, verdict: Any) -> bool:
+        observer, in_flight._observer = in_flight._observer, _Deaf()
         try:
-            return int(honest(outbox))
+            return bool(honest(in_flight, verdict))
         finally:
-            outbox._observer = observer
+            in_flight._observer = observer
 
-    return settle
+    return take_in
 
 
 class _Deaf:
@@ -226,10 +229,10 @@ def _never_in(_: Any) -> Any:
 
 
 def _reloads_nothing(_: Any) -> Any:
-    def reload(core: Core) -> Effects:
-        core.generation += 1
-        for slot in core._slots:
-            slot.generation = core.generation
+    def reload(table: SlotTable) -> Effects:
+        table.generation += 1
+        for slot in table._slots:
+            slot.generation = table.generation
         return Effects()
 
     return reload
@@ -251,18 +254,18 @@ LIES = [
     Lie("the partition is ignored", FakeClient, "produce", _with_record(partition=lambda _: -1)),
     Lie("no record is too large", MemoryClient, "_refuse_if_large", _nothing),
     Lie("a failed delivery is acknowledged", FakeClient, "_acknowledge", _acknowledges_everything),
-    Lie("a commit ignores failed deliveries", Unit, "_unflushed", _is_content_with_failures),
+    Lie("a commit ignores failed deliveries", OpenTransaction, "_unflushed", _is_content_with_failures),
     Lie("aborted deliveries count as delivered", Delivery, "outcome", _always_delivered),
     Lie("nobody is fenced", MemoryBroker, "_welcome", lambda _: lambda *_: True),
-    Lie("a fenced commit counts as aborted", Unit, "_commit_refused", _knows_the_outcome),
+    Lie("a fenced commit counts as aborted", OpenTransaction, "_commit_refused", _knows_the_outcome),
     Lie("too late counts as fenced", FakePool, "time_out", _is_never_late),
-    Lie("a refused record costs nothing", FakeClient, "out_of_step", _never_in),
-    Lie("fencing never makes the pool unhealthy", Core, "_note_fencing", _nothing),
+    Lie("a refused record costs nothing", InFlight, "out_of_step", _never_in),
+    Lie("fencing never makes the pool unhealthy", Fencings, "within", lambda _: lambda *_: 0),
     Lie("a rebalance is ignored", FakeBroker, "play", _forgets_cue("send_offsets")),
     Lie("offsets count before the commit", FakeClient, "send_offsets", _counts_offsets_at_once),
     Lie("offsets never count", FakeClient, "send_offsets", _nothing),
-    Lie("the block's error is swallowed", Unit, "finish", _swallows),
-    Lie("the block's error is replaced by a copy", Unit, "finish", _replaces_the_error),
+    Lie("the block's error is swallowed", OpenTransaction, "finish", _swallows),
+    Lie("the block's error is replaced by a copy", OpenTransaction, "finish", _replaces_the_error),
     Lie("before_commit is skipped", Hooks, "add", _forgets_hook("before_commit")),
     Lie("after_commit is skipped", Hooks, "add", _forgets_hook("after_commit")),
     Lie("after_abort is skipped", Hooks, "add", _forgets_hook("after_abort")),
@@ -270,9 +273,9 @@ LIES = [
     Lie("hooks are told of a commit that was an abort", Hooks, "run_after", _hooks_know_only_success),
     Lie("hooks run in reverse", Hooks, "run_after", _hooks_run_backwards),
     Lie("a hook's error is told nobody", Hooks, "run_after", _hooks_are_silent),
-    Lie("hooks run before the slot is back", Unit, "_close", _hooks_run_too_early),
-    Lie("an abort is no event", Unit, "_emit", _aborts_without_telling),
-    Lie("an acknowledgement is no event", Outbox, "settle", _tells_after_the_end),
-    Lie("a reload replaces nobody", Core, "reload", _reloads_nothing),
+    Lie("hooks run before the slot is back", OpenTransaction, "_close", _hooks_run_too_early),
+    Lie("an abort is no event", OpenTransaction, "_emit", _aborts_without_telling),
+    Lie("an acknowledgement is no event", InFlight, "take_in", _tells_after_the_end),
+    Lie("a reload replaces nobody", SlotTable, "reload", _reloads_nothing),
     Lie("headers can't be asked for", _fake, "_sent", _without_headers),
 ]

@@ -48,7 +48,7 @@ def forgotten(forgetful: LocalKafka) -> Iterator[Callable[[ProducerPool], None]]
             if not known:
                 partitions = consumer.list_topics("__transaction_state", timeout=10).topics["__transaction_state"]
                 consumer.assign([TopicPartition("__transaction_state", number, 0) for number in partitions.partitions])
-            ids = {str(slot.transactional_id).encode() for slot in orders._keeper.plan.slots}
+            ids = {str(slot.transactional_id).encode() for slot in orders._house.plan.slots}
 
             def read() -> bool:
                 for message in consumer.consume(1_000, 0.1):

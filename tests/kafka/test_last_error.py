@@ -76,7 +76,7 @@ def test_an_error_that_is_over_for_all(impatient: LocalKafka) -> None:
         for producer in (used, idle):
             producer.produce_sync(topic, "before")
         broker.kill()
-        until(lambda: "Connection refused" in str(idle._sender.client.last_error))
+        until(lambda: "Connection refused" in str(idle._lease.connection.client.last_error))
         broker.start()
         for _ in range(20):
             used.produce_sync(topic, "after")

@@ -25,7 +25,7 @@ from wd_di import (
     ProducerPool,
     TransactionAbortedError,
 )
-from wd_di._client import SILENCE
+from wd_di._kafka.troubles import SILENCE
 from wd_di.testing import LocalKafka
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def test_topics_of_a_broker_that_is_frozen() -> None:
             broker.pause()
             ends = threading.Timer(AWAY + SILENCE, broker.resume)
             ends.start()
-            until(lambda: producer._sender.client.silent and ordering._sender.client.silent)
+            until(lambda: producer._lease.connection.client.silent and ordering._lease.connection.client.silent)
             with ThreadPoolExecutor(1) as executor, ordering.transaction() as tx:
                 other = executor.submit(tx.produce_sync, new[1], "made")
                 producer.produce_sync(new[0], "made", timeout_ms=20_000)

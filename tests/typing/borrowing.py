@@ -25,6 +25,7 @@ from wd_di import (
     Transaction,
     TransactionScope,
 )
+from wd_di.errors import FailedDelivery
 
 pool = ProducerPool(PoolSettings(), name="orders")
 
@@ -99,7 +100,7 @@ assert_type(delivery.result().offset, int | None)
 try:
     producer.flush(timeout_ms=5)
 except DeliveryError as error:
-    assert_type(error.failed, tuple[Delivery, ...])
+    assert_type(error.failed, tuple[FailedDelivery, ...])
 
 # -- transactions --------------------------------------------------------------------------------
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from wd_di._client import Fault, Kind
-from wd_di._core import Retirement, State
-from wd_di._memory import MemoryBroker, MemoryClient, Record
-from wd_di._threads import Deadline
+from wd_di._borrowing.lease import Lease
+from wd_di._concurrency.caller import caller
+from wd_di._concurrency.deadline import Deadline
+from wd_di._kafka.memory import MemoryBroker, MemoryClient, Record
+from wd_di._kafka.port import Fault, FaultKind, Verdict
+from wd_di._records.connection import Retirement
+from wd_di._slots.slots import State
 from wd_di.errors import DeliveryError, PoolError
 from wd_di.pool import CloseReport, ProducerPool, begins_on_loops, checked_observer
 from wd_di.settings import PoolSettings, checked_pool
@@ -22,10 +24,10 @@ from wd_di.testing._sent import Sent, listed, missing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from wd_di._checkout import Hold
-    from wd_di._delivery import Delivery
-    from wd_di._unit import Unit
-    from wd_di.events import Event, Observer
+    from wd_di._kafka.memory import OnDelivery
+    from wd_di._kafka.port import Answers
+    from wd_di._transactions.transaction import OpenTransaction
+    from wd_di.events import Event, Observer, RetirementReason
 
 Call = Literal["create", "begin", "produce", "send_offsets", "commit", "abort"]
 
@@ -38,13 +40,13 @@ BACKOFF = 0.01
 IMPATIENT_MS = 20
 """Milliseconds that a checkout waits, unless it says otherwise, while a cue keeps producers from it."""
 
-_FAULTS: dict[str, Kind] = {
-    "create": Kind.OTHER,
-    "begin": Kind.OTHER,
-    "produce": Kind.OTHER,
-    "send_offsets": Kind.REBALANCED,
-    "commit": Kind.ABORTABLE,
-    "abort": Kind.OTHER,
+_FAULTS: dict[str, FaultKind] = {
+    "create": FaultKind.OTHER,
+    "begin": FaultKind.OTHER,
+    "produce": FaultKind.OTHER,
+    "send_offsets": FaultKind.REBALANCED,
+    "commit": FaultKind.ABORTABLE,
+    "abort": FaultKind.OTHER,
 }
 
 
@@ -59,13 +61,13 @@ class FakeBroker(MemoryBroker):
     gate: threading.Event | None = None
     offsets: list[Any] = field(default_factory=list)
 
-    def connect(self, transactional_id: str | None) -> MemoryClient:
+    def connect(self, transactional_id: str | None, answers: Answers) -> MemoryClient:
         """Return a new client that asks here before each call."""
         gate = self.gate
         if gate is not None:
             gate.wait(PATIENCE)
         self.play("create")
-        return FakeClient(self, transactional_id)
+        return FakeClient(self, transactional_id, answers)
 
     def play(self, call: Call) -> None:
         """Raise what the next call of this name shall raise."""
@@ -89,19 +91,20 @@ class FakeClient(MemoryClient):
 
     _broker: FakeBroker
 
-    def __init__(self, broker: FakeBroker, transactional_id: str | None) -> None:
-        super().__init__(broker, transactional_id)
+    def __init__(self, broker: FakeBroker, transactional_id: str | None, answers: Answers) -> None:
+        super().__init__(broker, transactional_id, answers)
         self._offsets: list[Any] = []
+        self._refused: set[BaseException] = set()
 
     def begin(self) -> None:
         """Begin."""
         self._broker.play("begin")
         super().begin()
 
-    def produce(self, delivery: Delivery, topic: str, **record: Any) -> None:
+    def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
         """Enqueue one record."""
         self._broker.play("produce")
-        super().produce(delivery, topic, **record)
+        super().produce(topic, on_delivery=on_delivery, **record)
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         """Note the offsets; they count with the commit."""
@@ -128,13 +131,17 @@ class FakeClient(MemoryClient):
         super().abort(seconds)
         self._offsets.clear()
 
-    def _acknowledge(self, delivery: Delivery, record: Record) -> None:
+    def _acknowledge(self, on_delivery: OnDelivery, record: Record) -> None:
         error = self._broker.verdict(record.name)
         if error is None:
-            super()._acknowledge(delivery, record)
+            super()._acknowledge(on_delivery, record)
         else:
-            self.out_of_step = True  # as after a record that the broker refused
-            delivery._arrive(error, None)  # noqa: SLF001  (its callback)
+            self._refused.add(error)
+            on_delivery(error, None)
+
+    def verdict(self, error: BaseException, topic: str) -> Verdict:
+        """What was refused on cue costs what a record costs that a broker refuses."""
+        return super().verdict(error, topic)._replace(out_of_step=error in self._refused)
 
 
 class FakePool(ProducerPool):
@@ -180,8 +187,8 @@ class FakePool(ProducerPool):
         """Open as the real pool does; on an event loop's thread too, since nothing here takes time."""
         with begins_on_loops():
             super().open(timeout_ms=timeout_ms)
-        if self._settings.open_policy != "background" and self._keeper.limits.warm:
-            self._keeper.wait_until(lambda: self._ready() == self._settings.size, Deadline(PATIENCE))
+        if self._settings.open_policy != "background" and self._lender.policies.slots.warm:
+            self._house.wait_until(lambda: self._ready() == self._settings.size, Deadline(PATIENCE))
 
     def close(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
         """Close as the real pool does; what was sent can still be asked for."""
@@ -237,8 +244,9 @@ class FakePool(ProducerPool):
         """Assert that every transaction has ended."""
         open_ = self._open_transactions()
         if open_:
-            holders = {holder.index: holder for holder in self._keeper.core.holders()}
-            told = (f"\n  {tx.id}, held by {holders[tx.index].owner}" for tx in open_ if tx.index in holders)
+            holders = {holder.index: holder for holder in self._house.table.holders()}
+            held = [(tx.id, holders[tx.connection.index]) for tx in open_ if tx.connection.index in holders]
+            told = (f"\n  {name}, held by {holder.owner}" for name, holder in held)
             raise AssertionError(f"{self.name}: open transactions: {len(open_)}{''.join(told)}")
 
     def _story(self, what: str, expected: Sequence[Sent] = ()) -> str:
@@ -270,12 +278,14 @@ class FakePool(ProducerPool):
         if unknown and call != "commit":
             raise ValueError(f"only the outcome of a commit can be unknown, not that of {call!r}")
         _check_times(times)
-        kind = Kind.OTHER if unknown else _FAULTS[call]
+        kind = FaultKind.OTHER if unknown else _FAULTS[call]
         text = f"{call} failed on cue"
-        faults = (Fault(kind, text, requires_abort=kind in (Kind.ABORTABLE, Kind.REBALANCED)) for _ in range(times))
+        faults = (
+            Fault(kind, text, requires_abort=kind in (FaultKind.ABORTABLE, FaultKind.REBALANCED)) for _ in range(times)
+        )
         self._broker.cues.setdefault(call, deque()).extend(faults)
         if call == "create":
-            self._retire_idle(text)
+            self._retire_idle("create failed on cue")
 
     def fail_delivery(self, topic: str, error: Exception | None = None, *, times: int | None = None) -> None:
         """Let records for the topic fail after they were enqueued.
@@ -299,20 +309,20 @@ class FakePool(ProducerPool):
 
     def fence(self) -> None:
         """Let somebody else take over every transactional id: transactions, open ones too, end in ``FencedError``."""
-        for _, client in self._keeper.core.living():
-            if client.transactional_id is not None:
-                self._broker.new_epoch(client.transactional_id)
+        for _, connection in self._house.table.living():
+            if connection.client.transactional_id is not None:
+                self._broker.new_epoch(connection.client.transactional_id)
 
     def time_out(self) -> None:
         """Let every transaction that has written be older than ``transaction.timeout.ms``: the broker has aborted it.
 
         It ends in ``TransactionTimedOutError``.
         """
-        age = self._keeper.plan.transaction_timeout_ms / 1000
-        for unit in self._open_transactions():
-            if unit.first_write is not None:  # instead of waiting for so long
-                unit.first_write = time.monotonic() - age
-                self._broker.new_epoch(unit.client.transactional_id or "")
+        age = self._house.plan.transaction_timeout_ms / 1000
+        for transaction in self._open_transactions():
+            if transaction.first_write is not None:  # instead of waiting for so long
+                transaction.backdate(age)
+                self._broker.new_epoch(transaction.client.transactional_id or "")
 
     @contextmanager
     def exhaust(self) -> Iterator[None]:
@@ -320,17 +330,17 @@ class FakePool(ProducerPool):
 
         It does so after 20 ms, unless it has a ``timeout_ms`` of its own.
         """
-        holds: list[Hold] = []
+        leases: list[Lease] = []
         # A thread of its own: this one may hold a producer already, or run an event loop, and must not wait then.
-        holder = threading.Thread(target=self._hold_all, args=(holds,), name=f"{self.name}.exhaust()", daemon=True)
+        holder = threading.Thread(target=self._hold_all, args=(leases,), name=f"{self.name}.exhaust()", daemon=True)
         holder.start()
         holder.join(PATIENCE)
         try:
             with self._impatient():
                 yield
         finally:
-            for hold in holds:
-                self._desk.give_back(hold)
+            for lease in leases:
+                self._lender.give_back(lease)
 
     @contextmanager
     def slow_creation(self) -> Iterator[None]:
@@ -347,27 +357,30 @@ class FakePool(ProducerPool):
             self._broker.gate = None
             gate.set()
 
-    def _retire_idle(self, reason: str) -> None:
-        core = self._keeper.core
-        for slot, client in core.living():
+    def _retire_idle(self, reason: RetirementReason) -> None:
+        table = self._house.table
+        for slot, connection in table.living():
             if slot.state is State.IDLE:
-                self._keeper.carry_out(core.doom(slot, client, Retirement(reason)))
+                self._house.carry_out(table.doom(slot, connection, Retirement(reason)))
 
-    def _hold_all(self, holds: list[Hold]) -> None:
+    def _hold_all(self, leases: list[Lease]) -> None:
         with suppress(PoolError):  # whatever it is, there is nothing left to hold
             while (stats := self.stats()).available or stats.in_use < stats.size:
-                holds.append(self._desk.borrow(None, ambient=False))
+                lease = self._lender.lease(caller())
+                self._lender.borrow(lease, self, None, ambient=False)
+                leases.append(lease)
 
     @contextmanager
     def _impatient(self) -> Iterator[None]:
-        keeper = self._keeper
-        usual = keeper.settings
-        hasty = keeper.settings = usual.model_copy(update={"timeout_ms": min(IMPATIENT_MS, usual.timeout_ms)})
+        usual = self._lender.policies
+        timeout_ms = min(IMPATIENT_MS, usual.settings.timeout_ms)
+        hasty = replace(usual, settings=usual.settings.model_copy(update={"timeout_ms": timeout_ms}))
+        self._lender.apply(hasty)
         try:
             yield
         finally:
-            if keeper.settings is hasty:  # else a reload has brought others
-                keeper.settings = usual
+            if self._lender.policies is hasty:  # else a reload has brought others
+                self._lender.apply(usual)
 
     def reset(self) -> None:
         """Forget records, events and faults."""
@@ -375,9 +388,9 @@ class FakePool(ProducerPool):
         for kept in (broker.committed, broker.aborted, broker.offsets, broker.cues, broker.failing, self.events):
             kept.clear()
 
-    def _open_transactions(self) -> list[Unit]:
-        holds: Any = self._keeper.core.leases()
-        return [hold.unit for hold in holds if hold.unit is not None]
+    def _open_transactions(self) -> list[OpenTransaction]:
+        leases = (claim for claim in self._house.table.claims() if isinstance(claim, Lease))
+        return [lease.opened.transaction for lease in leases if lease.opened is not None]
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""How a producer or a transaction is taken, used and given back."""

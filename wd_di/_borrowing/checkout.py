@@ -1,0 +1,508 @@
+"""How a thread or a task borrows a producer, waits its turn, and gives back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import weakref
+from asyncio import _get_running_loop
+from contextlib import contextmanager
+from threading import current_thread
+from typing import TYPE_CHECKING, Any, Final
+
+from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction
+from wd_di._borrowing.lease import Lease
+from wd_di._borrowing.unopened import Scope, open_already
+from wd_di._concurrency.caller import caller, refuse_in_trio, refuse_outside_of_a_task
+from wd_di._concurrency.deadline import Deadline, check_timeout
+from wd_di._concurrency.waiters import TaskWaiter, ThreadWaiter
+from wd_di._records.connection import Retirement
+from wd_di._slots.slots import ClaimState
+from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError, WdDiError
+from wd_di.events import CheckoutTimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from wd_di._borrowing.handles import TransactionScope
+    from wd_di._borrowing.policies import Policies
+    from wd_di._concurrency.workers import Workers
+    from wd_di._records.connection import Connection
+    from wd_di._slots.housekeeping import Housekeeper
+    from wd_di._slots.slots import Waiter
+    from wd_di._slots.table import SlotTable
+    from wd_di._transactions.options import TransactionOptions
+
+    Begin = Callable[["Lender", Lease, object, "Deadline | None", TransactionOptions], TransactionScope]
+
+AGED: Final = "transactional_id_expiry_ms"
+"""Why a producer is retired whose id the broker may have forgotten."""
+
+
+class Lender:
+    """Where borrowers come to: it knows who holds what in which thread or task.
+
+    Args:
+        house: Who looks after the slots; a forked child gets another one.
+        policies: By which it lends.
+        begin: Makes a transaction to come, on a lease.
+    """
+
+    def __init__(self, house: Housekeeper, policies: Policies, begin: Begin) -> None:
+        self.name: str = house.name
+        self.house: Housekeeper = house
+        self.table: SlotTable[Connection] = house.table
+        self.policies: Policies = policies
+        self.held: dict[object, Lease] = {}
+        self._begin = begin
+        self._waiting: dict[threading.Thread, object] = {}
+
+    def apply(self, policies: Policies) -> None:
+        """Lend by these from now on."""
+        self.policies = policies
+
+    def start_anew(self, house: Housekeeper) -> None:
+        """After a fork nobody in the child holds anything, and other slots are lent."""
+        self.house, self.table, self.held = house, house.table, {}
+
+    # -- who holds what ----------------------------------------------------------------------------
+
+    def current(self) -> Lease | None:
+        """What the calling thread or task holds, the innermost; child tasks and other threads inherit nothing."""
+        while (lease := self.held.get(caller())) is not None:
+            opened = lease.opened
+            if opened is not None and opened.adrift:  # nobody can commit it, though somebody may still have it
+                lease.end_transaction(opened)
+            elif opened is None and lease.forgotten:
+                lease.end()
+            else:
+                return lease
+        return None
+
+    def holds(self) -> int:
+        """How many slots the calling thread or task holds, or the task that waits for this thread."""
+        count, lease = 0, self.held.get(self._waiting.get(threading.current_thread(), caller()))
+        while lease is not None:
+            count, lease = count + (lease.state is ClaimState.GRANTED), lease.outer
+        return count
+
+    @contextmanager
+    def working_for(self, borrower: object) -> Iterator[None]:
+        """Let this thread's questions after what it holds be those of a task that waits for it."""
+        self._waiting[threading.current_thread()] = borrower
+        try:
+            yield
+        finally:
+            del self._waiting[threading.current_thread()]
+
+    def forget(self, lease: Lease) -> None:
+        """Unlink the lease, also when scopes end in another order than they began; harmless when it isn't linked."""
+        top = self.held.get(lease.owner)
+        if top is lease:
+            if lease.outer is None:
+                del self.held[lease.owner]
+            else:
+                self.held[lease.owner] = lease.outer
+            return
+        while top is not None and top.outer is not lease:
+            top = top.outer
+        if top is not None:
+            top.outer = lease.outer
+
+    # -- lending -----------------------------------------------------------------------------------
+
+    def lease(self, owner: object) -> Lease:
+        """Return a lease that is yet to come by a slot."""
+        return Lease(self, owner, _place() if self.policies.settings.leak_after_ms else None)
+
+    def borrow(self, lease: Lease, keeper: object, timeout_ms: int | None, *, ambient: bool = True) -> None:
+        """Take a slot, at once or in turn.
+
+        Args:
+            lease: What gets it.
+            keeper: With what the lease ends, if nobody ends it.
+            timeout_ms: Milliseconds to wait; ``None`` is the pool's setting.
+            ambient: Whether nested calls of the same thread or task find it.
+
+        Raises:
+            PoolTimeoutError: None came free, or none could be connected, in time.
+            PoolExhaustedError: The caller holds one already, and waiting for another could wait for ever.
+            PoolClosedError, PoolOpenError, PoolUnhealthyError: There is nothing to wait for.
+        """
+        deadline = None
+        try:
+            lease.ref = weakref.ref(keeper, lease.abandoned)
+            while True:
+                if not self.table.take(lease):
+                    if deadline is None:
+                        timeout_ms, deadline = self._patience(timeout_ms)
+                    self._wait(lease, timeout_ms, deadline)
+                flaw = self._equip(lease)
+                if flaw is None:
+                    break
+                self._release(lease, flaw)
+            if ambient:
+                lease.outer = self.held.get(lease.owner)
+                self.held[lease.owner] = lease
+        except BaseException as error:
+            self._abandon(lease, error)
+            raise
+
+    async def borrow_async(self, lease: Lease, keeper: object, timeout_ms: int | None, *, ambient: bool = True) -> None:
+        """Take a slot from a task, as :meth:`borrow` does; cancelled while it waits, it leaves nothing behind."""
+        deadline = None
+        try:
+            lease.ref = weakref.ref(keeper, lease.abandoned)
+            while True:
+                if not self.table.take(lease):
+                    if deadline is None:
+                        timeout_ms, deadline = self._patience(timeout_ms)
+                    await self._wait_async(lease, timeout_ms, deadline)
+                flaw = self._equip(lease)
+                if flaw is None:
+                    break
+                self._release(lease, flaw)
+            if ambient:
+                lease.outer = self.held.get(lease.owner)
+                self.held[lease.owner] = lease
+        except BaseException as error:
+            self._abandon(lease, error)
+            raise
+
+    def give_back(self, lease: Lease) -> None:
+        """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
+        try:
+            with lease.slot.gate:
+                lease.over, lease.vacant = True, None
+            if lease.sender is not None:
+                lease.sender.end()
+            if self.held.get(lease.owner) is lease and lease.outer is None:
+                del self.held[lease.owner]
+            else:
+                self.forget(lease)
+            connection, retirement = lease.connection, lease.retirement
+            if retirement is None and connection is not None:
+                client = connection.client
+                if client.fault is not None or client.in_transaction:
+                    retirement = connection.unfit()
+            if lease.table is self.table:
+                effects = self.table.release(lease, retirement)
+                if effects is not None:
+                    self.house.carry_out(effects, late=self.house.overdue)
+            lease.ref = None
+        except BaseException:  # a signal's, between any two steps; each of them may be taken twice
+            self.table.disturbed = True
+            lease.over, lease.vacant = True, None
+            if lease.sender is not None:
+                lease.sender.end()
+            self.forget(lease)
+            self._release(lease, lease.retirement or (None if lease.connection is None else lease.connection.unfit()))
+            lease.ref = None
+            self._mend()
+            raise
+
+    def recover(self, lease: Lease) -> None:
+        """Return the slot of a borrower that is gone, however far it had come."""
+        if lease.connection is not None:
+            self.give_back(lease)
+        else:
+            lease.ref = None
+            self._release(lease)
+
+    def begins(
+        self, lease: Lease, handle: object, within: Deadline | None, options: TransactionOptions
+    ) -> TransactionScope:
+        """Return a transaction to come on the lease; see :meth:`Lease.begins`."""
+        return self._begin(self, lease, handle, within, options)
+
+    @property
+    def jobs(self) -> Workers:
+        """Who does what would block a loop."""
+        return self.house.jobs
+
+    # -- another producer for who holds one --------------------------------------------------------
+
+    def flaw(self, lease: Lease) -> Retirement | None:
+        """Why a held producer is to be exchanged before another transaction: its id was forgotten, or may have been."""
+        if lease.table is not self.table:
+            return None
+        if lease.over:
+            return lease.vacant
+        if lease.retirement is not None:
+            return lease.retirement if lease.retirement.expired else None
+        return Retirement(AGED) if self.table.outlived(lease) else None
+
+    def exchange(self, lease: Lease, timeout_ms: int | None) -> None:
+        """Let the holder go on with another producer; without one in time it has none, and may ask again.
+
+        Raises:
+            PoolTimeoutError: None came free, or could be connected, in time.
+            PoolOpenError: There is nothing to wait for.
+            PoolClosedError: Nor will there be; the lease has ended.
+        """
+        timeout_ms, deadline = self._patience(timeout_ms)
+        flaw = self._end(lease)
+        try:
+            for each in self._until_fit(lease, flaw):
+                waiter, lease.deadline = ThreadWaiter(), deadline
+                self._swap(lease, each, waiter)
+                waiter.wait(deadline.left)
+                self._waited(lease, timeout_ms)
+        except BaseException as error:
+            self._not_exchanged(lease, flaw, error)
+            raise
+
+    async def exchange_async(self, lease: Lease, timeout_ms: int | None) -> None:
+        """Let a task go on with another producer, as :meth:`exchange` does."""
+        timeout_ms, deadline = self._patience(timeout_ms)
+        flaw = self._end(lease)
+        try:
+            for each in self._until_fit(lease, flaw):
+                waiter, lease.deadline = TaskWaiter(), deadline
+                self._swap(lease, each, waiter)
+                await waiter.wait(deadline.left)
+                self._waited(lease, timeout_ms)
+        except BaseException as error:
+            self._not_exchanged(lease, flaw, error)
+            raise
+
+    def _end(self, lease: Lease) -> Retirement | None:
+        """End the lease of a producer that won't do, and say why; once, for two threads may share the lease."""
+        with lease.slot.gate:
+            flaw = self.flaw(lease)
+            if flaw is not None:
+                lease.over, lease.vacant = True, None
+            elif lease.over:
+                raise lease.returned()
+            return flaw
+
+    def _until_fit(self, lease: Lease, flaw: Retirement | None) -> Iterator[Retirement]:
+        """Yield why the lease's present producer won't do, until it has one that does."""
+        while flaw is not None:
+            yield flaw
+            flaw = self._equip(lease)
+
+    def _swap(self, lease: Lease, flaw: Retirement, waiter: Waiter) -> None:
+        lease.waiter, lease.error = waiter, None
+        self.house.carry_out(self.table.exchange(lease, flaw))
+        self.house.nudge()
+
+    def _not_exchanged(self, lease: Lease, flaw: Retirement | None, error: BaseException) -> None:
+        """Give back what has come too late; the lease stands, unless the pool is closed or a signal came."""
+        if isinstance(error, PoolClosedError) or not isinstance(error, (WdDiError, asyncio.CancelledError)):
+            self._abandon(lease, error)
+            return
+        if not self.table.withdraw(lease):
+            self._release(lease)
+        lease.over, lease.vacant = True, flaw
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _patience(self, timeout_ms: int | None) -> tuple[int, Deadline]:
+        timeout_ms = check_timeout(timeout_ms, self.policies.settings.timeout_ms)
+        return timeout_ms, Deadline(timeout_ms / 1000)
+
+    def _equip(self, lease: Lease) -> Retirement | None:
+        """Let the lease send by its slot's producer, unless that broke or aged while idle, unseen by the poller."""
+        connection = lease.slot.connection
+        if connection is None:  # a forced close was faster than this thread
+            raise PoolClosedError(f"{self.name}: the pool is closed")
+        if connection.client.fault is not None:
+            return connection.broken()
+        # The poller couldn't renew it in time, as after SIGSTOP.
+        if (lease.heard_after or self.table.policy.id_lifetime is not None) and self.table.expired(lease):
+            return lease.retirement or Retirement(AGED)
+        lease.connection, lease.sender, lease.retirement = connection, None, None
+        lease.over, lease.vacant = False, None
+        return None
+
+    def _release(self, lease: Lease, retirement: Retirement | None = None) -> None:
+        if lease.table is self.table:
+            self.house.carry_out(self.table.release(lease, retirement), late=self.house.overdue)
+
+    def _abandon(self, lease: Lease, error: BaseException) -> None:
+        """Give back whatever the lease has by now: an interrupt may come between any two steps."""
+        ordinary = isinstance(error, (WdDiError, asyncio.CancelledError))
+        table, known = self.table, self.table.disturbed
+        table.disturbed = True  # until it is done, since one may come here, too
+        if not table.withdraw(lease):
+            self.forget(lease)
+            self._release(lease)
+        lease.over, lease.vacant, lease.ref = True, None, None
+        if ordinary:
+            table.disturbed = known
+        else:
+            self._mend()
+
+    def _mend(self) -> None:
+        """Finish what the table decided and nobody has carried out. If that is interrupted, too, the poller does it."""
+        self.table.disturbed = True
+        self.house.carry_out(self.table.mend())
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _wait(self, lease: Lease, timeout_ms: int | None, deadline: Deadline) -> None:
+        self._refuse_second(lease)
+        if _get_running_loop() is not None and not self.policies.settings.allow_blocking_in_loop:
+            raise ScopeError(
+                f"{self.name}: no producer is idle, and waiting would block this thread's event loop: use 'async with'"
+            )
+        waiter, lease.deadline = ThreadWaiter(), deadline
+        self._queue(lease, waiter)
+        waiter.wait(deadline.left)
+        self._waited(lease, timeout_ms)
+
+    async def _wait_async(self, lease: Lease, timeout_ms: int | None, deadline: Deadline) -> None:
+        self._refuse_second(lease)
+        waiter, lease.deadline = TaskWaiter(), deadline
+        self._queue(lease, waiter)
+        await waiter.wait(deadline.left)
+        self._waited(lease, timeout_ms)
+
+    def _refuse_second(self, lease: Lease) -> None:
+        if lease.owner in self.held:
+            raise PoolExhaustedError(
+                f"{self.name}: no second producer is idle, and the caller holds one already: waiting could wait for "
+                f"itself ({self._counts()})"
+            )
+
+    def _queue(self, lease: Lease, waiter: Waiter) -> None:
+        lease.waiter = waiter
+        self.house.start()
+        self.house.carry_out(self.table.wait(lease))
+        self.house.nudge()
+
+    def _waited(self, lease: Lease, timeout_ms: int | None) -> None:
+        lease.waiter = None
+        if self.table.withdraw(lease, timed_out=True):
+            raise self._timed_out(timeout_ms)
+        if lease.error is not None:
+            raise self._failed(lease.error)
+
+    # -- in words ----------------------------------------------------------------------------------
+
+    def _timed_out(self, timeout_ms: int | None) -> PoolTimeoutError:
+        cause = self.house.trouble()
+        text = f"{self.name}: no producer free after {timeout_ms} ms ({self._counts()}){self._crowded()}"
+        error = PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
+        error.__cause__ = cause if isinstance(cause, BaseException) else None
+        self.house.observer.emit(CheckoutTimedOut, pool=self.name, timeout_ms=timeout_ms, error=error)
+        return error
+
+    def _crowded(self) -> str:
+        """What cures a plain pool with more borrowers than producers."""
+        settings, stats = self.policies.settings, self.table.stats()
+        if self.policies.sending.transactional or stats.waiting < stats.size:
+            return ""
+        return f"; borrowers can use a plain producer at once: raise share, which is {settings.share}"
+
+    def _failed(self, error: BaseException) -> Exception:
+        if isinstance(error, PoolClosedError):
+            return PoolClosedError(str(error))
+        failed = PoolOpenError(f"{self.name}: no producer can be connected: {error}")
+        failed.__cause__ = error
+        return failed
+
+    def _counts(self) -> str:
+        stats, holders = self.table.stats(), self.table.holders()
+        text = f"{stats.in_use} of {stats.size} in use, {stats.waiting} waiting"
+        if stats.creating:
+            text += f", {stats.creating} connecting"
+        if stats.retiring:
+            text += f", {stats.retiring} closing"
+        if holders:
+            text += f"; longest held {holders[0].held_ms / 1000:.1f} s by {holders[0].owner}"
+        return text
+
+
+class Checkout(Scope[Producer, AsyncProducer]):
+    """A producer to come: ``with pool.producer() as producer``.
+
+    Nested in the same thread or task it gives the producer that is held already, and inside an open transaction that
+    transaction; the inner exit then ends nothing.
+    """
+
+    __slots__ = ("_ambient", "_handle", "_lease", "_lender", "_timeout_ms")
+
+    def __init__(self, lender: Lender, timeout_ms: int | None, *, ambient: bool = True) -> None:
+        if timeout_ms is not None:
+            check_timeout(timeout_ms, 0)
+        self._lender = lender
+        self._timeout_ms = timeout_ms
+        self._ambient = ambient
+        self._handle: object = None  # while it is open: with the last one its lease ends
+        self._lease: Lease | None = None
+
+    def another(self, *, ambient: bool = True) -> Checkout:
+        """Return another one like it, unopened."""
+        return Checkout(self._lender, self._timeout_ms, ambient=ambient)
+
+    def __enter__(self) -> Producer:
+        if self._handle is not None:
+            raise open_already(self)
+        lender = self._lender
+        if "trio.lowlevel" in sys.modules:
+            refuse_in_trio(lender.name)
+        quick = _get_running_loop() is None and "greenlet" not in sys.modules
+        owner = current_thread() if quick else caller()
+        if self._ambient and owner in lender.held and (held := lender.current()) is not None:
+            joined = self._handle = held.handle(Producer, Transaction)
+            return joined
+        lease = lender.lease(owner) if lender.policies.settings.leak_after_ms else Lease(lender, owner, None)
+        producer = self._handle = Producer(lease)
+        try:
+            lender.borrow(lease, producer, self._timeout_ms, ambient=self._ambient)
+            self._lease = lease
+        except BaseException:  # a signal's, or what it was refused for: Python leaves only what it has entered
+            self._handle = None
+            if lease.connection is not None:
+                lender.give_back(lease)
+            raise
+        return producer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lease is not None:
+            self._lender.give_back(self._lease)
+            self._lease = None
+        self._handle = None
+
+    async def __aenter__(self) -> AsyncProducer:
+        if self._handle is not None:
+            raise open_already(self)
+        lender = self._lender
+        refuse_outside_of_a_task(lender.name)
+        owner = caller()
+        if self._ambient and owner in lender.held and (held := lender.current()) is not None:
+            joined = self._handle = held.handle(AsyncProducer, AsyncTransaction)
+            return joined
+        lease = lender.lease(owner)
+        producer = self._handle = AsyncProducer(lease)
+        try:
+            await lender.borrow_async(lease, producer, self._timeout_ms, ambient=self._ambient)
+            self._lease = lease
+        except BaseException:  # as above
+            self._handle = None
+            if lease.connection is not None:
+                lender.give_back(lease)
+            raise
+        return producer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)  # giving back contains no await, so no cancellation can come between
+
+    def __repr__(self) -> str:
+        return f"producer of pool {self._lender.name!r}"
+
+
+def _place() -> str:
+    """The caller's line, outside of this package."""
+    frame: Any = sys._getframe(1)  # noqa: SLF001  (a whole stack would cost 100 µs)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("wd_di."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"

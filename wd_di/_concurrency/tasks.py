@@ -1,0 +1,53 @@
+"""How a task waits for a job on a worker thread, and outwaits it when it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import _get_running_loop
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di._concurrency.workers import Workers
+
+
+R = TypeVar("R")
+
+
+async def outwaited(workers: Workers, job: Callable[[], R]) -> R:
+    """Run a job on a worker thread. A cancellation waits for its end, and then goes on.
+
+    A job that was abandoned would go on using what its task has given back.
+    """
+    loop = _get_running_loop()
+    if loop is None:
+        workers.submit(job)
+        raise GeneratorExit  # a forgotten task is collected after its loop's end: nobody is left to wait
+    done: asyncio.Future[R] = loop.create_future()
+
+    def work() -> None:
+        try:
+            result = job()
+        except BaseException as error:  # noqa: BLE001  (it is raised where the job is waited for)
+            _tell(loop, done.set_exception, error)
+        else:
+            _tell(loop, done.set_result, result)
+
+    workers.submit(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        done.exception()  # seen: it is an event, and on the way to nobody
+        raise cancelled
+    return done.result()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, set_: Callable[[Any], None], value: Any) -> None:
+    with suppress(RuntimeError):  # the loop was closed meanwhile; what had to be done is done
+        loop.call_soon_threadsafe(set_, value)

@@ -1,0 +1,49 @@
+"""Whether librdkafka takes the settings, asked without connecting."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaException, cimpl
+
+from wd_di._kafka.callbacks import ConsumerSettings
+from wd_di._kafka.translation import Translator, reveal
+from wd_di._variables import outside
+from wd_di.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+_CHECK_DROPS = ("bootstrap.servers", "metadata.broker.list", "test.mock.num.brokers", "statistics.interval.ms")
+
+
+def check(pool: str, config: Mapping[str, object]) -> None:
+    """Let librdkafka judge settings without connecting: a handle without brokers, gone at once.
+
+    Always one of confluent-kafka's own, whatever replaces the class: it sends nothing that could be traced, and a
+    stand-in would judge nothing.
+
+    Raises:
+        SettingsError: A property is unknown, has a bad value, or contradicts another.
+    """
+    alone = {key: value for key, value in config.items() if key not in _CHECK_DROPS and not callable(value)}
+    said = ConsumerSettings()
+    try:
+        cimpl.Producer(reveal({**alone, "log_level": 4, "logger": said})).poll(0)  # as in _connect
+    except (KafkaException, TypeError, ValueError) as error:
+        reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        if unknown := re.fullmatch(r'No such configuration property: "(.*)"', reason, re.DOTALL):
+            from wd_di.settings import near_setting  # noqa: PLC0415  (as below)
+
+            reason += near_setting(unknown[1])
+        raise SettingsError(
+            f"{pool}: librdkafka refuses the kafka settings: {Translator(config).scrub(reason)}"
+        ) from None
+    if said.names:
+        from wd_di.settings import SettingsWarning  # noqa: PLC0415  (loaded by whoever has settings; it costs pydantic)
+
+        text = f"{pool}: a producer ignores {', '.join(said.names)}, which belongs to consumers: leave it out"
+        warnings.warn(text, SettingsWarning, stacklevel=outside())

@@ -1,0 +1,367 @@
+"""How a call into librdkafka is made, and what is heard from inside of it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, cimpl
+
+from wd_di._concurrency.greenlets import yielding
+from wd_di._forks import leave_to_parent, renew_in_child
+from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
+from wd_di._kafka.lines import Lines
+from wd_di._kafka.nested import Calls, NestedCallError
+from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
+from wd_di._kafka.topics import PATIENT_MS, PROPAGATION_MS, Topics
+from wd_di._kafka.translation import (
+    ALL_BROKERS_DOWN,
+    DENIED,
+    OUTDATED,
+    Translator,
+    code_of,
+    is_fatal,
+    reveal,
+)
+from wd_di._kafka.troubles import LASTING, Hearing, Siblings, unanswered
+from wd_di.errors import ForkedPoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from wd_di._kafka.port import Answers, Verdict
+
+CLOSING = 1.0
+"""Seconds that a close of what is answered takes at most, but for slow DNS."""
+
+_PROPAGATION = "topic.metadata.propagation.max.ms"
+
+
+class Handle(ABC):
+    """One of librdkafka's producers: errors of its calls are :class:`Fault`, and its callbacks only note what came.
+
+    Args:
+        config: librdkafka's settings under their dotted names; secrets may still be wrapped.
+        transactional_id: The id, if the client is transactional.
+        answers: Where the answers to its records come together.
+        statistics: Called with librdkafka's JSON from :meth:`poll`; ``None`` switches statistics off.
+        trouble: Called with the text of each error that concerns no call: brokers down, authentication.
+        patient: No broker can be reached yet: an unknown topic gets librdkafka's own time to appear. That runs from its
+            first record on, reachable or not, and a broker that creates topics couldn't have made it.
+        siblings: The pool's clients of the same cluster.
+        lines: What becomes of the lines that they log.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, object],
+        transactional_id: str | None,
+        answers: Answers,
+        *,
+        statistics: Callable[[str], None] | None = None,
+        trouble: Callable[[Exception], None] | None = None,
+        patient: bool = False,
+        siblings: Siblings | None = None,
+        lines: Lines | None = None,
+    ) -> None:
+        self.transactional_id = transactional_id
+        self.fault: Fault | None = None
+        self.topics = Topics(patient=_number(config, _PROPAGATION, 0) > PROPAGATION_MS)
+        self.in_transaction = False
+        self.lines = lines or Lines("a pool")
+        self._answers = answers
+        self._hearing = Hearing(unanswered(config))
+        self._siblings = siblings or Siblings()
+        self._translator = Translator(config)
+        self._renewed: dict[str, float] = {}
+        self._looked_up: dict[str, float] = {}
+        self._deaf = -1.0
+        self._proved = -math.inf
+        self._asking: list[str] = []
+        self._wrote = False
+        self._unheard = False
+        self._initialised = transactional_id is None
+        self._log = LaterLogger(self.lines.to(config.get("logger")))
+        self._statistics: deque[str] = deque(maxlen=1)
+        self._throttles: deque[Any] = deque()
+        self._on_trouble, self._on_statistics, self._on_throttle = trouble, statistics, config.get("throttle_cb")
+        self._tokens: TokenSource | None = None
+        self._forked = False
+        self._calls = Calls()
+        self._handle: cimpl.Producer | None = None
+        self._handle = self._connect(config, PATIENT_MS if patient else PROPAGATION_MS)
+        _live.add(self)
+
+    def _connect(self, config: Mapping[str, object], propagation_ms: int) -> cimpl.Producer:
+        given: dict[str, Any] = {_PROPAGATION: _propagation_ms(config, propagation_ms), **config}
+        given |= {"logger": self._log, "error_cb": self._note}
+        if self._on_throttle is not None:
+            given["throttle_cb"] = self._throttles.append
+        if "oauth_cb" in config:
+            given["oauth_cb"] = self._tokens = TokenSource(config)
+            if self._tokens.failure is not None:
+                raise Fault(FaultKind.DENIED, self._translator.scrub(self._tokens.failure))
+        if self._on_statistics is None:
+            # They pile up unpolled and are counted by len(); so off unless somebody listens.
+            given["statistics.interval.ms"] = 0
+        else:
+            given = {"statistics.interval.ms": 5000, **given, "stats_cb": self._statistics.append}
+        try:
+            # Looked up now: instrumentation replaces the class, maybe after our import. And the settings are never in a
+            # variable: error trackers show those.
+            handle = confluent_kafka.Producer(reveal(given))
+        except (KafkaException, TypeError, ValueError) as error:
+            raise self._translated(error, settings=True) from None  # the original may show a secret
+        if type(handle) is not cimpl.Producer:
+            _refuse_hollow(handle)
+        return handle
+
+    @abstractmethod
+    def verdict(self, error: Any, topic: str) -> Verdict:
+        """Return what a delivery report's error means for the record."""
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Destroy the handle; may block on slow DNS, so it is called on the pool's reaper thread.
+
+        ``Producer.close`` aborts and flushes without limit (librdkafka's -1), so it is asked only when nothing is left
+        to abort or flush. In doubt, after a fatal error or before init has ended, the handle is dropped instead; so it
+        is while a broker is asked for a topic, since close would wait for the answer.
+        """
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        settled = self.fault is None and len(handle) == 0 and not self._asking
+        if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
+            self._serve_on(methodcaller("close"), handle, CLOSING)
+        self._siblings.gone(self)
+        dropped = [handle]
+        del handle
+        yielding(dropped.clear)
+
+    def pin(self) -> None:
+        """After a fork, in the child: keep the handle for ever and never touch it."""
+        self._forked = True
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            leave_to_parent(handle)
+
+    # -- translation -------------------------------------------------------------------------------
+
+    def _call(self, call: Callable[[cimpl.Producer], object], seconds: float, *, settle: bool = True) -> None:
+        """A call of at most so many seconds whose error concerns the caller. Its callbacks are settled either way."""
+        handle = self._open()
+        try:
+            yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (it is deleted after that)
+        except SystemError as error:
+            _raise_interrupt(error)
+            raise
+        except NestedCallError as error:
+            raise Fault(FaultKind.RETRIABLE, str(error)) from error
+        except (KafkaException, RuntimeError, TypeError) as error:
+            raise self._translated(error) from error
+        finally:
+            del handle  # as in Calls.make
+            if settle:
+                self._settle()
+
+    def _serve(self, call: Callable[[cimpl.Producer], object], seconds: float) -> None:
+        self._serve_on(call, self._open(), seconds)
+
+    def _open(self) -> cimpl.Producer:
+        handle = self._handle
+        if handle is None:
+            raise self._closed()
+        return handle
+
+    def _serve_on(self, call: Callable[[cimpl.Producer], object], handle: cimpl.Producer, seconds: float) -> None:
+        """A call whose errors concern the client as a whole: they are kept, not raised."""
+        try:
+            if seconds > 0:
+                yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (as above)
+            else:
+                self._calls.make(call, handle, 0)
+        except SystemError as error:
+            _raise_interrupt(error)
+            raise
+        except NestedCallError:
+            time.sleep(BREATH)  # whoever waits for something looks again until its deadline
+        except (KafkaException, RuntimeError) as error:
+            self._translated(error)
+        finally:
+            del handle  # as in Calls.make
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._answers.take_in(self.verdict):
+            self._stored()
+        if (overdue := self._hearing.overdue()) is not None and not self._idle():
+            self._tell(overdue, 0)
+        while self._statistics and self._on_statistics is not None:
+            self._on_statistics(self._statistics.popleft())
+        while self._throttles and callable(self._on_throttle):
+            guarded("throttle_cb", self._on_throttle, self._throttles.popleft())
+        if self._log.lines:
+            self._log.write()  # last, since a handler may take its time
+
+    # -- what is heard of the brokers --------------------------------------------------------------
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether all brokers are down, as far as is known."""
+        return self._hearing.cut_off
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was heard of any broker for a while, be it that nothing was asked."""
+        return self._hearing.silent
+
+    @property
+    def last_error(self) -> str | None:
+        """What went wrong last, unless it is over or long ago."""
+        return self._hearing.now
+
+    def last_error_since(self, started: float) -> str | None:
+        """The same, or what went wrong since then, whatever else succeeded; or that there never was an answer."""
+        return self._hearing.since(started)
+
+    def _note(self, error: KafkaError) -> None:
+        """Called by librdkafka: note what came, and where among the answers, and do nothing else.
+
+        It may run with a foreign exception pending; its first C call then raises SystemError although it worked.
+        """
+        try:
+            self._answers.noted.append((self._trouble, error, None))
+        except SystemError:
+            return
+
+    def _stored(self) -> None:
+        self._hearing.stored()
+        self._siblings.well(self)
+
+    def _answered(self) -> None:
+        """A broker did what it was asked for: what went wrong before is over, for siblings that are idle, too."""
+        self._hearing.answered()
+        self._siblings.well(self)
+
+    def sibling_answered(self) -> bool:
+        """The cluster is there; but who waits for an answer may wait for another broker than the one that gave it."""
+        if self.in_transaction or not self._idle():
+            return False
+        self._hearing.sibling_answered(lost=self.fault is not None)
+        return True
+
+    def _idle(self) -> bool:
+        return self._initialised and not self._answers.outstanding
+
+    def _trouble(self, error: KafkaError, stored: bool) -> None:  # noqa: FBT001  (its turn among the answers)
+        """Take up an error that concerns no record; called in its turn, so that an earlier success doesn't end it."""
+        if stored:
+            self._stored()
+        fault = self._no_new_token(error) or self._translator.fault(error, known=self.fault)
+        summary = error.code() in ALL_BROKERS_DOWN
+        if summary and self._hearing.summed_up(fault):
+            self._siblings.troubled(self)
+            return
+        self._hearing.explained()
+        self._tell(fault, 0 if summary else LASTING if error.code() in DENIED else 1)
+
+    def _tell(self, fault: Fault, weight: int) -> None:
+        self._note_trouble(fault, weight)
+        if fault.kind is FaultKind.DENIED and self.fault is None:
+            self.fault = fault  # librdkafka itself would go on trying for ever
+        if self._on_trouble is not None:
+            self._on_trouble(fault)
+
+    def _note_trouble(self, fault: Fault, weight: int) -> None:
+        self._hearing.note(fault, weight)
+        self._siblings.troubled(self)
+
+    def _no_new_token(self, error: KafkaError) -> Fault | None:
+        """What ``oauth_cb`` failed with, if this is about it: the token at hand serves on, and it is asked again."""
+        if self._tokens is None or self._tokens.failure is None or "OAuth callback raised exception" not in error.str():
+            return None
+        return Fault(FaultKind.RETRIABLE, self._translator.scrub(self._tokens.failure))
+
+    # -- what its errors mean ----------------------------------------------------------------------
+
+    def _translated(self, error: BaseException, *, settings: bool = False, of_record: bool = False) -> Fault:
+        fault = self._translator.fault(error.args[0] if error.args else error, known=self.fault, settings=settings)
+        fault.__cause__ = error
+        if (fault.kind in (FaultKind.FENCED, FaultKind.FATAL) or is_fatal(error)) and self.fault is None:
+            self.fault = fault
+        if of_record:  # it explains nothing that happens to other records
+            if code_of(fault) in OUTDATED:
+                fault.kind = FaultKind.OUTDATED
+            return fault
+        # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure".
+        if fault.kind is not FaultKind.RETRIABLE and not settings:
+            self._note_trouble(fault, 0 if fault.kind is FaultKind.OTHER else LASTING if fault.fatal else 1)
+        return fault
+
+    def _closed(self) -> Exception:
+        if self._forked:
+            return ForkedPoolError("this producer was made before a fork; the child must ask the pool for another one")
+        return Fault(FaultKind.CLOSED, "the producer is closed")
+
+
+def _refuse_hollow(handle: cimpl.Producer) -> None:
+    """Raise for a stand-in that inherits all of a producer's methods, passes on some, and has no client for the others.
+
+    OpenTelemetry's ``ProxiedProducer`` is one; the class that its instrumentor's ``instrument()`` puts in place isn't.
+    """
+    try:
+        handle.begin_transaction()  # before init it does nothing, and answers with an error of librdkafka's
+    except KafkaException:
+        return
+    except RuntimeError as error:
+        raise Fault(
+            FaultKind.SETTINGS,
+            f"confluent_kafka.Producer gave a {type(handle).__qualname__}, whose transactions reach no client "
+            f"({error}): replace the class by a subclass that is a producer itself",
+        ) from error
+
+
+def _raise_interrupt(error: SystemError) -> None:
+    """Raise what a call without a result and without an exception means on the main thread: Ctrl-C in a callback.
+
+    confluent-kafka keeps a callback's exception only if it has a value, and KeyboardInterrupt has none on Python 3.11.
+    """
+    if threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt from error
+
+
+def _number(config: Mapping[str, Any], key: str, default: float) -> float:
+    try:
+        return float(config.get(key, default))
+    except (TypeError, ValueError):  # librdkafka will refuse it, and say why
+        return default
+
+
+def _propagation_ms(config: Mapping[str, object], at_most: int = PROPAGATION_MS) -> int:
+    """At most half of what a record has: it should fail for its topic, and not for its age."""
+    ours: Any = config.get("default.topic.config", {})  # it goes over all else
+    timeout = _number(config, "message.timeout.ms", _number(config, "transaction.timeout.ms", 2 * at_most))
+    timeout = _number(ours, "message.timeout.ms", timeout)
+    return min(at_most, int(timeout / 2)) if timeout else at_most  # 0 is without end
+
+
+_live: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+
+def pin_all() -> None:
+    """Give up every live client of this process without touching it: in a forked child, and at interpreter exit."""
+    for client in tuple(_live):
+        client.pin()
+    _live.clear()
+
+
+renew_in_child("clients", pin_all)

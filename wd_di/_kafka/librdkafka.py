@@ -1,0 +1,307 @@
+"""The client that talks to Kafka."""
+
+from __future__ import annotations
+
+import functools
+import time
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError, KafkaException, cimpl
+
+from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.greenlets import yielding
+from wd_di._kafka.handle import Handle
+from wd_di._kafka.nested import NestedCallError
+from wd_di._kafka.offsets import unfit_metadata
+from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
+from wd_di._kafka.topics import ASK_SLICE_MAX
+from wd_di._kafka.translation import (
+    GONE_WITH_ITS_TOPIC,
+    PURGED,
+    TIMED_OUT_MESSAGE,
+    UNKNOWN_PARTITION,
+    UNKNOWN_TOPIC,
+    UNREADABLE,
+    WRONG_STATE,
+    code_of,
+)
+from wd_di._kafka.troubles import last_error
+from wd_di.errors import AuthorizationError, DeliveryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+ASK_SLICE = 0.2
+"""Seconds that an error may wait for what the brokers say of its topic."""
+
+PROOF_FRESH = 1.0
+"""Seconds for which a connection that was proved needs no other proof."""
+
+RENEWAL_MAX = 2.0
+"""Seconds for all of these questions: the brokers may be busy, or far."""
+
+RENEWALS = (0.0, 0.05, 0.2)
+"""Seconds before each question for a topic or partition that isn't known: a broker hears of new ones a little late."""
+
+
+class KafkaClient(Handle):
+    """A ``confluent_kafka.Producer`` whose errors are :class:`Fault`, and whose callbacks never do more than note."""
+
+    # -- transactions ----------------------------------------------------------------------------
+
+    def init(self, seconds: float) -> None:
+        """Get the producer id, one bounded try; after a time-out the same handle must be asked again."""
+        self._call(methodcaller("init_transactions", seconds), seconds)
+        self._initialised = True
+        self._answered()
+
+    def begin(self) -> None:
+        """Begin; local, no request is sent."""
+        # On an event loop nothing may be looked up.
+        self._call(methodcaller("begin_transaction"), 0, settle=False)
+        self.in_transaction, self._unheard, self._wrote = True, False, False
+
+    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+        """Add a consumer group's offsets to the transaction."""
+        if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
+            raise TypeError(unfit_metadata(group_metadata))
+        try:
+            self._call(methodcaller("send_offsets_to_transaction", offsets, group_metadata, seconds), seconds)
+        except Fault as fault:
+            if code_of(fault) not in UNREADABLE:
+                raise
+            raise ValueError(f"{unfit_metadata(group_metadata)}: it is cut or made up") from fault
+        self._wrote = True
+        self._answered()
+
+    def commit(self, seconds: float) -> None:
+        """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT).
+
+        Ctrl-C comes in place of the answer, since confluent-kafka looks for signals right after librdkafka's call. When
+        the unheard answer was yes, the same call says _STATE: only a commit can have led out of the transaction.
+        """
+        try:
+            self._call(methodcaller("commit_transaction", seconds), seconds)
+        except Fault as fault:
+            if not (self._unheard and self.in_transaction and code_of(fault) in WRONG_STATE):
+                self._unheard |= isinstance(fault.__cause__, NestedCallError)  # it goes on all the same
+                raise
+        except BaseException:
+            self._unheard = True
+            raise
+        self.in_transaction = False
+        if self._wrote:  # else nothing was asked of a broker
+            self._answered()
+
+    def abort(self, seconds: float) -> None:
+        """Abort, one bounded try."""
+        self._call(methodcaller("abort_transaction", seconds), seconds)
+        self.in_transaction = False
+
+    def reason(self) -> Fault | None:
+        """Why the open transaction can only abort, if it can; its purged records don't know it.
+
+        librdkafka answers a begin with it, which has no effect within a transaction.
+        """
+        if self._handle is None or not self.in_transaction:
+            return None
+        try:
+            self._handle.begin_transaction()
+        except KafkaException as error:
+            fault = self._translator.fault(error.args[0], known=self.fault)
+            return fault if fault.requires_abort else None
+        return None
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def produce(self, topic: str, *, on_delivery: Callable[[Any, Any], None], **record: Any) -> None:
+        """Enqueue one record; its answer comes to ``on_delivery``."""
+        handle = self._handle
+        if handle is None:
+            raise self._closed()
+        if record.get("headers") is not None:
+            record["headers"] = _encoded(record["headers"])  # a new list: instrumentation adds to it at every try
+        first = self.topics.first(topic, on_delivery)
+        try:
+            handle.produce(topic, on_delivery=first or on_delivery, **record)
+        except BufferError as error:
+            del handle  # as in Calls.make
+            raise Fault(FaultKind.QUEUE_FULL, "librdkafka's queue is full") from error
+        except (KafkaException, RuntimeError) as error:
+            del handle
+            raise self._translated(error, of_record=True) from error
+        self._wrote = True
+        if first is not None:
+            self.topics.watch(topic, first)
+
+    def poll(self, seconds: float) -> None:
+        """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
+        self._serve(methodcaller("poll", seconds), seconds)
+
+    def flush(self, seconds: float) -> None:
+        """Send at once, whatever ``linger.ms`` says, and serve callbacks; its answers tell what is left."""
+        self._serve(methodcaller("flush", seconds), seconds)
+
+    def purge(self) -> None:
+        """Give up on all that is queued or in flight."""
+        self._serve(methodcaller("purge"), 0)
+
+    def owes(self) -> int:
+        """Messages, reports and events not yet served; not a count of messages."""
+        return 0 if self._handle is None else len(self._handle)
+
+    def probe(self, seconds: float) -> None:
+        """Ask any broker for the cluster's id, the cheapest proof of a connection; one that is a second old will do.
+
+        Who knows the id isn't asked again, and not every cluster has one: then for all topics. Not for a single one,
+        since librdkafka would ask again for what doesn't exist in every second of its life.
+        """
+        deadline = Deadline(seconds)
+        if time.monotonic() - self._proved < PROOF_FRESH:
+            return
+        try:
+            if self._proved > 0:
+                self._call(functools.partial(_ask_for, None, seconds=seconds), seconds)
+            else:
+                self._call(methodcaller("cluster_id", seconds), seconds)
+        except (Fault, AttributeError):  # upstream calls the method experimental
+            if deadline.left < BREATH:
+                raise
+            left = deadline.left
+            self._call(functools.partial(_ask_for, None, seconds=left), left)
+        self._proved = time.monotonic()
+        self._answered()
+
+    def ask(self, topic: str, seconds: float) -> bool:
+        """Ask any broker for the topic's metadata, which librdkafka takes note of, too; whether an answer came."""
+        ask = functools.partial(_ask_for, topic, seconds=seconds)
+        self._asking.append(topic)  # before the handle is taken: see close
+        try:
+            handle = self._handle
+            if handle is None:
+                return False
+            found = yielding(lambda: self._calls.make(ask, handle, seconds)).topics[topic]
+        except (KafkaException, RuntimeError, KeyError):  # no broker, or closed meanwhile
+            self._deaf = time.monotonic()
+            return False
+        finally:
+            self._asking.pop()
+        error = found.error
+        if error is not None and error.code() in UNKNOWN_TOPIC:
+            self.topics.learn_missing(topic)
+        else:
+            self.topics.learn(topic, found.partitions, error.str() if error is not None else None)
+        self._answered()
+        return True
+
+    def brokers(self, seconds: float) -> dict[str, str] | None:
+        """Ask any broker which ones there are: addresses by id, or ``None`` without an answer.
+
+        With all topics, as in :meth:`reach`. An answer ends no error: it says nothing of the broker that failed.
+        """
+        ask = functools.partial(_ask_for, None, seconds=seconds)
+        self._asking.append("")  # as in ask
+        try:
+            handle = self._handle
+            if handle is None:
+                return None
+            found = yielding(lambda: self._calls.make(ask, handle, seconds)).brokers
+        except (KafkaException, RuntimeError):  # no broker, or closed meanwhile
+            return None
+        finally:
+            self._asking.pop()
+        return {str(each.id): f"{each.host}:{each.port}" for each in found.values()}
+
+    def reach(self, deadline: Deadline) -> None:
+        """Wait until a broker answers: whatever it says, it was there.
+
+        All topics are asked for: a question for one that isn't known is the beginning of its time to appear, and one
+        that was deleted would be made anew.
+        """
+        # A broker that is away answers nothing, however long it has; one that is far hears each question anew.
+        seconds = ASK_SLICE if self.cut_off else ASK_SLICE_MAX / 2
+        while not (self._handle is None or self.fault is not None or deadline.passed):
+            patience = deadline.slice(seconds)
+            try:
+                self._call(functools.partial(_ask_for, None, seconds=patience), patience)
+            except Fault:
+                time.sleep(deadline.slice(BREATH))
+                seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions
+            else:
+                self._answered()
+                return
+
+    def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:
+        """Ask for a topic or partition that the client doesn't know; whether it is there now.
+
+        librdkafka asks by itself only after minutes. Who tries a wrong one again and again asks once in a second.
+        """
+        if time.monotonic() - self._renewed.get(topic, -1.0) < 1:
+            return False
+        patience = Deadline(deadline.slice(RENEWAL_MAX))
+        for pause in RENEWALS:
+            time.sleep(patience.slice(pause))
+            seconds = ASK_SLICE
+            while not (self._handle is None or patience.passed or self.ask(topic, patience.slice(seconds))):
+                time.sleep(patience.slice(BREATH))
+                seconds *= 2  # each question is asked anew: a slow link's answer would never be heard
+            answer = self.topics.answer_for(topic)
+            if answer is not None and (answer.partitions or 0) > partition:
+                return True
+        self._renewed[topic] = time.monotonic()
+        return False
+
+    def _look_up(self, topic: str) -> None:
+        """Ask for the topic, at most once in a second: hundreds of records may have failed with this one."""
+        now = time.monotonic()
+        if min(now - self._looked_up.get(topic, -1.0), now - self._deaf) >= 1:
+            self.ask(topic, ASK_SLICE)
+            self._looked_up[topic] = time.monotonic()
+
+    # -- what the answers mean ---------------------------------------------------------------------
+
+    def verdict(self, error: Any, topic: str) -> Verdict:
+        """Return what a delivery report's error means for the record."""
+        code, text = error.code(), f"{self._translator.scrub(error.str())} [{error.name()}]"
+        if code in PURGED:
+            given_up = f"a record for {topic!r} was given up before the broker answered: {text}"
+            return Verdict("purged", DeliveryError(given_up))
+        if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return Verdict("failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}"))
+        hint = self._explained(code, topic)
+        # librdkafka has counted the sequence number of a record that the broker refused, and the broker hasn't: the
+        # next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends (seen in 2.16.0).
+        out_of_step = code > 0 and code not in UNKNOWN_TOPIC
+        return Verdict("failed", DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}"), out_of_step)
+
+    def _explained(self, code: int, topic: str) -> str:
+        """What the brokers say of the topic of a record that failed."""
+        if code in UNKNOWN_TOPIC:
+            self.topics.doubt(topic)
+            self.topics.learn_missing(topic)
+            return "; does the topic exist?"
+        if code in UNKNOWN_PARTITION:
+            self.topics.doubt(topic)
+            self._look_up(topic)
+            return self.topics.place(topic)
+        if code in GONE_WITH_ITS_TOPIC:  # it waited for a partition that went away with its topic
+            self.topics.doubt(topic)
+            self._look_up(topic)
+            return self.topics.hint(topic)
+        if code in TIMED_OUT_MESSAGE:
+            if self.last_error is None:
+                self._look_up(topic)
+            return f"{self.topics.hint(topic)}{last_error(self.last_error)}"
+        return ""
+
+
+def _encoded(headers: list[tuple[str, str | bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """Encode header values: as text, confluent-kafka would cut them at their first NUL."""
+    return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
+
+
+def _ask_for(topic: str | None, handle: cimpl.Producer, seconds: float) -> Any:
+    """Ask for one topic, or for all."""
+    return handle.list_topics(timeout=seconds) if topic is None else handle.list_topics(topic, timeout=seconds)

@@ -1,0 +1,39 @@
+"""What of a consumer's can be sent with a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+
+def checked_offsets(offsets: Any) -> list[TopicPartition]:
+    """Return a consumer group's offsets as librdkafka takes them.
+
+    It would skip a partition without an offset, and find nothing to do in an empty list, without a word.
+
+    Raises:
+        TypeError, ValueError: Names what is wrong.
+    """
+    if isinstance(offsets, (str, bytes)) or not isinstance(offsets, Iterable):
+        raise TypeError(f"offsets are a list of confluent_kafka.TopicPartition, not {type(offsets).__name__}")
+    given = list(offsets)
+    if not given:
+        raise ValueError("offsets are empty: send those of the batch, the last read + 1 for each partition")
+    for each in given:
+        if not isinstance(each, TopicPartition):
+            raise TypeError(f"offsets are a list of confluent_kafka.TopicPartition, not of {type(each).__name__}")
+        if not each.topic or each.partition < 0:
+            raise ValueError(f"offsets name a topic and a partition, not {each.topic!r} and {each.partition}")
+        if each.offset < 0:
+            raise ValueError(
+                f"the offset of {each.topic}[{each.partition}] is {each.offset}, which isn't one: send the last read "
+                "+ 1, and leave out a partition of which nothing was read"
+            )
+    return given
+
+
+def unfit_metadata(given: object) -> str:
+    """Say what should have been given as the group's metadata."""
+    return f"group_metadata is what consumer.consumer_group_metadata() returns, not {type(given).__name__}"

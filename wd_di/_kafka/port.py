@@ -1,0 +1,154 @@
+"""What is asked of a client, and how a call of it fails."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from wd_di.errors import WdDiError
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
+    from wd_di._concurrency.deadline import Deadline
+    from wd_di._kafka.topics import Topics
+
+SLICE = 0.1
+"""Seconds of one blocking call: commit, abort and init react to Ctrl-C only when they return."""
+
+BREATH = 0.01
+"""Seconds between two tries of one call: some refusals (_CONFLICT, _PREV_IN_PROGRESS) come at once."""
+
+
+class FaultKind(enum.Enum):
+    """What can be done about a failed call."""
+
+    RETRIABLE = "retriable"  # the same call again
+    ABORTABLE = "abortable"  # abort, then the producer is good again
+    REBALANCED = "rebalanced"  # as ABORTABLE: the consumer group moved on
+    FENCED = "fenced"  # fatal: another producer has the id, or the broker ended an overlong transaction
+    FATAL = "fatal"  # only a new handle helps
+    DENIED = "denied"  # authentication or rights: waiting won't help
+    SETTINGS = "settings"  # nor here
+    OUTDATED = "outdated"  # of a record: the client knows no such topic or partition, but there may be one by now
+    QUEUE_FULL = "queue full"
+    CLOSED = "closed"
+    OTHER = "other"  # neither retriable nor abortable: treat as fatal
+
+
+_LOSES_THE_HANDLE = frozenset(
+    {
+        FaultKind.FENCED,
+        FaultKind.FATAL,
+        FaultKind.DENIED,
+        FaultKind.SETTINGS,
+        FaultKind.CLOSED,
+        FaultKind.OTHER,
+    }
+)
+
+
+class Fault(WdDiError):  # noqa: N818  (events carry it; what is raised to users is made of it)
+    """A failed client call; the foreign error is its ``__cause__``.
+
+    ``requires_abort`` is librdkafka's word that the transaction can and must be aborted, whatever kind of error it was.
+    ``expired`` says that the broker forgot the idle ``transactional.id``, of which an abort alone doesn't remind it.
+    """
+
+    def __init__(self, kind: FaultKind, text: str, *, requires_abort: bool = False, expired: bool = False) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.requires_abort: bool = requires_abort or kind in (FaultKind.ABORTABLE, FaultKind.REBALANCED)
+        self.expired: bool = expired
+
+    @property
+    def fatal(self) -> bool:
+        """Whether the handle is lost."""
+        return self.kind in _LOSES_THE_HANDLE
+
+
+class Acknowledgement(Protocol):
+    """What the client knows of a record that was stored."""
+
+    def partition(self) -> int | None: ...
+    def offset(self) -> int | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+    def latency(self) -> float | None: ...
+
+
+class Verdict(NamedTuple):
+    """What the error of a record's answer means.
+
+    Attributes:
+        outcome: What became of the record.
+        error: In our words.
+        out_of_step: Whether client and broker number this producer's records differently now.
+    """
+
+    outcome: Literal["failed", "purged"]
+    error: BaseException
+    out_of_step: bool = False
+
+
+Noted = tuple[Any, Any, Any]
+"""A record's delivery, error and acknowledgement; or a function, what it is to be called with, and ``None``."""
+
+
+class Answers(Protocol):
+    """Where the answers of one client come together.
+
+    Attributes:
+        noted: What came inside of a call, in its order. ``on_delivery`` adds to it, and the client itself.
+    """
+
+    noted: deque[Noted]
+
+    def take_in(self, verdict: Callable[[Any, str], Verdict]) -> bool:
+        """Decide what was noted, outside of all calls; whether a record was stored.
+
+        Args:
+            verdict: Says what the error of a record's answer means, given the record's topic.
+        """
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether any record has no answer yet."""
+
+
+class Client(Protocol):
+    """What the pool needs of a client: real ones and the in-memory one are used alike. Durations in seconds.
+
+    ``produce`` calls ``on_delivery(error, acknowledgement)`` from inside of another call, so it may do no more than
+    note that in the client's :class:`Answers`.
+    """
+
+    transactional_id: str | None
+    fault: Fault | None
+    topics: Topics
+    in_transaction: bool
+
+    @property
+    def cut_off(self) -> bool: ...
+    @property
+    def silent(self) -> bool: ...
+    @property
+    def last_error(self) -> str | None: ...
+    def last_error_since(self, started: float) -> str | None: ...
+    def ask(self, topic: str, seconds: float) -> bool: ...
+    def reach(self, deadline: Deadline) -> None: ...
+    def renew(self, topic: str, partition: int, deadline: Deadline) -> bool: ...
+    def init(self, seconds: float) -> None: ...
+    def probe(self, seconds: float) -> None: ...
+    def produce(self, topic: str, *, on_delivery: Callable[[Any, Any], None], **record: Any) -> None: ...
+    def poll(self, seconds: float) -> None: ...
+    def flush(self, seconds: float) -> None: ...
+    def begin(self) -> None: ...
+    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None: ...
+    def commit(self, seconds: float) -> None: ...
+    def abort(self, seconds: float) -> None: ...
+    def purge(self) -> None: ...
+    def owes(self) -> int: ...
+    def reason(self) -> Fault | None: ...
+    def verdict(self, error: Any, topic: str) -> Verdict: ...
+    def close(self) -> None: ...

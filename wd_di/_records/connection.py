@@ -1,0 +1,212 @@
+"""One connected producer: its client, what is in flight on it, whether it is fit, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from wd_di._concurrency.deadline import Deadline
+from wd_di._kafka.port import BREATH, SLICE, Client, Fault, FaultKind, Verdict
+from wd_di._records.in_flight import InFlight
+from wd_di.errors import DeliveryError, QueueFullError
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
+    from wd_di._concurrency.workers import Workers
+    from wd_di._kafka.port import Answers, Noted
+    from wd_di._kafka.topics import Topics
+    from wd_di._records.delivery import Ledger
+    from wd_di.events import Observer, RetirementReason
+
+ROOM = 0.9
+"""Share of what a full queue held, below which there is room again."""
+ROOM_NAP = 0.005
+PURGE_PATIENCE = 0.1
+"""Seconds to serve the reports that a purge brings; what comes later is answered from our own registry."""
+
+
+class Retirement(NamedTuple):
+    """Why a producer must not be handed out again."""
+
+    reason: RetirementReason
+    error: BaseException | None = None
+    fenced: bool = False
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a pool does for all that is sent by it.
+
+    Attributes:
+        observer: Is told what happens.
+        nudge: Ends the nap of whoever serves the connections.
+        jobs: Does what would block an event loop.
+        callbacks: Calls what the users have given to be called.
+    """
+
+    observer: Observer
+    nudge: Callable[[], None]
+    jobs: Workers
+    callbacks: Workers
+
+
+class Connection:
+    """A connected producer of a pool, from its making to its end.
+
+    Attributes:
+        shared: Whether a thread of its own serves it.
+        doubtful: Whether the answer to a commit is missing: then nothing but a drop is left.
+        full_at: How much its queue held when it was full, until there is room again.
+        served_until: A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since
+            whoever would have to take a flag back may not come to it: a thread that can't start, an interrupt.
+    """
+
+    __slots__ = (
+        "callbacks",
+        "client",
+        "doubtful",
+        "full_at",
+        "in_flight",
+        "index",
+        "noted",
+        "pool",
+        "served_until",
+        "services",
+        "shared",
+    )
+
+    def __init__(
+        self,
+        pool: str,
+        index: int,
+        services: Services,
+        connect: Callable[[Answers], Client],
+        *,
+        shared: bool = False,
+    ) -> None:
+        self.pool: str = pool
+        self.index: int = index
+        self.services: Services = services
+        self.shared: bool = shared
+        self.in_flight: InFlight = InFlight(pool, index, services.observer)
+        self.noted: deque[Noted] = self.in_flight.noted
+        self.callbacks: Workers = services.callbacks
+        self.client: Client = connect(self.in_flight)
+        self.doubtful: bool = False
+        self.full_at: int | None = None
+        self.served_until: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.index} of {self.pool!r}>"
+
+    # -- for deliveries ----------------------------------------------------------------------------
+
+    @property
+    def topics(self) -> Topics:
+        """What the brokers say of its topics."""
+        return self.client.topics
+
+    def nudge(self) -> None:
+        """Let the poller look here."""
+        self.services.nudge()
+
+    def last_error_since(self, started: float) -> str | None:
+        """What may explain that there is no answer."""
+        return self.client.last_error_since(started)
+
+    def forget(self, ledger: Ledger) -> None:
+        """The last record of a borrower that went away has its answer."""
+        self.in_flight.ledgers.discard(ledger)
+
+    # -- whether it is fit -------------------------------------------------------------------------
+
+    def broken(self) -> Retirement | None:
+        """Why it is lost, if it is."""
+        fault = self.client.fault
+        return None if fault is None else Retirement("broken", fault, fenced=fault.kind is FaultKind.FENCED)
+
+    def unfit(self) -> Retirement | None:
+        """Why it can't be handed out again; an interrupt between two steps may have left a transaction open."""
+        if self.client.fault is not None:
+            return self.broken()
+        return Retirement("left in a transaction") if self.client.in_transaction else None
+
+    # -- serving it --------------------------------------------------------------------------------
+
+    def serve(self, call: Callable[[float], None], seconds: float) -> None:
+        """Make a call that serves the client; the poller may look elsewhere meanwhile.
+
+        Raises:
+            Fault: It was closed.
+        """
+        self.served_until = time.monotonic() + seconds
+        try:
+            call(seconds)
+        finally:
+            if not self.shared:
+                self.served_until = 0.0
+
+    async def drain_async(self, deadline: Deadline) -> None:
+        """Wait until a queue that was full has room again.
+
+        Raises:
+            QueueFullError: It stayed full.
+        """
+        while self.full_at is not None and self.client.owes() > self.full_at * ROOM:
+            if deadline.passed:
+                raise QueueFullError(f"{self.pool}: the queue of producer {self.index} stayed full")
+            await asyncio.sleep(ROOM_NAP)
+        self.full_at = None
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def dispose(
+        self, deadline: Deadline, abort_seconds: float, *, given_up: Callable[[int], object] | None = None
+    ) -> int:
+        """End it for good, whatever state it is in; how many records were given up.
+
+        In this order: abort what is open, flush until the deadline, purge, serve what that brings, close. After a
+        doubtful commit only the drop is left (all else answers _CONFLICT), and after a fatal error or a failed abort
+        nothing would come of a flush.
+        """
+        client, in_flight = self.client, self.in_flight
+        with suppress(Fault):
+            if client.in_transaction and not self.doubtful and client.fault is None:
+                client.abort(deadline.slice(abort_seconds))
+        with suppress(Fault):
+            self._flush(deadline)
+        lost = len(in_flight.undecided())
+        if given_up is not None:
+            given_up(lost)  # before the close, which may block for longer than anybody waits
+        if lost or client.owes():
+            with suppress(Fault):
+                self._purge()
+        client.close()
+        in_flight.take_in(client.verdict)
+        in_flight.give_up(Verdict("purged", DeliveryError("the producer was closed before the broker had answered")))
+        return lost
+
+    def _flush(self, deadline: Deadline) -> None:
+        """Flush until all is answered or nothing more comes: Ctrl-C inside of a callback costs its record a report."""
+        client, patience = self.client, None
+        while self.in_flight.outstanding and not (client.in_transaction or client.fault or deadline.passed):
+            client.flush(deadline.slice(SLICE))
+            if client.owes():
+                patience = None
+                continue
+            patience = patience or Deadline(PURGE_PATIENCE)  # another thread may be about to note a report
+            if patience.passed:
+                return
+            time.sleep(BREATH)
+
+    def _purge(self) -> None:
+        self.client.purge()
+        patience = Deadline(PURGE_PATIENCE)
+        while self.client.owes() and not patience.passed:
+            self.client.poll(BREATH)

@@ -1,0 +1,448 @@
+"""What became of one record: from ``produce`` to the broker's answer."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+from wd_di._concurrency.caller import refuse_outside_of_a_task
+from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.waiters import Batches, TaskWaiter, ThreadWaiter
+from wd_di._concurrency.workers import Workers
+from wd_di._forks import renew_in_child
+from wd_di._kafka.topics import Topics
+from wd_di._kafka.troubles import last_error
+from wd_di.errors import DeliveryError, DeliveryTimeoutError
+from wd_di.events import log_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from wd_di._kafka.port import Noted
+
+DeliveryOutcome = Literal["pending", "delivered", "failed", "purged", "aborted"]
+
+_registering = threading.RLock()
+"""Guards the rare first waiter of a delivery; one for all of them, since a lock in each would double their size.
+
+Re-entrant, for the garbage collector may end an abandoned transaction on the thread that holds it.
+"""
+
+
+def _renew_lock() -> None:
+    global _registering  # noqa: PLW0603  (another thread may have held it at the fork)
+    _registering = threading.RLock()
+
+
+renew_in_child("deliveries", _renew_lock)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """Where the broker stored a record.
+
+    Attributes:
+        topic: The topic.
+        partition: The partition the record went to.
+        offset: Its offset there; ``None`` if the broker didn't say (``acks=0``).
+        timestamp_ms: Its timestamp, in milliseconds since the epoch.
+        latency_ms: From ``produce`` to the broker's answer, in milliseconds.
+    """
+
+    topic: str
+    partition: int
+    offset: int | None
+    timestamp_ms: int | None
+    latency_ms: float | None
+
+
+Place = tuple[int | None, int | None, tuple[int, int], float | None]
+"""Partition, offset, kind and value of the timestamp, seconds: all that is kept of an acknowledgement.
+
+confluent-kafka's own holds key, value and headers, too.
+"""
+
+
+def report_of(topic: str, place: Place) -> DeliveryReport:
+    """Put in public words where a record was stored."""
+    partition, offset, (kind, timestamp), latency = place
+    return DeliveryReport(
+        topic=topic,
+        partition=partition or 0,
+        offset=None if offset is None or offset < 0 else offset,
+        timestamp_ms=timestamp if kind else None,
+        latency_ms=None if latency is None else latency * 1000,
+    )
+
+
+class Way(Protocol):
+    """What a record went by: what its delivery asks while it has no answer."""
+
+    pool: str
+    noted: deque[Noted]
+    callbacks: Workers
+
+    @property
+    def topics(self) -> Topics: ...
+    def nudge(self) -> None: ...
+    def last_error_since(self, started: float) -> str | None: ...
+    def forget(self, ledger: Ledger) -> None: ...
+
+
+class Ledger:
+    """What one checkout or one transaction has sent, and how it fared."""
+
+    __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "timeout_ms", "transactional", "way")
+
+    def __init__(self, way: Way, timeout_ms: int, *, transactional: bool = False) -> None:
+        self.way: Way = way
+        self.timeout_ms: int = timeout_ms
+        self.transactional: bool = transactional
+        self.gate: threading.RLock = threading.RLock()  # a listener may produce while its own thread is at the gate
+        self.pending: set[Delivery] = set()
+        self.failed: dict[Delivery, None] = {}
+        self.records: int = 0
+        self.aborted: bool = False
+        self.ended: bool = False
+
+    def forget(self, told: Iterable[Delivery]) -> None:
+        """Its borrower knows of these failures, or has been told that they may come; a transaction still aborts."""
+        if not self.transactional:
+            for delivery in told:
+                delivery.told = True  # first: whoever decides looks at it last
+                self.failed.pop(delivery, None)
+
+
+class Delivery:
+    """The fate of one record: a small future that any thread can wait for.
+
+    In a transaction a delivered record is still hidden from ``read_committed`` readers until the commit; when the
+    transaction aborts, its deliveries report ``aborted``, also those that the broker had stored already.
+
+    A copy is the delivery itself. Pickled it is a picture of that moment: what had no answer then stays ``pending``,
+    and asked for its result raises ``DeliveryTimeoutError`` at once.
+    """
+
+    __slots__ = ("_callbacks", "_error", "_ledger", "_outcome", "_place", "_waiters", "told", "topic")
+
+    def __init__(self, topic: str, ledger: Ledger) -> None:
+        self.topic: str = topic
+        self.told: bool = False
+        self._ledger = ledger
+        self._outcome: DeliveryOutcome = "pending"
+        self._place: Place | DeliveryReport | None = None
+        self._error: BaseException | None = None
+        self._waiters: list[ThreadWaiter | TaskWaiter] | None = None
+        self._callbacks: list[Callable[[Delivery], object]] | None = None
+
+    @property
+    def outcome(self) -> DeliveryOutcome:
+        """``pending``, ``delivered``, ``failed``, ``purged`` (given up), ``aborted`` with its transaction."""
+        return "aborted" if self._ledger.aborted and self._outcome != "pending" else self._outcome
+
+    def done(self) -> bool:
+        """Whether the fate is decided."""
+        return self._outcome != "pending"
+
+    def result(self, timeout_ms: int | None = None) -> DeliveryReport:
+        """Wait for the broker's answer.
+
+        Args:
+            timeout_ms: Milliseconds to wait; ``None`` is the pool's ``produce_timeout_ms``, 0 doesn't wait.
+
+        Raises:
+            DeliveryTimeoutError: No answer yet. The record may still be delivered.
+            DeliveryError: It wasn't delivered, or was aborted with its transaction.
+            AuthorizationError: The broker denies the topic.
+        """
+        error = self.exception(timeout_ms)
+        if error is not None:
+            self.keep_another()
+            raise error
+        return self._report()
+
+    def exception(self, timeout_ms: int | None = None) -> BaseException | None:
+        """Wait as :meth:`result` does, and return the error instead of raising it; ``None`` if delivered.
+
+        A failure that was told, here or to a callback, isn't told again by ``flush``; a transaction aborts all the
+        same.
+
+        Raises:
+            DeliveryTimeoutError: No answer yet. The record may still be delivered.
+        """
+        if self._outcome == "pending":
+            deadline = Deadline.of_ms(timeout_ms, self._ledger.timeout_ms)
+            self.wait(deadline)
+            if self._outcome == "pending":
+                raise self._late(deadline)
+        if self.outcome == "aborted" and self._error is None:
+            return DeliveryError(f"{self._ledger.way.pool}: a record for {self.topic!r} was aborted", [self])
+        if self._error is not None:
+            self._ledger.forget([self])
+            if _leads_to(sys.exception(), self._error):
+                self.keep_another()
+        return self._error
+
+    def __await__(self) -> Generator[Any, None, DeliveryReport]:
+        return self._answer().__await__()
+
+    async def decided(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
+        """Wait without blocking the loop until the fate is decided, the deadline has passed, or it is in vain.
+
+        Args:
+            deadline: How long.
+            among: The records of the same call: it is in vain if it is for one of them.
+        """
+        way = self._ledger.way
+        topics = way.topics
+        while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
+            waiter = TaskWaiter()
+            self._register(waiter)
+            try:
+                if not self.done():
+                    seconds = topics.patience(self.topic, deadline)
+                    way.nudge()
+                    await waiter.wait(seconds)
+            finally:
+                self._forget(waiter)
+
+    async def _answer(self) -> DeliveryReport:
+        refuse_outside_of_a_task(self._ledger.way.pool)
+        deadline = Deadline(self._ledger.timeout_ms / 1000)
+        await self.decided(deadline)
+        if self._outcome == "pending":
+            raise self._late(deadline)
+        return self.result(0)
+
+    def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
+        """Call ``fn(delivery)`` on a worker thread once the fate is decided; what it raises is logged.
+
+        Raises:
+            TypeError: It can't be called, or only awaited.
+        """
+        if not callable(fn) or iscoroutinefunction(fn):
+            raise TypeError(f"a done callback is a plain function of one argument (it is never awaited), not {fn!r}")
+        with _registering:
+            if self._callbacks is None:
+                self._callbacks = []
+            self._callbacks.append(fn)
+        if self.done():
+            self._run_callbacks()
+
+    def keep_another(self) -> None:
+        """Let go of the error, which is about to be raised or to be a cause, and keep its like.
+
+        Kept, it would keep the frames of whoever was told, with their records; and told again while what came from it
+        is handled, it would come from itself.
+        """
+        if self._error is not None:
+            self._error = another(self._error)
+
+    def _late(self, deadline: Deadline) -> DeliveryTimeoutError:
+        way = self._ledger.way
+        return DeliveryTimeoutError(
+            f"{way.pool}: {waited(deadline)}no answer for a record to {self.topic!r} in time; it may still be delivered"
+            f"{way.topics.hint(self.topic)}{last_error(way.last_error_since(deadline.started))}"
+        )
+
+    def _report(self) -> DeliveryReport:
+        if not isinstance(self._place, DeliveryReport):
+            assert self._place is not None  # noqa: S101  (decided and no error)
+            self._place = report_of(self.topic, self._place)
+        return self._place
+
+    def wait(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
+        """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads.
+
+        :meta private:
+        """
+        waiter, way = ThreadWaiter(), self._ledger.way
+        topics = way.topics
+        self._register(waiter)
+        while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
+            seconds = topics.patience(self.topic, deadline)
+            way.nudge()
+            waiter.wait(seconds)
+        self._forget(waiter)
+
+    def _register(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        """Note who waits; ask :meth:`done` only afterwards.
+
+        Whoever settles does it the other way round, so one of the two sees the other.
+        """
+        with _registering:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+
+    def _forget(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        """Who has given up no longer watches."""
+        if not self.done():
+            with _registering, suppress(ValueError):  # settled meanwhile
+                (self._waiters or []).remove(waiter)
+
+    # -- for whoever sends and serves it -----------------------------------------------------------
+
+    def arrive(self, error: object, acknowledgement: Any) -> None:
+        """Called by librdkafka: note what came, nothing else.
+
+        It may run with a foreign exception pending; its first C call then raises SystemError although it worked.
+
+        :meta private:
+        """
+        try:
+            self._ledger.way.noted.append((self, error, acknowledgement))
+        except SystemError:
+            return
+
+    def decide(
+        self, outcome: DeliveryOutcome, error: BaseException | None, place: Place | None, batches: Batches
+    ) -> None:
+        """Take the answer, and wake who waits for it: tasks with the others of their loop.
+
+        :meta private:
+        """
+        self._place = place
+        self._error = error
+        self._outcome = outcome
+        ledger = self._ledger
+        ledger.pending.discard(self)
+        if self._waiters is not None:
+            with _registering:
+                waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter.wake_later(batches)
+        if ledger.ended and not ledger.pending:
+            ledger.way.forget(ledger)
+        if self._callbacks:
+            self._run_callbacks()
+
+    def fail(self, outcome: DeliveryOutcome, error: BaseException, batches: Batches) -> bool:
+        """Take the answer no; whether nobody will hear of it.
+
+        :meta private:
+        """
+        ledger = self._ledger
+        if ledger.transactional or not ledger.ended:  # else nobody will ask the ledger any more
+            ledger.failed[self] = None
+            if self.told:
+                ledger.forget([self])
+        watched = bool(self._waiters or self._callbacks)
+        self.decide(outcome, error, None, batches)
+        return ledger.ended and not ledger.transactional and not watched
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Its error, if it has one by now; asked so, it doesn't count as told.
+
+        :meta private:
+        """
+        return self._error
+
+    def _run_callbacks(self) -> None:
+        """Hand the callbacks to a worker, each once."""
+        with _registering:
+            callbacks, self._callbacks = self._callbacks or [], []
+        for fn in callbacks:
+            self._ledger.way.callbacks.submit(partial(self._call, fn))
+
+    def _call(self, fn: Callable[[Delivery], object]) -> None:
+        if self._error is not None:
+            self._ledger.forget([self])
+        try:
+            fn(self)
+        except BaseException as error:  # noqa: BLE001  (a user's callback must not end the worker, nor by sys.exit)
+            pool = self._ledger.way.pool
+            log_error(f"{pool}.callback", f"{pool}: a delivery callback raised", error)
+
+    def __copy__(self) -> Delivery:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Delivery:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        outcome = self._outcome
+        report = self._report() if outcome == "delivered" else None
+        # As the state, not as arguments: the error may list this very delivery.
+        return _picture, (self.topic, self._ledger.way.pool), (outcome, self._ledger.aborted, report, self._error)
+
+    def __setstate__(self, state: tuple[DeliveryOutcome, bool, DeliveryReport | None, BaseException | None]) -> None:
+        self._outcome, self._ledger.aborted, self._place, self._error = state
+
+    def __repr__(self) -> str:
+        return f"<Delivery to {self.topic!r}: {self.outcome}>"
+
+
+def waited(deadline: Deadline) -> str:
+    """Return for how long somebody has waited, for the beginning of a message."""
+    return f"after {deadline.seconds:.3g} s " if deadline.seconds else ""
+
+
+def another(error: BaseException) -> BaseException:
+    """Return its like, which has been raised nowhere; itself if its class won't be copied."""
+    try:
+        like = copy.copy(error)
+        if hasattr(error, "__notes__"):
+            like.__notes__ = [*error.__notes__]
+    except Exception:  # noqa: BLE001  (a user's class)
+        return error
+    return like if isinstance(like, BaseException) else error
+
+
+def _leads_to(handled: BaseException | None, error: BaseException) -> bool:
+    """Whether what is being handled came from the error, so that raised now this would come from itself.
+
+    One error may be that of several records, as in a fake, and have been raised for another one.
+    """
+    seen: set[int] = set()
+    todo = [handled]
+    while todo:
+        each = todo.pop()
+        if each is error:
+            return True
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            todo += (each.__cause__, each.__context__)
+    return False
+
+
+class _Elsewhere:
+    """The way of a record whose answer comes to another process."""
+
+    def __init__(self, pool: str, topic: str) -> None:
+        self.pool: str = pool
+        self.topics: Topics = Topics()
+        self.noted: deque[Noted] = deque()
+        self.callbacks: Workers = _workers
+        self._topic = topic
+
+    def nudge(self) -> None:
+        """Refuse to wait."""
+        self.last_error_since(0)
+
+    def last_error_since(self, started: float) -> NoReturn:  # noqa: ARG002  (as the real way has it)
+        """Refuse to say why there is no answer."""
+        raise DeliveryTimeoutError(
+            f"{self.pool}: this record to {self._topic!r} had no answer when its Delivery was pickled, and the answer "
+            "comes where the record was sent; it may still be delivered"
+        )
+
+    def forget(self, ledger: Ledger) -> None:
+        """It was never taken on."""
+
+
+def _picture(topic: str, pool: str) -> Delivery:
+    """Return what stands for a delivery in a process to which its answer won't come."""
+    return Delivery(topic, Ledger(_Elsewhere(pool, topic), 0))
+
+
+_workers = Workers("wd_di-deliveries", 1)
+"""Run the callbacks of unpickled deliveries."""

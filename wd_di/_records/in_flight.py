@@ -1,0 +1,117 @@
+"""What one client owes an answer for, and who is told when it comes."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from wd_di._concurrency.waiters import Batches, wake_all
+from wd_di._records.delivery import Delivery, another, report_of
+from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di._kafka.port import Noted, Verdict
+    from wd_di._records.delivery import Ledger, Place
+
+
+class InFlight:
+    """All that one client owes an answer for.
+
+    ``noted`` is filled by librdkafka's callbacks, inside its calls; :meth:`take_in` empties it outside of them, so that
+    no waiter, listener or callback ever runs inside a client call and hides its result.
+    """
+
+    __slots__ = ("_index", "_observer", "_pool", "ledgers", "noted", "out_of_step")
+
+    def __init__(self, pool: str, index: int, observer: Observer) -> None:
+        self.noted: deque[Noted] = deque()
+        self.ledgers: set[Ledger] = set()
+        self.out_of_step: bool = False  # client and broker number the producer's records differently
+        self._pool = pool
+        self._index = index
+        self._observer = observer
+
+    def open(self, ledger: Ledger) -> None:
+        """Take a ledger on; its records are answered for until the last one is decided."""
+        self.ledgers.add(ledger)
+
+    def end(self, ledger: Ledger) -> None:
+        """The borrower went away; the ledger goes with its last record."""
+        if not ledger.pending:
+            self.ledgers.discard(ledger)
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether any record has no answer yet."""
+        return any(ledger.pending for ledger in tuple(self.ledgers))
+
+    def undecided(self) -> list[Delivery]:
+        """Every record without an answer."""
+        return [delivery for ledger in tuple(self.ledgers) for delivery in tuple(ledger.pending)]
+
+    def take_in(self, verdict: Callable[[Any, str], Verdict]) -> bool:
+        """Decide everything that was noted; whether a record was stored. Each loop is woken once for all of its tasks.
+
+        Args:
+            verdict: Says what the error of a record's answer means, given the record's topic.
+        """
+        noted, stored = self.noted, False
+        batches: Batches = {}
+        try:
+            while noted:
+                try:
+                    who, error, ack = noted.popleft()
+                except IndexError:  # another thread takes in, too
+                    break
+                if not isinstance(who, Delivery):  # an error that concerns no record, in its turn among the answers
+                    who(error, stored)
+                    stored = False
+                elif error is None:
+                    stored = True
+                    place = (ack.partition(), ack.offset(), ack.timestamp(), ack.latency())
+                    who.decide("delivered", None, place, batches)
+                    if self._observer.wants(MessageAcknowledged):
+                        self._tell_stored(who.topic, place)
+                else:
+                    self._fail(who, verdict(error, who.topic), batches)
+        finally:
+            if batches:
+                wake_all(batches)
+        return stored
+
+    def give_up(self, fate: Verdict) -> int:
+        """Decide what no callback will ever decide, since the client is gone; how many."""
+        lost = self.undecided()
+        batches: Batches = {}
+        for delivery in lost:  # each its own error: whoever raises one adds to its traceback
+            self._fail(delivery, fate._replace(error=another(fate.error)), batches)
+        wake_all(batches)
+        return len(lost)
+
+    def _fail(self, delivery: Delivery, fate: Verdict, batches: Batches) -> None:
+        self.out_of_step |= fate.out_of_step
+        missed = delivery.fail(fate.outcome, fate.error, batches)
+        if fate.outcome == "purged":
+            self._observer.emit(MessagePurged, pool=self._pool, index=self._index, topic=delivery.topic)
+        else:
+            self._observer.emit(
+                MessageFailed, pool=self._pool, index=self._index, topic=delivery.topic, error=fate.error
+            )
+        if missed:
+            lost = f"{self._pool}: a record was lost after its producer went back"
+            log_error(f"{self._pool}.delivery", lost, fate.error)
+
+    def _tell_stored(self, topic: str, place: Place) -> None:
+        report = report_of(topic, place)
+        self._observer.emit(
+            MessageAcknowledged,
+            pool=self._pool,
+            index=self._index,
+            topic=report.topic,
+            partition=report.partition,
+            offset=report.offset,
+            timestamp_ms=report.timestamp_ms,
+            latency_ms=report.latency_ms,
+        )

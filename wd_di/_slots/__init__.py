@@ -1,0 +1,1 @@
+"""Which producers there are, and who makes, serves and closes them."""

@@ -1,0 +1,260 @@
+"""How it is decided who gets which slot; the table's lock is held.
+
+The cases, in the order in which they are decided:
+
+- A borrower asks (`take`, `wait`). The pool is closing: refused. Somebody waits: it waits behind them. A shared slot
+  has room, the fullest first: granted. A slot is idle: granted. ``max_waiting`` wait already: refused. No producer
+  lives, and none can be made: refused. Else it waits, and an empty slot is created for it.
+- A slot comes free or was made (`release`, `created`). Its producer is no good any more, the pool is closing or was
+  reloaded: it retires when its last borrower is gone. Somebody waits: granted to the longest. Else it rests, and if
+  that makes all slots available after a reload, the next old one is replaced.
+- A producer retires or couldn't be made (`doom`, `creation_failed`). Its handle is destroyed first (`retired`); then
+  the slot is empty, and created again if somebody waits or the pool is kept warm, after its back-off.
+- Time passes (`tick`). What came back late is taken back, empty slots are created, one expired producer retires.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from wd_di._records.connection import Retirement
+from wd_di._slots.slots import Claim, ClaimState, Effects, Fencings, Slot, SlotPolicy, State
+from wd_di._slots.stats import Counts
+from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+C = TypeVar("C")
+
+
+class Decisions(Generic[C]):
+    """The state of a table, and what is decided about it."""
+
+    def __init__(self, name: str, policy: SlotPolicy, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self.policy = policy
+        self.generation: int = 0
+        self.closing: bool = False
+        self.disturbed: bool = False  # a signal's exception came between two steps
+        self._last_error: BaseException | None = None
+        self._failed_at = 0.0
+        self._clock = clock
+        self._permanent = False
+        self._reloading = False  # since a reload, until every slot is of the new generation
+        # Re-entrant: a signal handler or the garbage collector may come here on the thread that is inside already.
+        self._lock = threading.RLock()
+        self._inside: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001  (as Condition asks it)
+        self._late: deque[tuple[Claim[C], Retirement | None]] = deque()
+        self._slots: tuple[Slot[C], ...] = tuple(Slot(index) for index in range(policy.size))
+        self._idle: deque[Slot[C]] = deque()
+        self._waiters: OrderedDict[Claim[C], None] = OrderedDict()
+        self._fencings = Fencings()
+        self._counts = Counts()
+
+    def _closed(self) -> PoolClosedError:
+        return PoolClosedError(f"{self.name}: the pool is closed")
+
+    def _fit(self, slot: Slot[C]) -> bool:
+        """Whether the slot's producer may be handed out again."""
+        return slot.retirement is None and not self.closing and slot.generation == self.generation
+
+    def _refuse_if_hopeless(self) -> None:
+        waiting = len(self._waiters)
+        if self.policy.max_waiting is not None and waiting >= self.policy.max_waiting:
+            raise PoolExhaustedError(f"{self.name}: {waiting} borrowers wait already (max_waiting)")
+        if self._alive():
+            return
+        if self._permanent and not self._due():
+            raise PoolOpenError(f"{self.name}: no producer can be connected: {self._last_error}") from self._last_error
+        if self._fenced_too_often():
+            raise PoolUnhealthyError(
+                f"{self.name}: fenced {len(self._fencings)} times within 10 minutes (fenced_retries="
+                f"{self.policy.fenced_retries}): another process uses the same transactional ids"
+            )
+
+    def _grant_ready(self, claim: Claim[C]) -> bool:
+        """A newcomer gets a slot only if nobody waits: nobody is ever overtaken."""
+        if self._waiters:
+            return False
+        slot = self._shared_slot() if self.policy.share > 1 else None
+        if slot is None:
+            if not self._idle:
+                return False
+            slot = self._idle.popleft() if self.policy.order == "fifo" else self._idle.pop()
+        self._grant(claim, slot)
+        return True
+
+    def _grant(self, claim: Claim[C], slot: Slot[C]) -> None:
+        claim.since = self._clock()
+        claim.slot = slot
+        claim.state = ClaimState.GRANTED
+        slot.state = State.LEASED
+        slot.claims.append(claim)
+
+    def _has_room(self, slot: Slot[C]) -> bool:
+        return len(slot.claims) < self.policy.share and slot.retirement is None and slot.generation == self.generation
+
+    def _shared_slot(self) -> Slot[C] | None:
+        """The fullest slot first: few busy producers make larger batches than many."""
+        roomy = [slot for slot in self._slots if slot.state is State.LEASED and self._has_room(slot)]
+        return max(roomy, key=lambda slot: len(slot.claims), default=None)
+
+    def _take_back(self, claim: Claim[C], retirement: Retirement | None) -> Effects[C] | None:
+        if claim.state is not ClaimState.GRANTED:
+            return None
+        slot = claim.slot
+        slot.retirement, known = slot.retirement or retirement, slot.retirement
+        claim.state = ClaimState.DONE
+        if claim in slot.claims:  # it isn't, if a signal came when it was granted
+            slot.claims.remove(claim)
+        if known is None and retirement is not None and retirement.expired:
+            return self._retire_expired(slot)
+        return self._settle(slot)
+
+    def _retire_expired(self, found: Slot[C]) -> Effects[C] | None:
+        """Retire with this slot all idle ones that may share its fate: one that rested half as long, or longer.
+
+        How long the coordinator keeps an id isn't known, only that it was no longer than this one rested. A new
+        producer costs less than another failed transaction.
+        """
+        effects = self._settle(found) or Effects()
+        resting = (found.heard_at + self._clock()) / 2
+        for slot in [slot for slot in self._idle if slot.heard_at <= resting]:
+            self._idle.remove(slot)
+            slot.retirement = found.retirement
+            self._retire(slot, effects)
+        return effects
+
+    def _settle(self, slot: Slot[C]) -> Effects[C] | None:
+        """Decide what becomes of a slot that was returned or created: on to a waiter, to rest, or to be closed."""
+        if self._fit(slot):
+            return self._offer(slot)
+        if slot.claims:
+            return None
+        effects: Effects[C] = Effects()
+        self._retire(slot, effects)
+        return effects
+
+    def _offer(self, slot: Slot[C]) -> Effects[C] | None:
+        effects: Effects[C] | None = Effects() if self._waiters else None
+        while effects and self._waiters and self._has_room(slot):
+            claim = next(iter(self._waiters))
+            self._grant(claim, slot)
+            del self._waiters[claim]
+            effects.wake.append(claim)
+        if not slot.claims:
+            slot.state = State.IDLE
+            slot.idle_since = self._clock()
+            self._idle.append(slot)
+        if self._reloading and self._old_rest():
+            effects = effects or Effects()
+            self._roll(effects)
+        return effects
+
+    def _mend(self, effects: Effects[C]) -> None:
+        """Put every slot in order, and repeat what may not have been carried out; whoever does it asks :meth:`begin`.
+
+        Only after an interruption: it costs a look at each slot.
+        """
+        for claim in [claim for claim in self._waiters if claim.state is not ClaimState.WAITING]:
+            del self._waiters[claim]
+            if claim.error is not None:
+                effects.wake.append(claim)
+            elif claim not in claim.slot.claims:
+                claim.slot.claims.append(claim)
+        for slot in self._slots:
+            astray = slot.state is State.LEASED or (slot.state is State.IDLE and slot not in self._idle)
+            effects.wake += [claim for claim in slot.claims if claim.waiter is not None]
+            if slot.state is State.CREATING and not slot.at_work:
+                effects.create.append(slot)
+            elif slot.state is State.RETIRING and not slot.at_work:
+                effects.retire.append(slot)
+            elif astray and not slot.claims:
+                effects.add(self._settle(slot))
+
+    def _retire(self, slot: Slot[C], effects: Effects[C]) -> None:
+        slot.state = State.RETIRING
+        slot.retirement = slot.retirement or Retirement("close" if self.closing else "reload")
+        if slot.retirement.fenced:
+            now = self._clock()
+            slot.not_before = now + self._fencings.note(now) * self.policy.backoff
+        self._counts.retired += 1
+        effects.retire.append(slot)
+
+    def _due(self) -> list[Slot[C]]:
+        now = self._clock()
+        if self._fenced_too_often():
+            return []
+        return [slot for slot in self._slots if slot.state is State.EMPTY and slot.not_before <= now]
+
+    def _create(self, slots: Iterable[Slot[C]], effects: Effects[C]) -> None:
+        for slot in slots:
+            slot.state = State.CREATING
+            slot.generation = self.generation
+            effects.create.append(slot)
+
+    def _grow(self, effects: Effects[C]) -> Effects[C]:
+        """Start as many creations as there are waiters that no creation under way will serve."""
+        if self._waiters:
+            creating = sum(slot.state is State.CREATING for slot in self._slots)
+            wanted = -(-len(self._waiters) // self.policy.share) - creating
+            self._create(self._due()[: max(0, wanted)], effects)
+        return effects
+
+    def _alive(self) -> bool:
+        return any(slot.state in (State.CREATING, State.IDLE, State.LEASED) for slot in self._slots)
+
+    def _fail_waiters(self, error: BaseException) -> Effects[C]:
+        effects: Effects[C] = Effects()
+        for claim in self._waiters:
+            claim.error = error
+            claim.state = ClaimState.DONE
+            effects.wake.append(claim)
+        self._waiters.clear()
+        return effects
+
+    def _old_rest(self) -> bool:
+        """Whether an idle producer of an older generation waits for its replacement."""
+        old = [slot for slot in self._slots if slot.generation != self.generation and slot.state is not State.EMPTY]
+        self._reloading = bool(old)
+        return any(slot.state is State.IDLE for slot in old)
+
+    def _roll(self, effects: Effects[C]) -> None:
+        """Replace one idle producer of an older generation, if all others are up: capacity never falls to zero."""
+        moving = (State.RETIRING, State.CREATING, State.EMPTY) if self.policy.warm else (State.RETIRING, State.CREATING)
+        if any(slot.state in moving for slot in self._slots):
+            return
+        old = next((slot for slot in self._idle if slot.generation != self.generation), None)
+        if old is not None:
+            self._idle.remove(old)
+            self._retire(old, effects)
+
+    def _expire(self, effects: Effects[C]) -> None:
+        """Retire one expired idle producer; producers made together would else all be gone at once."""
+        if any(slot.state in (State.RETIRING, State.CREATING) for slot in self._slots):
+            return
+        now = self._clock()
+        for slot in self._idle:
+            reason = slot.expiry(now, self.policy)
+            if reason is not None:
+                slot.retirement = Retirement(reason)
+                self._idle.remove(slot)
+                self._retire(slot, effects)
+                return
+
+    def _leaks(self) -> Iterable[Claim[C]]:
+        if self.policy.leak_after is None:
+            return
+        limit = self._clock() - self.policy.leak_after
+        for slot in self._slots:
+            for claim in slot.claims:
+                if claim.since <= limit and not claim.reported:
+                    claim.reported = True
+                    yield claim
+
+    def _fenced_too_often(self) -> bool:
+        return self._fencings.within(self._clock()) > self.policy.fenced_retries
