@@ -20,7 +20,6 @@ import pytest
 
 from wd_di import events
 from wd_di._errorlog import LOCK, ErrorLog
-from wd_di._logging import LoggingObserver
 from wd_di.events import (
     EVENTS,
     CheckoutTimedOut,
@@ -40,6 +39,7 @@ from wd_di.events import (
     TransactionFinished,
     TransactionStarted,
 )
+from wd_di.observe.logging import LoggingObserver
 
 STARTED: dict[str, Any] = {"pool": "orders", "index": 2, "transactional_id": "shop-2", "transaction_id": "t1"}
 COMMITTED: dict[str, Any] = STARTED | {"records": 3, "duration_ms": 1.25}

@@ -9,7 +9,6 @@ from wd_di._lazy import lazily
 if TYPE_CHECKING:
     from wd_di._borrowing.checkout import Checkout
     from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction, TransactionScope
-    from wd_di._logging import LoggingObserver
     from wd_di._records.delivery import Delivery, DeliveryReport
     from wd_di._records.record import Message
     from wd_di._slots.plan import Configure, ProducerConfig
@@ -73,6 +72,7 @@ if TYPE_CHECKING:
         TransactionStarted,
     )
     from wd_di.lifecycle import close_pools, lifespan, open_pools, running
+    from wd_di.observe.logging import LoggingObserver
     from wd_di.pool import CloseReport, ProducerPool
     from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
     from wd_di.settings import KafkaSettings, PoolSettings, Settings, SettingsWarning
@@ -83,7 +83,7 @@ else:
         {
             "_borrowing.checkout": "Checkout",
             "_borrowing.handles": "AsyncProducer AsyncTransaction Producer Transaction TransactionScope",
-            "_logging": "LoggingObserver",
+            "observe.logging": "LoggingObserver",
             "_records.delivery": "Delivery DeliveryReport",
             "_records.record": "Message",
             "_slots.plan": "Configure ProducerConfig",

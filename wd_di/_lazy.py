@@ -18,7 +18,7 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
         homes: Its modules, which can be touched too, each with the names that live there.
     """
     places = {name: home for home, names in homes.items() for name in names.split()}
-    public = [*places, *(home for home in homes if not home.startswith("_"))]
+    public = [*places, *(home for home in homes if home.isidentifier() and not home.startswith("_"))]
 
     def get(name: str) -> Any:
         # Kept nowhere: what a test puts into the home for a while would stay here for ever.

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from dependency_injector import containers, providers
 
+from wd_di._concurrency.caller import on_loop, refuse_in_trio
 from wd_di._forks import renew_in_child
 from wd_di._hints import no_keyword, settings_elsewhere
-from wd_di._concurrency.caller import on_loop, refuse_in_trio
 from wd_di.errors import AlreadyConfiguredError, NotConfiguredError, ScopeError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Unpack
 
-    from confluent_kafka import TopicPartition
-
     from wd_di._borrowing.handle import Lent
     from wd_di._hints import NoOthers
+    from wd_di._kafka.offsets import TopicPartition
     from wd_di._records.delivery import Delivery, DeliveryReport
     from wd_di._records.record import Headers, Message, Prepared
     from wd_di._transactions.hooks import Outcome, When

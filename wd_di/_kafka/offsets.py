@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicPartition as TopicPartition  # noqa: PLC0414  (for annotations elsewhere)
 
 
 def checked_offsets(offsets: Any) -> list[TopicPartition]:
