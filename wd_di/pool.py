@@ -16,6 +16,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from wd_di._borrowing.checkout import Checkout, Lender
+from wd_di._borrowing.lease import Lease
 from wd_di._borrowing.policies import Policies
 from wd_di._borrowing.scopes import TransactionRun, begin_on, run, run_async
 from wd_di._concurrency.caller import caller, on_loop, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
@@ -180,7 +181,8 @@ class ProducerPool:
         """
         if _foreign:
             no_keyword("producer", _foreign, [])
-        self._refresh()
+        if self._stale:
+            self._refresh()
         return Checkout(self._lender, timeout_ms)
 
     def transaction(
@@ -208,7 +210,8 @@ class ProducerPool:
         """
         if _foreign:
             no_keyword("transaction", _foreign, OPTIONS)
-        self._refresh()
+        if self._stale:
+            self._refresh()
         if timeout_ms is None and propagation == "join" and not commit_on and retry is None:
             return TransactionRun(self._lender, DEFAULTS)
         return TransactionRun(self._lender, Options(timeout_ms, propagation, commit_on, retry))
@@ -313,7 +316,7 @@ class ProducerPool:
 
     def _probe(self, deadline: Deadline) -> PoolOpenError | None:
         """A plain producer connects when it must; ask it now, so that a wrong address shows at the start."""
-        lease = self._lender.lease(caller())
+        lease = Lease(self._lender, caller())
         self._lender.borrow(lease, self, int(deadline.left * 1000), ambient=False)
         connection, patience = lease.connection, PROBE_PATIENCE
         if connection is None:

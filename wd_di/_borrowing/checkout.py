@@ -9,7 +9,7 @@ import weakref
 from asyncio import _get_running_loop
 from contextlib import contextmanager
 from threading import current_thread
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction
 from wd_di._borrowing.lease import Lease
@@ -113,10 +113,6 @@ class Lender:
 
     # -- lending -----------------------------------------------------------------------------------
 
-    def lease(self, owner: object) -> Lease:
-        """Return a lease that is yet to come by a slot."""
-        return Lease(self, owner, _place() if self.policies.settings.leak_after_ms else None)
-
     def borrow(self, lease: Lease, keeper: object, timeout_ms: int | None, *, ambient: bool = True) -> None:
         """Take a slot, at once or in turn.
 
@@ -139,10 +135,15 @@ class Lender:
                     if deadline is None:
                         timeout_ms, deadline = self._patience(timeout_ms)
                     self._wait(lease, timeout_ms, deadline)
-                flaw = self._equip(lease)
-                if flaw is None:
+                connection, policy = lease.slot.connection, self.table.policy
+                if (
+                    connection is not None
+                    and connection.client.fault is None
+                    and (policy.id_lifetime is None or lease.since - lease.slot.heard_at < policy.id_lifetime)
+                ):
+                    lease.connection = connection
                     break
-                self._release(lease, flaw)
+                self._release(lease, self._equip(lease))
             if ambient:
                 lease.outer = self.held.get(lease.owner)
                 self.held[lease.owner] = lease
@@ -160,10 +161,15 @@ class Lender:
                     if deadline is None:
                         timeout_ms, deadline = self._patience(timeout_ms)
                     await self._wait_async(lease, timeout_ms, deadline)
-                flaw = self._equip(lease)
-                if flaw is None:
+                connection, policy = lease.slot.connection, self.table.policy
+                if (
+                    connection is not None
+                    and connection.client.fault is None
+                    and (policy.id_lifetime is None or lease.since - lease.slot.heard_at < policy.id_lifetime)
+                ):
+                    lease.connection = connection
                     break
-                self._release(lease, flaw)
+                self._release(lease, self._equip(lease))
             if ambient:
                 lease.outer = self.held.get(lease.owner)
                 self.held[lease.owner] = lease
@@ -311,8 +317,7 @@ class Lender:
             raise PoolClosedError(f"{self.name}: the pool is closed")
         if connection.client.fault is not None:
             return connection.broken()
-        # The poller couldn't renew it in time, as after SIGSTOP.
-        if (lease.heard_after or self.table.policy.id_lifetime is not None) and self.table.expired(lease):
+        if self.table.expired(lease):  # the poller couldn't renew it in time, as after SIGSTOP
             return lease.retirement or Retirement(AGED)
         lease.connection, lease.sender, lease.retirement = connection, None, None
         lease.over, lease.vacant = False, None
@@ -450,7 +455,7 @@ class Checkout(Scope[Producer, AsyncProducer]):
         if self._ambient and owner in lender.held and (held := lender.current()) is not None:
             joined = self._handle = held.handle(Producer, Transaction)
             return joined
-        lease = lender.lease(owner) if lender.policies.settings.leak_after_ms else Lease(lender, owner, None)
+        lease = Lease(lender, owner)
         producer = self._handle = Producer(lease)
         try:
             lender.borrow(lease, producer, self._timeout_ms, ambient=self._ambient)
@@ -479,7 +484,7 @@ class Checkout(Scope[Producer, AsyncProducer]):
         if self._ambient and owner in lender.held and (held := lender.current()) is not None:
             joined = self._handle = held.handle(AsyncProducer, AsyncTransaction)
             return joined
-        lease = lender.lease(owner)
+        lease = Lease(lender, owner)
         producer = self._handle = AsyncProducer(lease)
         try:
             await lender.borrow_async(lease, producer, self._timeout_ms, ambient=self._ambient)
@@ -498,11 +503,3 @@ class Checkout(Scope[Producer, AsyncProducer]):
 
     def __repr__(self) -> str:
         return f"producer of pool {self._lender.name!r}"
-
-
-def _place() -> str:
-    """The caller's line, outside of this package."""
-    frame: Any = sys._getframe(1)  # noqa: SLF001  (a whole stack would cost 100 µs)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("wd_di."):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"

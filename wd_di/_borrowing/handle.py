@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Via(Protocol):
     """By what a handle sends: a lease, or the transaction that it stands for."""
 
-    @property
-    def policy(self) -> SendPolicy: ...
+    policy: SendPolicy
+
     def sending(self) -> Sender | None: ...
     def refuse_if_over(self) -> None: ...
 
@@ -57,7 +57,9 @@ class Handle:
         return self._lease.slot.index
 
     def _deadline(self, timeout_ms: int | None) -> Deadline:
-        return Deadline.of_ms(timeout_ms, self._via.policy.produce_timeout_ms)
+        if timeout_ms is None:
+            return Deadline(self._via.policy.produce_timeout_ms / 1000)
+        return Deadline.of_ms(timeout_ms, 0)
 
     def _refuse_on_loop(self, what: str) -> None:
         policy = self._via.policy

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
+from asyncio import _get_running_loop
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING
 
 from wd_di._borrowing.handle import Handle
 from wd_di._borrowing.unopened import Scope
-from wd_di._concurrency.caller import on_loop, refuse_outside_of_a_task
+from wd_di._concurrency.caller import refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline
 from wd_di._hints import FIELDS, no_keyword
 from wd_di._records.record import prepare, prepare_all
@@ -186,7 +188,7 @@ class Producer(_Begins):
     # -- how it is done ----------------------------------------------------------------------------
 
     def _sync(self, records: list[Prepared], timeout_ms: int | None) -> list[DeliveryReport]:
-        if on_loop():
+        if _get_running_loop() is not None or "trio.lowlevel" in sys.modules:
             self._refuse_on_loop("produce_sync")
         deadline, sender = self._deadline(timeout_ms), self._via.sending()
         if sender is not None:
@@ -333,7 +335,8 @@ class InTransaction(Handle):
     __slots__ = ("_transaction",)
 
     def __init__(self, lease: Lent, keeps: object, transaction: OpenTransaction) -> None:
-        super().__init__(lease, keeps)
+        self._lease = lease
+        self._keeps = keeps
         self._via = self._transaction = transaction
 
     @property
@@ -376,8 +379,7 @@ class InTransaction(Handle):
         self._hook("after_completion", fn)
 
     def _hook(self, when: When, fn: Callable[..., object]) -> None:
-        self._transaction.refuse_if_ended()
-        self._transaction.hooks.add(when, fn)
+        self._transaction.add_hook(when, fn)
 
 
 class Transaction(InTransaction, Producer):

@@ -36,8 +36,8 @@ class Keeper(Protocol):
     name: str
     table: SlotTable[Connection]
 
-    @property
-    def policies(self) -> Policies: ...
+    policies: Policies
+
     @property
     def jobs(self) -> Workers: ...
     def begins(self, lease: Lease, handle: object, within: Deadline | None, options: TransactionOptions) -> Any: ...
@@ -86,6 +86,7 @@ class Lease(Claim[Connection]):
 
     Attributes:
         lender: Who has lent it.
+        policy: By which its records are sent.
         table: Where the claim is noted; another one after a fork.
         connection: What is lent.
         outer: What the same thread or task held before.
@@ -103,6 +104,7 @@ class Lease(Claim[Connection]):
         "opened",
         "outer",
         "over",
+        "policy",
         "ref",
         "retirement",
         "sender",
@@ -111,9 +113,11 @@ class Lease(Claim[Connection]):
         "vacant",
     )
 
-    def __init__(self, lender: Keeper, owner: object, place: str | None) -> None:
-        super().__init__(owner, place)
+    def __init__(self, lender: Keeper, owner: object) -> None:
+        policies = lender.policies
+        super().__init__(owner, _place() if policies.settings.leak_after_ms else None)
         self.lender: Keeper = lender
+        self.policy: SendPolicy = policies.sending
         self.table: SlotTable[Connection] = lender.table
         self.connection: Connection | None = None
         self.outer: Lease | None = None
@@ -171,14 +175,14 @@ class Lease(Claim[Connection]):
         """Who sends now: the open transaction, else the producer itself; nobody, where a call must open one."""
         if self.opened is not None and (transaction := self.open_transaction()) is not None:
             return transaction
-        if self.lender.policies.sending.transactional:
+        if self.policy.transactional:
             return None
         if self.sender is None:
             with self.slot.gate:  # its end may come in another thread
                 if self.sender is None:
                     if self.over or self.connection is None:
                         raise self.returned()
-                    self.sender = Sender(self.connection, self.lender.policies.sending)
+                    self.sender = Sender(self.connection, self.policy)
         return self.sender
 
     def refuse_if_over(self) -> None:
@@ -189,11 +193,6 @@ class Lease(Claim[Connection]):
     def returned(self) -> Exception:
         """Return what is raised when the time is over."""
         return returned(self.lender.name, self.slot.index)
-
-    @property
-    def policy(self) -> SendPolicy:
-        """By which its records are sent."""
-        return self.lender.policies.sending
 
     @property
     def condition(self) -> str:
@@ -280,7 +279,7 @@ class Lease(Claim[Connection]):
 
         After the first of them the producer is somebody else's. Those that come meanwhile wait for it.
         """
-        with transaction.ending:
+        with transaction.connection.ending:
             if transaction.closed:
                 return False
             try:
@@ -309,3 +308,11 @@ def run_hooks(transaction: OpenTransaction) -> None:
     """Run the hooks of a transaction that its scope doesn't end; a task's need its loop."""
     if not isinstance(transaction.owner, weakref.ref):
         transaction.run_hooks()
+
+
+def _place() -> str:
+    """The caller's line, outside of this package."""
+    frame: Any = sys._getframe(1)  # noqa: SLF001  (a whole stack would cost 100 µs)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("wd_di."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"

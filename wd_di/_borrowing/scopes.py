@@ -7,15 +7,17 @@ import itertools
 import sys
 import time
 import weakref
+from asyncio import _get_running_loop
+from threading import current_thread
 from typing import TYPE_CHECKING, TypeVar
 
 from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction, TransactionScope
-from wd_di._borrowing.lease import Opened
+from wd_di._borrowing.lease import Lease, Opened
 from wd_di._borrowing.unopened import open_already
-from wd_di._concurrency.caller import caller, on_loop, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
+from wd_di._concurrency.caller import caller, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
 from wd_di._concurrency.tasks import outwaited
 from wd_di._transactions.options import DEFAULTS, Attempts, Options
-from wd_di._transactions.transaction import OpenTransaction, Phase
+from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import NotTransactionalError, PropagationError, ScopeError, TransactionError
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from wd_di._borrowing.checkout import Lender
-    from wd_di._borrowing.lease import Lease
     from wd_di._concurrency.deadline import Deadline
     from wd_di._transactions.options import TransactionOptions
 
@@ -103,21 +104,21 @@ class TransactionRun(TransactionScope):
     @property
     def repeatable(self) -> bool:
         """Whether nothing of it can have become visible, nor belongs to a transaction around it."""
-        return not self._joined and (self.transaction is None or self.transaction.phase is Phase.ABORTED)
+        return not self._joined and (self.transaction is None or self.transaction.phase == "aborted")
 
     def __enter__(self) -> Transaction:
-        self._start()
+        lender = self._lender
+        if "trio.lowlevel" in sys.modules:
+            refuse_in_trio(lender.name)
+        held = self._look()
         try:
-            lender = self._lender
-            if "trio.lowlevel" in sys.modules:
-                refuse_in_trio(lender.name)
-            held = self._look()
             if held is not None and self._joined:
                 return held.handle(Producer, Transaction)  # type: ignore[return-value]  # a transaction is open there
-            if on_loop() and not lender.policies.sending.allow_blocking_in_loop:
+            on_loop = _get_running_loop() is not None
+            if on_loop and not lender.policies.sending.allow_blocking_in_loop:
                 refuse_on_loop("a transaction", lender.name)
             if held is None:
-                held = lender.lease(caller())
+                held = Lease(lender, caller() if on_loop or "greenlet" in sys.modules else current_thread())
                 self._lease, self._borrowed = held, True
                 lender.borrow(held, self, self.options.timeout_ms, ambient=self._ambient)
             else:
@@ -136,7 +137,8 @@ class TransactionRun(TransactionScope):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        transaction = self._leaves()
+        transaction, self._open = self.transaction, False
+        assert transaction is not None  # noqa: S101  (Python leaves only what it has entered)
         if self._joined:
             self._mark(transaction, error)
             return False
@@ -147,18 +149,18 @@ class TransactionRun(TransactionScope):
             raise
         finally:
             self._handle = None
-            transaction.run_hooks()
+            if transaction.hooks is not None:
+                transaction.run_hooks()
 
     async def __aenter__(self) -> AsyncTransaction:
-        self._start()
+        lender = self._lender
+        refuse_outside_of_a_task(lender.name)
+        held = self._look()
         try:
-            lender = self._lender
-            refuse_outside_of_a_task(lender.name)
-            held = self._look()
             if held is not None and self._joined:
                 return held.handle(AsyncProducer, AsyncTransaction)  # type: ignore[return-value]  # as above
             if held is None:
-                held = lender.lease(caller())
+                held = Lease(lender, caller())
                 self._lease, self._borrowed = held, True
                 await lender.borrow_async(held, self, self.options.timeout_ms, ambient=self._ambient)
             else:
@@ -179,7 +181,8 @@ class TransactionRun(TransactionScope):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        transaction = self._leaves()
+        transaction, self._open = self.transaction, False
+        assert transaction is not None  # noqa: S101  (Python leaves only what it has entered)
         if self._joined:
             self._mark(transaction, error)
             return False
@@ -197,35 +200,32 @@ class TransactionRun(TransactionScope):
 
     # -- in ----------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _look(self) -> Lease | None:
+        """Join what is open in the caller's context, if that is wanted; else the lease to begin on, if there is one."""
+        pool, propagation = self._lender.name, self.options.propagation
         if self.options.retry is not None and not self._again:
             raise ScopeError(f"{self!r} has a retry, which needs a function to call again: pool.run(fn) or @inject")
         if self._open:
             raise open_already(self)
-        self._open = True  # from now on, since entering may wait, and others come meanwhile
-        self._joined = self._borrowed = False
-        self._lease = self._handle = self.transaction = None
-
-    def _look(self) -> Lease | None:
-        """Join what is open in the caller's context, if that is wanted; else the lease to begin on, if there is one."""
-        pool, propagation = self._lender.name, self.options.propagation
         if not self._lender.policies.sending.transactional:
             raise NotTransactionalError(
                 f"{pool}: this pool has no transactional_id, so it has no transactions: set one, for example "
                 "'shop-orders-{instance}-{index}'"
             )
+        self._joined = self._borrowed = False
+        self._lease = self._handle = self.transaction = None
         held = self._bound
         if held is None and self._lender.held:
             held = self._lender.current()
         open_ = held.open_transaction() if held is not None else None
-        if open_ is not None:
-            if propagation == "never":
-                raise PropagationError(f"{pool}: propagation is 'never', and a transaction is open")
-            if propagation == "mandatory" or (propagation == "join" and self._ambient):
-                self._joined, self.transaction = True, open_
-                return held
-        if propagation == "mandatory":
+        if open_ is not None and propagation == "never":
+            raise PropagationError(f"{pool}: propagation is 'never', and a transaction is open")
+        if open_ is None and propagation == "mandatory":
             raise PropagationError(f"{pool}: propagation is 'mandatory', and no transaction is open")
+        self._open = True  # from now on, since entering may wait, and others come meanwhile
+        if open_ is not None and (propagation == "mandatory" or (propagation == "join" and self._ambient)):
+            self._joined, self.transaction = True, open_
+            return held
         return held if open_ is None and (self._ambient or self._bound is not None) else None
 
     def _patience_ms(self) -> int | None:
@@ -277,13 +277,6 @@ class TransactionRun(TransactionScope):
             raise
 
     # -- out ---------------------------------------------------------------------------------------
-
-    def _leaves(self) -> OpenTransaction:
-        transaction = self.transaction
-        if transaction is None:
-            raise ScopeError(f"{self!r} isn't open")
-        self._open = False
-        return transaction
 
     def _mark(self, transaction: OpenTransaction, error: BaseException | None) -> None:
         """An exception that crosses an inner boundary dooms the whole: half of it must not be committed."""

@@ -44,8 +44,10 @@ class Alarm:
 
     def ring(self) -> None:
         """End the present nap, or else the next one."""
-        with suppress(RuntimeError):  # it rings already
+        try:
             self._quiet.release()
+        except RuntimeError:  # it rings already
+            return
 
     def silence(self) -> None:
         """Forget that it rang."""

@@ -107,7 +107,7 @@ class MemoryBroker:
         """Show the open transaction's records, or hide them for ever; false if the writer is fenced."""
         with self.lock:
             welcome = self._welcome(writer)
-            if welcome:
+            if welcome and writer.transactional_id in self._open:
                 self._decide(writer.transactional_id, commit=commit)
             return welcome
 
@@ -153,13 +153,15 @@ class MemoryClient:
 
     def init(self, seconds: float) -> None:  # noqa: ARG002  (the port's signature)
         """Fence whoever had the id."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise _closed()
         transactional_id = self.transactional_id or ""
         self._writer = Writer(transactional_id, self._broker.new_epoch(transactional_id))
 
     def probe(self, seconds: float) -> None:  # noqa: ARG002
         """Always there."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise _closed()
 
     def ask(self, topic: str, seconds: float) -> bool:  # noqa: ARG002
         """Every topic is there, with every partition."""
@@ -178,12 +180,14 @@ class MemoryClient:
 
     def begin(self) -> None:
         """Begin."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise _closed()
         self.in_transaction = True
 
     def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
         """Enqueue one record."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise _closed()
         timestamp = record.get("timestamp") or int(time.time() * 1000)
         number = max(0, record.get("partition", -1))
         stored = Record(topic, record.get("value"), record.get("key"), record.get("headers"), number)
@@ -200,7 +204,8 @@ class MemoryClient:
 
     def flush(self, seconds: float) -> None:  # noqa: ARG002
         """Acknowledge what is queued."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise _closed()
         with self._serving:  # the holder and the poller may both be here
             self._due.silence()
             while self._queue:
@@ -216,7 +221,8 @@ class MemoryClient:
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:  # noqa: ARG002
         """Accept the offsets: there is no consumer group here that could disagree."""
-        self._refuse_if_closed()
+        if self._closed:
+            raise _closed()
         if _no_metadata(group_metadata):
             raise TypeError(unfit_metadata(group_metadata))
         if not self._broker.welcomes(self._writer):
@@ -231,7 +237,8 @@ class MemoryClient:
         self._end(seconds, commit=False)
 
     def _end(self, seconds: float, *, commit: bool) -> None:
-        self.flush(seconds)
+        if self._queue or self._answers.noted or self._closed:
+            self.flush(seconds)
         if self._writer is not None and not self._broker.end(self._writer, commit=commit):
             raise self._fenced()
         self.in_transaction = False
@@ -260,13 +267,12 @@ class MemoryClient:
         self._closed = True
         self._due.ring()
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise Fault(FaultKind.CLOSED, "the producer is closed")
-
     def _refuse_if_large(self, record: Record) -> None:
-        texts = (record.value, record.key, *(text for header in record.headers or () for text in header))
-        size, limit = sum(_size(text) for text in texts), self._broker.max_bytes
+        texts, size, limit = [record.value, record.key], 0, self._broker.max_bytes
+        for header in record.headers or ():
+            texts += header
+        for text in texts:
+            size += len(text.encode() if isinstance(text, str) else text or b"")
         if size > limit:
             raise Fault(FaultKind.OTHER, f"the record has {size} bytes, message.max.bytes is {limit}")
 
@@ -283,5 +289,5 @@ def _no_metadata(given: object) -> bool:
     return isinstance(given, other) or callable(given) or hasattr(given, "consumer_group_metadata")
 
 
-def _size(text: str | bytes | None) -> int:
-    return len(text.encode() if isinstance(text, str) else text or b"")
+def _closed() -> Fault:
+    return Fault(FaultKind.CLOSED, "the producer is closed")

@@ -225,6 +225,8 @@ class Topics:
 
     def all_in_vain(self, records: Iterable[S], deadline: Deadline) -> list[S]:
         """Return those that wait in vain, of the records of one call or commit."""
+        if not self._answers:
+            return []
         lost = {topic for topic in tuple(self._answers) if self.in_vain(topic, deadline)}
         return [each for each in records if each.topic in lost and not each.done()] if lost else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,16 +66,20 @@ class Connection:
         full_at: How much its queue held when it was full, until there is room again.
         served_until: A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since
             whoever would have to take a flag back may not come to it: a thread that can't start, an interrupt.
+        ending: Held by whoever ends a transaction: its scope, the collector or the poller.
+        offering: Held by whoever sends offsets, so that they don't slip into the next transaction.
     """
 
     __slots__ = (
         "callbacks",
         "client",
         "doubtful",
+        "ending",
         "full_at",
         "in_flight",
         "index",
         "noted",
+        "offering",
         "pool",
         "served_until",
         "services",
@@ -101,6 +106,9 @@ class Connection:
         self.doubtful: bool = False
         self.full_at: int | None = None
         self.served_until: float = 0.0
+        # Of the one transaction at a time; re-entrant, for a listener may end it from inside.
+        self.ending: threading.RLock = threading.RLock()
+        self.offering: threading.RLock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<Connection {self.index} of {self.pool!r}>"

@@ -162,6 +162,8 @@ class Delivery:
             DeliveryError: It wasn't delivered, or was aborted with its transaction.
             AuthorizationError: The broker denies the topic.
         """
+        if self._outcome == "delivered" and not self._ledger.aborted:
+            return self._report()
         error = self.exception(timeout_ms)
         if error is not None:
             self.keep_another()

@@ -33,15 +33,6 @@ class InFlight:
         self._index = index
         self._observer = observer
 
-    def open(self, ledger: Ledger) -> None:
-        """Take a ledger on; its records are answered for until the last one is decided."""
-        self.ledgers.add(ledger)
-
-    def end(self, ledger: Ledger) -> None:
-        """The borrower went away; the ledger goes with its last record."""
-        if not ledger.pending:
-            self.ledgers.discard(ledger)
-
     @property
     def outstanding(self) -> bool:
         """Whether any record has no answer yet."""

@@ -12,6 +12,8 @@ Prepared = tuple[str, dict[str, Any]]
 """A topic, and a checked record in the client's words."""
 
 _TEXT = (str, bytes, type(None))
+_SAFE = frozenset((bytes, type(None)))
+"""What needs no look at its characters."""
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
 
@@ -46,9 +48,12 @@ def prepare(
         raise TypeError(_kind("topic", topic, "a str"))
     if not topic:
         raise ValueError("topic is empty")
-    _refuse_unsendable_name("topic", topic)
-    _check_text("value", value)
-    _check_text("key", key)
+    if "\0" in topic or not topic.isascii():
+        _refuse_unsendable_name("topic", topic)
+    if type(value) not in _SAFE:
+        _check_text("value", value)
+    if type(key) not in _SAFE:
+        _check_text("key", key)
     return topic, {
         "value": value,
         "key": key,

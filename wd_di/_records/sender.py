@@ -67,7 +67,7 @@ class Sender:
         self.ledger: Ledger = Ledger(connection, policy.produce_timeout_ms, transactional=transactional)
         self._awaited: set[Delivery] = set()
         self._flushing = False
-        connection.in_flight.open(self.ledger)
+        connection.in_flight.ledgers.add(self.ledger)
 
     @property
     def jobs(self) -> Workers:
@@ -86,9 +86,11 @@ class Sender:
 
     def end(self) -> None:
         """The time is over; what is left behind is served by the pool's poller."""
-        with self.ledger.gate:
-            self.ledger.ended = True
-        self.connection.in_flight.end(self.ledger)
+        ledger = self.ledger
+        with ledger.gate:
+            ledger.ended = True
+        if not ledger.pending:  # else it goes with its last record
+            self.connection.in_flight.ledgers.discard(ledger)
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -96,7 +98,9 @@ class Sender:
         """Enqueue all, and wait until the brokers have stored them."""
         if self.keeps_back(records, deadline):
             self.client.reach(deadline)
-        deliveries = [self.send(topic, record, deadline) for topic, record in records]
+        deliveries: list[Delivery] = []
+        for topic, record in records:  # no list of its own: on Python 3.11 that is a call
+            deliveries.append(self.send(topic, record, deadline))
         try:
             self.wait_for(deliveries, deadline)
         except BaseException:  # late, or interrupted: whoever called knows which records are in doubt
@@ -229,7 +233,8 @@ class Sender:
                     topics.patience(delivery.topic, deadline)  # so that the poller may ask
             if delivery in pending:
                 break
-        self._refuse_late(deliveries, deadline)
+        if pending:
+            self._refuse_late(deliveries, deadline)
 
     async def wait_for_async(self, deliveries: list[Delivery], deadline: Deadline) -> None:
         """Wait for these without blocking the loop; a worker flushes for all who wait, so ``linger.ms`` is skipped."""

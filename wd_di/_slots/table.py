@@ -93,7 +93,9 @@ class SlotTable(Decisions[C]):
                 or not (claims and claims[-1] is claim)
                 or self._waiters
                 or self._reloading
-                or not self._fit(slot)
+                or slot.retirement is not None
+                or self.closing
+                or slot.generation != self.generation
             ):
                 return self._take_back(claim, retirement)
             # The most frequent case, in place: nobody waits, so it rests.

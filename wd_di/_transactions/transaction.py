@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import sys
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.tasks import outwaited
@@ -17,7 +15,7 @@ from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
 from wd_di._records.connection import Retirement
 from wd_di._records.sender import Sender, because
 from wd_di._transactions.failures import Failures
-from wd_di._transactions.hooks import Hooks, Outcome
+from wd_di._transactions.hooks import Hooks, Outcome, When
 from wd_di.errors import (
     AbortTransaction,
     DeliveryError,
@@ -59,23 +57,19 @@ class TransactionPolicy:
     abort_timeout: float
 
 
-class Phase(enum.Enum):
-    """Where a transaction is; its last one tells the outcome."""
+Phase = Literal["new", "open", "ending", "committing", "committed", "aborting", "aborted"]
+"""Where a transaction is; its last phase tells the outcome.
 
-    NEW = enum.auto()
-    OPEN = enum.auto()
-    ENDING = enum.auto()  # nothing more is written; its records are waited for
-    COMMITTING = enum.auto()  # only the broker's answer decides; without one this is the last, in doubt
-    COMMITTED = enum.auto()
-    ABORTING = enum.auto()  # the last one, if the broker doesn't confirm it: then it ends it by its time-out
-    ABORTED = enum.auto()
+``ending``: nothing more is written, and its records are waited for. ``committing``: only the broker's answer decides;
+without one this is the last, in doubt. ``aborting`` is the last if the broker doesn't confirm the abort: then it ends
+the transaction by its time-out. Words, since asking a table for an enum's member costs a call.
+"""
 
-
-_OUTCOMES: dict[Phase, Outcome] = {
-    Phase.COMMITTING: "unknown",
-    Phase.COMMITTED: "committed",
-    Phase.ABORTING: "aborted",
-    Phase.ABORTED: "aborted",
+_OUTCOMES: dict[str, Outcome] = {
+    "committing": "unknown",
+    "committed": "committed",
+    "aborting": "aborted",
+    "aborted": "aborted",
 }
 
 
@@ -92,7 +86,8 @@ class OpenTransaction(Sender):
     Attributes:
         id: Names it in errors and events: its transactional id and a number.
         owner: The thread or task that has opened it.
-        ending: Held by whoever ends it: its scope, the collector or the poller.
+        heard: Whether the coordinator certainly heard of the id, which keeps it from expiring.
+        hooks: What is to be done before its commit and after its end, if anything is.
         phase: Where it is.
         doomed_by: Why it will abort, however its block ends.
         retirement: Why its producer must not be handed out again.
@@ -103,15 +98,14 @@ class OpenTransaction(Sender):
         "_answered_by",
         "_began",
         "_closed",
-        "_hooks",
         "_interrupt",
         "_lent",
         "_limits",
-        "_offering",
         "_offsets_sent",
         "doomed_by",
-        "ending",
         "first_write",
+        "heard",
+        "hooks",
         "id",
         "owner",
         "phase",
@@ -131,19 +125,18 @@ class OpenTransaction(Sender):
         super().__init__(connection, policy, transactional=True)
         self.id: str = f"{self.client.transactional_id}#{number}"
         self.owner: object = owner
-        self.phase: Phase = Phase.NEW
+        self.phase: Phase = "new"
         self.doomed_by: BaseException | None = None
         self.retirement: Retirement | None = None
         self.first_write: float | None = None
-        self.ending: threading.RLock = threading.RLock()
+        self.heard: bool = False
+        self.hooks: Hooks | None = None
         self._lent = lent
         self._limits = limits
-        self._hooks: Hooks | None = None
         self._began = time.monotonic()
         self._answered_by: Deadline | None = None  # of a call that is a transaction of its own
         self._interrupt: BaseException | None = None
         self._offsets_sent = False
-        self._offering = threading.RLock()  # re-entrant, for a listener may end it from inside
         self._closed = False
 
     # -- in, and out -------------------------------------------------------------------------------
@@ -152,7 +145,7 @@ class OpenTransaction(Sender):
         """Begin on the client; local, nothing is sent."""
         try:
             self.client.begin()
-            self.phase = Phase.OPEN
+            self.phase = "open"
         except Fault as fault:
             error = self.failures.of_fault("begin", fault)
             error.safe_to_retry = isinstance(error, TransactionAbortedError)
@@ -160,13 +153,14 @@ class OpenTransaction(Sender):
 
     def begun(self) -> None:
         """Tell of it."""
-        self._emit(TransactionStarted)
+        if self.connection.services.observer.wants(TransactionStarted):
+            self._emit(TransactionStarted)
 
     def not_begun(self, raised: BaseException) -> None:
         """A producer that can't begin is retired."""
         self.retirement = self._retirement("begin failed", raised)
-        if self.phase is Phase.NEW:  # nothing was begun that would have to be aborted
-            self.phase = Phase.ABORTED
+        if self.phase == "new":  # nothing was begun that would have to be aborted
+            self.phase = "aborted"
         self._close(raised)
 
     def finish(self, error: BaseException | None, commit_on: tuple[type[Exception], ...]) -> bool:
@@ -178,13 +172,13 @@ class OpenTransaction(Sender):
         """
         well = error is None or isinstance(error, commit_on)
         problem: BaseException | None = None if well else error
-        with self.ending:  # once: after that the producer may be somebody else's
+        with self.connection.ending:  # once: after that the producer may be somebody else's
             if self._closed:
                 if well:
                     raise self.closed_error()
                 return False
             try:
-                if self.phase is Phase.NEW:  # an interrupt came before its begin
+                if self.phase == "new":  # an interrupt came before its begin
                     return False
                 if well:
                     self._leave_well()
@@ -211,13 +205,11 @@ class OpenTransaction(Sender):
         if self.doomed_by is None or isinstance(reason, AbortTransaction):
             self.doomed_by = reason
 
-    @property
-    def heard(self) -> bool:
-        """Whether the coordinator certainly heard of the id, which keeps it from expiring."""
-        return self.phase is Phase.COMMITTED and (self.ledger.records > 0 or self._offsets_sent)
-
     def _leave_well(self) -> None:
-        self._before_commit()
+        if self.hooks is not None:
+            self._before_commit(self.hooks)
+        if self.first_write is not None and self.doomed_by is None:
+            self._refuse_if_late()
         cause = self.doomed_by
         if cause is None:
             self._commit()
@@ -234,20 +226,21 @@ class OpenTransaction(Sender):
         self._lent.transaction_ended()
         self.end()
         if self.phase not in _OUTCOMES:
-            self.phase = Phase.ABORTING
+            self.phase = "aborting"
         outcome = _OUTCOMES[self.phase]
         if outcome == "unknown":
             self.connection.doubtful = True
             self.retirement = self.retirement or Retirement("commit in doubt", problem)
         if self.connection.in_flight.out_of_step:
             self.retirement = self.retirement or Retirement("record refused", problem)
-        self._emit(
-            TransactionFinished,
-            outcome=outcome,
-            records=self.ledger.records,
-            duration_ms=self._duration_ms(),
-            error=problem,
-        )
+        if self.connection.services.observer.wants(TransactionFinished):
+            self._emit(
+                TransactionFinished,
+                outcome=outcome,
+                records=self.ledger.records,
+                duration_ms=self._duration_ms(),
+                error=problem,
+            )
 
     # -- commit ------------------------------------------------------------------------------------
 
@@ -255,23 +248,26 @@ class OpenTransaction(Sender):
         self._end_writing()
         deadline, answered_by = Deadline(self._limits.commit_timeout), self._answered_by
         sooner = answered_by is not None and answered_by.left < deadline.left
-        self._flush_all(answered_by if answered_by is not None and sooner else deadline)
+        if self.ledger.records or self.client.fault is not None:
+            self._flush_all(answered_by if answered_by is not None and sooner else deadline)
         try:
             self._end_transaction(deadline)
         except TransactionError as error:
             if self._interrupt is not None:
                 raise self._interrupt from error  # who asks the program to stop must not end in a handler of errors
             raise
-        self.phase = Phase.COMMITTED
-        self._emit(TransactionCommitted, records=self.ledger.records, duration_ms=self._duration_ms())
+        self.phase = "committed"
+        self.heard = self.ledger.records > 0 or self._offsets_sent
+        if self.connection.services.observer.wants(TransactionCommitted):
+            self._emit(TransactionCommitted, records=self.ledger.records, duration_ms=self._duration_ms())
         if self._interrupt is not None:
             raise self._interrupt
 
     def _end_writing(self) -> None:
-        with self._offering, self.ledger.gate:
+        with self.connection.offering, self.ledger.gate:
             self.ledger.ended = True
-        if self.phase is Phase.OPEN:
-            self.phase = Phase.ENDING
+        if self.phase == "open":
+            self.phase = "ending"
 
     def _flush_all(self, deadline: Deadline) -> None:
         """Phase (a): every record is answered, or the transaction aborts. Its outcome is known either way."""
@@ -312,7 +308,7 @@ class OpenTransaction(Sender):
 
     def _end_transaction(self, deadline: Deadline) -> None:
         """Phase (b): the same call again until it answers. From here on only the answer decides, so never abort."""
-        self.phase = Phase.COMMITTING
+        self.phase = "committing"
         asked = False
         while not self._answered(deadline, asked=asked):
             asked = True
@@ -324,7 +320,7 @@ class OpenTransaction(Sender):
         try:
             if asked:
                 self.client.poll(deadline.slice(BREATH))
-            self.client.commit(deadline.slice(SLICE))
+            self.client.commit(min(SLICE, deadline.left))
         except Fault as fault:
             if fault.kind is not FaultKind.RETRIABLE:
                 self._commit_refused(fault, deadline, asked=asked)
@@ -367,7 +363,7 @@ class OpenTransaction(Sender):
         (librdkafka#4849). So aborted records do reach the log, and only ``read_committed`` hides them.
         """
         self._end_writing()
-        self.phase = Phase.ABORTING
+        self.phase = "aborting"
         self.ledger.aborted = True
         reason = self.client.reason()
         if reason is not None and reason.expired:
@@ -386,7 +382,7 @@ class OpenTransaction(Sender):
             self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), self._all_homeless)
             self._again(self.client.abort, deadline)
             self.client.poll(0)
-            self.phase = Phase.ABORTED
+            self.phase = "aborted"
         except BaseException as raised:
             self._abort_failed(raised, cause, deadline)
             if not isinstance(raised, WdDiError):  # a signal's, which may be the time limit of a task queue
@@ -475,7 +471,7 @@ class OpenTransaction(Sender):
     def _offer_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         # As a record, they must not slip into the next transaction. But not under the gate: this blocks, and a task
         # that produces meanwhile must not.
-        with self._offering:
+        with self.connection.offering:
             self.refuse_if_ended()
             self.client.send_offsets(offsets, group_metadata, seconds)
 
@@ -538,22 +534,16 @@ class OpenTransaction(Sender):
 
     # -- hooks and events --------------------------------------------------------------------------
 
-    @property
-    def hooks(self) -> Hooks:
-        """What is to be done before its commit and after its end."""
-        if self._hooks is None:
-            self._hooks = Hooks()
-        return self._hooks
+    def add_hook(self, when: When, fn: Callable[..., object]) -> None:
+        """Keep what is to be called then."""
+        self.refuse_if_ended()
+        if self.hooks is None:
+            self.hooks = Hooks()
+        self.hooks.add(when, fn)
 
-    def _before_commit(self) -> None:
-        if self._hooks is None:
-            if self.doomed_by is None:
-                self._refuse_if_late()
-            return
+    def _before_commit(self, hooks: Hooks) -> None:
         try:
-            self._hooks.run_before_commit(self._is_doomed)
-            if self.doomed_by is None:
-                self._refuse_if_late()
+            hooks.run_before_commit(self._is_doomed)
         except AbortTransaction as reason:
             self.doom(reason)
         except BaseException as raised:
@@ -562,10 +552,10 @@ class OpenTransaction(Sender):
 
     async def before_commit_async(self) -> BaseException | None:
         """Run the hooks of a task on its loop, before a worker finishes; what one raised."""
-        if self._hooks is None:
+        if self.hooks is None:
             return None
         try:
-            await self._hooks.run_before_commit_async(self._is_doomed)
+            await self.hooks.run_before_commit_async(self._is_doomed)
         except AbortTransaction as reason:
             self.doom(reason)
         except BaseException as raised:  # noqa: BLE001  (the transaction must end first; then it is raised)
@@ -577,17 +567,17 @@ class OpenTransaction(Sender):
 
     def run_hooks(self) -> None:
         """Run what waits for the outcome; called when the slot is back and no transaction is current."""
-        if self._hooks is not None:
-            self._hooks.run_after(_OUTCOMES.get(self.phase, "aborted"), self._report)
+        if self.hooks is not None:
+            self.hooks.run_after(_OUTCOMES.get(self.phase, "aborted"), self._report)
 
     async def run_hooks_async(self) -> None:
         """Run them on the loop of the task."""
-        if self._hooks is not None:
-            await self._hooks.run_after_async(_OUTCOMES.get(self.phase, "aborted"), self._report)
+        if self.hooks is not None:
+            await self.hooks.run_after_async(_OUTCOMES.get(self.phase, "aborted"), self._report)
 
     def forget_hooks(self) -> None:
         """Run none of them: nobody could wait for them any more."""
-        self._hooks = None
+        self.hooks = None
 
     def _report(self, where: str, error: BaseException) -> None:
         if sys.is_finalizing():  # the pool is closed, and has told what became of it
@@ -599,16 +589,14 @@ class OpenTransaction(Sender):
         )
 
     def _emit(self, event: type[Any], **fields: object) -> None:
-        observer = self.connection.services.observer
-        if observer.wants(event):
-            observer.emit(
-                event,
-                pool=self.policy.pool,
-                index=self.connection.index,
-                transactional_id=self.client.transactional_id,
-                transaction_id=self.id,
-                **fields,
-            )
+        self.connection.services.observer.emit(
+            event,
+            pool=self.policy.pool,
+            index=self.connection.index,
+            transactional_id=self.client.transactional_id,
+            transaction_id=self.id,
+            **fields,
+        )
 
     # -- the clock ---------------------------------------------------------------------------------
 

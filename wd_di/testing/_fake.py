@@ -366,7 +366,7 @@ class FakePool(ProducerPool):
     def _hold_all(self, leases: list[Lease]) -> None:
         with suppress(PoolError):  # whatever it is, there is nothing left to hold
             while (stats := self.stats()).available or stats.in_use < stats.size:
-                lease = self._lender.lease(caller())
+                lease = Lease(self._lender, caller())
                 self._lender.borrow(lease, self, None, ambient=False)
                 leases.append(lease)
 

@@ -6,7 +6,7 @@ import inspect
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from wd_di._borrowing.handles import TransactionScope
 from wd_di._borrowing.scopes import run as run_again
@@ -15,7 +15,7 @@ from wd_di._borrowing.unopened import AsyncScope, Scope
 from wd_di.errors import ScopeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     Function = Callable[..., Any]
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
         [tuple[Any, ...], dict[str, Any]], AbstractAsyncContextManager[tuple[tuple[Any, ...], dict[str, Any]]]
     ]
     Found = list[tuple[str, Scope[Any, Any]]]
-    FoundAsyncScope = list[tuple[str, AsyncScope[Any]]]
+    FoundAsync = list[tuple[str, AsyncScope[Any]]]
 
 _ABSENT = object()
+_LATER = (CoroutineType, GeneratorType, AsyncGeneratorType)
+"""What runs a body only after its call."""
+S = TypeVar("S")
 _KINDS = (inspect.isasyncgenfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction)
 
 
@@ -50,38 +53,35 @@ class Wanted:
         """Return the unopened scopes among the arguments.
 
         Raises:
-            ScopeError: An argument is missing because nobody wired the function.
+            ScopeError: An argument is missing because nobody wired the function, or only a task can open it.
         """
-        found: Found = []
-        for name, value in self._injected(given):
-            if isinstance(value, AsyncScope):
-                raise ScopeError(f"{self.function}: {needing_await(name)} ({value!r})")
-            if isinstance(value, Scope):
-                found.append((name, value))
-        return found
+        return self._among(given, Scope, AsyncScope, needing_await)  # type: ignore[type-abstract]  # it is no ABC
 
-    def async_scopes(self, given: Mapping[str, Any]) -> FoundAsyncScope:
+    def async_scopes(self, given: Mapping[str, Any]) -> FoundAsync:
         """Return the unopened scopes among the arguments of a coroutine function.
 
         Raises:
             ScopeError: An argument is missing, or would block the event loop.
         """
-        found: FoundAsyncScope = []
-        for name, value in self._injected(given):
-            if isinstance(value, Scope):
-                raise ScopeError(f"{self.function}: {blocking(name)} ({value!r})")
-            if isinstance(value, AsyncScope):
-                found.append((name, value))
-        return found
+        return self._among(given, AsyncScope, Scope, blocking)
 
-    def _injected(self, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    def _among(
+        self, given: Mapping[str, Any], fit: type[S], unfit: type[Any], why: Callable[[str], str]
+    ) -> list[tuple[str, S]]:
+        found: list[tuple[str, S]] = []
         for name in self.names:
             value = given.get(name, _ABSENT)
             if (value is _ABSENT and name not in self.optional) or hasattr(type(value), "__IS_MARKER__"):
                 raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.why(name)}")
-            if name in self.closing and isinstance(value, Scope | AsyncScope):
-                raise ScopeError(f"{self.function}: {shutting(name)}")
-            yield name, value
+            if isinstance(value, unfit):
+                raise ScopeError(
+                    f"{self.function}: {shutting(name) if name in self.closing else why(name)} ({value!r})"
+                )
+            if isinstance(value, fit):
+                if name in self.closing:
+                    raise ScopeError(f"{self.function}: {shutting(name)}")
+                found.append((name, value))
+        return found
 
 
 def blocking(name: str) -> str:
@@ -127,11 +127,12 @@ def plain(fn: Function, wanted: Wanted) -> Function:
         if len(scopes) > 1:
             return _in_several(fn, wanted, args, kwargs)
         [(name, scope)] = scopes
-        if _retries(scope):
+        if isinstance(scope, TransactionScope) and scope.options.retry is not None:
             return run_again(scope, lambda tx: _at_once(wanted, fn(*args, **{**kwargs, name: tx})))
         # The most frequent case: an ExitStack would cost as much as the scope itself.
         with scope.another() as kwargs[name]:
-            return _at_once(wanted, fn(*args, **kwargs))
+            result = fn(*args, **kwargs)
+            return _at_once(wanted, result) if isinstance(result, _LATER) else result
 
     return run
 
@@ -240,7 +241,7 @@ def _retries(scope: Scope[Any, Any]) -> TypeGuard[TransactionScope]:
 
 def _at_once(wanted: Wanted, result: Any) -> Any:
     """Return the result, unless its body would run only after the scope's end."""
-    if not isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+    if not isinstance(result, _LATER):
         return result
     if not isinstance(result, AsyncGeneratorType):
         result.close()

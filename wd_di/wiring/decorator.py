@@ -119,7 +119,8 @@ def _plain(fn: Function, shape: _Shape) -> Function:
     filled = shape.for_container(calls.plain(fn, shape.wanted))
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = shape.as_keywords(args, kwargs)
+        if args:
+            args, kwargs = shape.as_keywords(args, kwargs)
         return filled(*args, **kwargs)
 
     return run
