@@ -15,7 +15,8 @@ import pytest
 from dependency_injector import containers, providers
 from fastapi import FastAPI
 
-from wd_di import PoolResource, PoolSettings, ScopeError, _diagnosis, lifespan, running
+from wd_di import PoolResource, PoolSettings, ScopeError, lifespan, running
+from wd_di.wiring import diagnosis as _diagnosis
 
 SETTINGS = PoolSettings(deliver=False, size=1, transactional_id="why-{index}", instance="tests")
 MARKED = """
@@ -319,7 +320,7 @@ def test_the_program_itself(make, tmp_path):
     script = tmp_path / "program.py"
     script.write_text(
         "from dependency_injector import containers, providers\n"
-        "from wd_di import _diagnosis, PoolResource, inject, injected\n"
+        "from wd_di.wiring import diagnosis as _diagnosis, PoolResource, inject, injected\n"
         "class Shop(containers.DeclarativeContainer):\n    orders = PoolResource()\n"
         "class Other(containers.DeclarativeContainer):\n    orders = PoolResource()\n"
         "@inject\ndef place(tx=injected(Shop.orders.transaction)): ...\n"
