@@ -213,7 +213,7 @@ __all__ = [
 def _at_exit() -> None:
     pool = sys.modules.get(f"{__name__}.pool")
     if pool is not None:
-        pool._close_all()  # noqa: SLF001  (as much its own)
+        pool.close_all()
 
 
 # Here and not with the first pool: what a program registers after its import comes before this, and may still produce.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,24 @@ def renew_in_child(name: str, renew: Callable[[], object]) -> None:
     if name not in ORDER:
         raise KeyError(name)
     _renewals[name] = renew
+
+
+class WeakCalls:
+    """Methods of objects that live, to be called together; kept weakly, so that an object can be collected."""
+
+    def __init__(self) -> None:
+        self._methods: list[weakref.WeakMethod[Callable[..., object]]] = []
+
+    def add(self, method: Callable[..., object]) -> None:
+        """Call this bound method, too."""
+        self._methods = [*(each for each in self._methods if each() is not None), weakref.WeakMethod(method)]
+
+    def __call__(self, *given: object) -> None:
+        """Call all, in the order in which they were added."""
+        for each in self._methods:
+            method = each()
+            if method is not None:
+                method(*given)
 
 
 def hold_over_forks(lock: AbstractContextManager[object]) -> None:

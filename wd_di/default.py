@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from wd_di._borrowing.checkout import Checkout
     from wd_di._borrowing.handles import TransactionScope
     from wd_di._hints import NoOthers
+    from wd_di._slots.closing import CloseReport
     from wd_di._slots.plan import Configure
     from wd_di._slots.stats import PoolStats
     from wd_di._transactions.options import TransactionOptions
-    from wd_di.pool import CloseReport
 
 NAME = "default"
 

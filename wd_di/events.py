@@ -10,6 +10,7 @@ from json import loads
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeVar, cast, overload
 
 from wd_di._errorlog import LOCK, ErrorLog, is_ctrl_c
+from wd_di.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -434,6 +435,20 @@ class Observer:
         with LOCK:
             count = len({each for listeners in self._listeners.values() for each in listeners})
         return f"<{type(self).__name__}: {count} subscription{'' if count == 1 else 's'}>"
+
+
+def checked_observer(name: str, observer: Observer | None) -> Observer:
+    """Return the observer of a pool, a new one if it was given none.
+
+    Raises:
+        SettingsError: It is something else.
+    """
+    if observer is None:
+        return Observer()
+    if isinstance(observer, type) or not callable(getattr(observer, "emit", None)):
+        kind = f"the class {observer.__name__}" if isinstance(observer, type) else type(observer).__name__
+        raise SettingsError(f"{name}: observer must be an Observer, not {kind}")
+    return observer
 
 
 def _named(event: str | type[Event]) -> tuple[type[Event], ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import FrameType, ModuleType, TracebackType
 
-    from wd_di.pool import CloseReport
+    from wd_di._slots.closing import CloseReport
 
     Resource = providers.BaseResource[Any]
 

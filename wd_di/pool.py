@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
-import os
 import threading
 import time
 import warnings
-import weakref
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, overload
 
 from wd_di._borrowing.checkout import Checkout, Lender
-from wd_di._borrowing.lease import Lease
+from wd_di._borrowing.opening import Opening, only_begins
 from wd_di._borrowing.policies import Policies
 from wd_di._borrowing.scopes import TransactionRun, begin_on, run, run_async
 from wd_di._concurrency.caller import caller, on_loop, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
@@ -24,17 +18,15 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import refuse_eventlet
 from wd_di._concurrency.tasks import outwaited
 from wd_di._concurrency.workers import Workers
-from wd_di._forks import renew_in_child
+from wd_di._forks import WeakCalls, renew_in_child
 from wd_di._hints import OF_POOLS, no_attribute, no_keyword, settings_elsewhere
-from wd_di._kafka.checking import check
 from wd_di._kafka.handle import pin_all
 from wd_di._kafka.memory import MemoryBroker
-from wd_di._kafka.port import Fault
-from wd_di._kafka.translation import without_frames
+from wd_di._slots.closing import CloseReport, Closing, end_forgotten, forget_parents, leave_behind
 from wd_di._slots.housekeeping import Housekeeper
 from wd_di._slots.ids import free_ids, reserve_ids
-from wd_di._slots.plan import default_instance, make_plan
-from wd_di._slots.slots import State
+from wd_di._slots.planning import Planner
+from wd_di._slots.stats import listed
 from wd_di._transactions.options import DEFAULTS, Options
 from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError, uncopyable
 from wd_di.events import (
@@ -44,73 +36,34 @@ from wd_di.events import (
     ConnectionPoolSetup,
     ConnectionPoolShutdown,
     Observer,
+    checked_observer,
 )
-from wd_di.settings import KafkaSettings, checked_pool
+from wd_di.settings import checked_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
     from typing import Unpack
 
     from wd_di._borrowing.handles import TransactionScope
     from wd_di._hints import NoOthers
-    from wd_di._slots.plan import Configure, Plan, SlotPlan
-    from wd_di._slots.stats import Holder, PoolStats
+    from wd_di._slots.plan import Configure, Plan
+    from wd_di._slots.stats import PoolStats
     from wd_di._transactions.options import Propagation, Retry
     from wd_di.settings import PoolSettings
 
+__all__ = ["CloseReport", "ProducerPool"]
+
 R = TypeVar("R")
+State = Literal["new", "open", "closed"]
 
 EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
-PROBE_PATIENCE = 0.2
-"""Seconds of the first probe; between two of them we look for what makes all others pointless."""
 OPEN_INSTEAD = "await pool.aopen(), or 'async with' the pool or running(...)"
 RELOAD_INSTEAD = "await pool.areload()"
 OPTIONS = ("timeout_ms", "propagation", "commit_on", "retry")
 WORKERS_MAX = 16
 """Tasks that may wait at once for an open, a reload or a close of one pool."""
-FORCE_PATIENCE = 0.15
-"""Seconds after the deadline of a close that ending what is taken by force may take."""
-
-
-_begins_on_loops: ContextVar[bool] = ContextVar("_begins_on_loops", default=False)
-
-
-@contextmanager
-def begins_on_loops() -> Iterator[None]:
-    """On an event loop's thread, a pool that is opened in this block only begins to: its first checkouts connect."""
-    token = _begins_on_loops.set(True)
-    try:
-        yield
-    finally:
-        _begins_on_loops.reset(token)
-
-
-@dataclass(frozen=True, slots=True)
-class CloseReport:
-    """What became of a pool's producers and messages.
-
-    Attributes:
-        pool: The pool's name.
-        flushed: Messages that were still unanswered when the close began, and were answered before its end.
-        purged: Messages given up; those that were in flight may still arrive.
-        held: Who still holds a producer; it closes when it comes back.
-        abandoned: Indices of producers whose closing hadn't ended in time; it goes on in the background.
-        duration_ms: How long the close took.
-    """
-
-    pool: str
-    flushed: int
-    purged: int
-    held: tuple[Holder, ...]
-    abandoned: tuple[int, ...]
-    duration_ms: float
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was lost and nothing is left."""
-        return not (self.purged or self.held or self.abandoned)
 
 
 class ProducerPool:
@@ -141,22 +94,21 @@ class ProducerPool:
         refuse_eventlet(name)
         settings = checked_pool(name, settings)
         self.observer: Observer = checked_observer(name, observer)
-        self._configure = configure
-        self._parents_ids: frozenset[str] | None = None
+        self._planner = Planner(name, configure)
         self._settings = settings
-        plan = self._checked_plan(settings)
+        plan = self._planner.plan(settings)
         reserve_ids(plan.ids, name, self)
         self._memory_broker = self._memory()
         policies = Policies.of(plan, backoff=self._memory_broker.backoff)
         self._house = Housekeeper(plan, policies.slots, self.observer, self._memory_broker)
         self._lender = Lender(self._house, policies, begin_on)
         self._workers = Workers(f"wd_di-{name}-pool", WORKERS_MAX)
-        self._phase = threading.RLock()  # a signal handler may close while its own thread does
-        self._opened = False
-        self._closed = threading.Event()
-        self._report: CloseReport | None = None
-        self._stale = False
-        _pools.add(self)
+        self._changing = threading.RLock()  # a signal handler may close while its own thread does
+        self._state: State = "new"
+        self._stale = False  # after a fork, until new ids are made
+        self._closing: Closing | None = None
+        _at_exit.add(self._end_with_the_process)
+        _in_child.add(self._after_fork)
         sizes = {"pool": name, "size": settings.size, "timeout_ms": settings.timeout_ms}
         self.observer.emit(ConnectionPoolCreated, **sizes)
         self.observer.emit(ConnectionPoolSetup, **sizes)
@@ -260,12 +212,12 @@ class ProducerPool:
             no_keyword("open", _foreign, [])
         deadline = Deadline.of_ms(timeout_ms, self._settings.open_timeout_ms)
         self._refresh()
-        with self._phase:
+        with self._changing:
             self._refuse_if_closed()
-            if self._opened:
+            if self._state == "open":
                 return
         if self._settings.open_policy == "fail":
-            if on_loop() and _begins_on_loops.get():
+            if on_loop() and only_begins():
                 self._house.start()
                 return
             refuse_in_trio(f"{self.name}: open")
@@ -274,14 +226,14 @@ class ProducerPool:
         self._house.start()
         if self._settings.open_policy == "fail":
             try:
-                failed = self._connect(deadline)
+                failed = Opening(self._lender, deadline).failure()
             except BaseException:
                 self.close(timeout_ms=0, force=True)
                 raise
             if failed is not None:
                 self.close(timeout_ms=0, force=True)
                 raise failed  # from here: whoever reads the traceback has nothing of the steps below
-        self._opened = True
+        self._state = "open"
 
     async def aopen(self, *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]) -> None:
         """Open as :meth:`open` does, while the event loop goes on; a cancellation waits for the end, and then goes on.
@@ -301,67 +253,8 @@ class ProducerPool:
             raise error.with_traceback(None)  # noqa: B904  (itself, without the frames of a worker)
 
     def _refuse_if_closed(self) -> None:
-        if self._house.table.closing:
+        if self._closing is not None:
             raise PoolClosedError(f"{self.name}: the pool is closed; make another one")
-
-    def _connect(self, deadline: Deadline) -> PoolOpenError | None:
-        """Wait until enough producers are connected; why they aren't, if it fails."""
-        table = self._house.table
-        self._house.carry_out(table.warm() if self._lender.policies.slots.warm else table.start_one())
-        wanted = self._settings.size if self._lender.policies.slots.warm else 1
-        self._house.wait_until(lambda: self._ready() >= wanted or table.hopeless or table.closing, deadline)
-        if self._ready() < wanted:
-            return self._not_opened(wanted, deadline)
-        return None if self._lender.policies.sending.transactional else self._probe(deadline)
-
-    def _probe(self, deadline: Deadline) -> PoolOpenError | None:
-        """A plain producer connects when it must; ask it now, so that a wrong address shows at the start."""
-        lease = Lease(self._lender, caller())
-        self._lender.borrow(lease, self, int(deadline.left * 1000), ambient=False)
-        connection, patience = lease.connection, PROBE_PATIENCE
-        if connection is None:
-            return None
-        client = connection.client
-        try:
-            while True:
-                try:
-                    client.probe(deadline.slice(patience))
-                except Fault as fault:
-                    patience *= 2  # each probe asks anew: a cluster that answers more slowly would never be heard
-                    client.poll(0)
-                    if client.fault is not None:
-                        error = PoolOpenError(f"{self.name}: {client.last_error or fault}")
-                        error.__cause__ = without_frames(fault)
-                        return error
-                    if deadline.passed:
-                        cause = client.last_error or f"Timed out, {self._house.unanswered()}"
-                        return self._too_late("no broker has answered", cause, deadline)
-                else:
-                    return None
-        finally:
-            self._lender.give_back(lease)
-
-    def _ready(self) -> int:
-        return len(self._house.table.in_state(State.IDLE, State.LEASED))
-
-    def _not_opened(self, wanted: int, deadline: Deadline) -> PoolOpenError:
-        cause = self._house.trouble()
-        what = f"{self._ready()} of {wanted} producers could be connected"
-        if self._house.table.hopeless or not deadline.passed:
-            error = PoolOpenError(f"{self.name}: {what}; last error: {cause}")
-        else:
-            error = self._too_late(what, cause, deadline)
-        error.__cause__ = without_frames(cause) if isinstance(cause, BaseException) else None
-        return error
-
-    def _too_late(self, what: str, cause: object, deadline: Deadline) -> PoolOpenError:
-        """Return the error of brokers that may be there a moment later."""
-        addresses = self._house.addresses()
-        where = "" if addresses in str(cause) else f" at {addresses}"
-        return PoolOpenError(
-            f"{self.name}: {what} within {deadline.seconds:.3g} s{where} "
-            f'(to start without a broker and go on connecting, set open_policy="background"); last error: {cause}'
-        )
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -377,10 +270,11 @@ class ProducerPool:
     def __repr__(self) -> str:
         if not hasattr(self, "_house"):
             return f"<ProducerPool {self.name!r}, not made>"  # its settings are refused, and a debugger looks
-        stats = self.stats()
-        state = (
-            "closed" if self._house.table.closing else "open" if self._house.started or stats.totals.requests else "new"
-        )
+        stats, state = self.stats(), self._state
+        if self._closing is not None:
+            state = "closed"
+        elif self._house.started or stats.totals.requests:
+            state = "open"
         return (
             f"<ProducerPool {self.name!r} {state}: {stats.size} slots, {stats.idle} idle, {stats.in_use} in use, "
             f"{stats.waiting} waiting>"
@@ -419,7 +313,7 @@ class ProducerPool:
         self._refuse_if_closed()
         given = None if settings is None else checked_pool(self.name, settings)
         plan = None if given is None else self._next_plan(given)
-        with self._phase:  # a close that comes meanwhile comes before or after all of this
+        with self._changing:  # a close that comes meanwhile comes before or after all of this
             self._refuse_if_closed()  # again: configure may have taken its time, or closed the pool
             if given is not None and plan is not None:
                 self._apply(plan)
@@ -456,11 +350,11 @@ class ProducerPool:
     def _not_reloaded(self) -> PoolTimeoutError:
         table, cause = self._house.table, self._house.trouble()
         text = f"{self.name}: producers {list(table.outdated())} are still of the generation before: "
-        text += _holders(table.holders())
+        text += listed(table.holders())
         return PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
 
     def _next_plan(self, settings: PoolSettings) -> Plan:
-        plan = self._checked_plan(settings)
+        plan = self._planner.plan(settings)
         if settings.size != self._settings.size or plan.transactional != self._house.plan.transactional:
             raise SettingsError(
                 f"{self.name}: reload can't change size or transactional_id on and off: make another pool"
@@ -483,18 +377,15 @@ class ProducerPool:
         if _foreign:
             no_keyword("close", _foreign, ["force"])
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
-        with self._phase:
-            first = not self._house.table.closing
-            if first:
-                started, unsettled, purged = time.monotonic(), self._unsettled(), self._house.purged
-                self._house.close_producers(deadline)
-        if not first:
-            return self._close_again(deadline, force=force)
-        try:
-            self._await_holders(deadline, force=force)
-        finally:  # Ctrl-C ends the waiting, not the closing
-            self._report = report = self._make_report(started, unsettled, purged)
-            self._finish(report)
+        with self._changing:
+            closing, first = self._closing, self._closing is None
+            if closing is None:
+                closing = self._closing = Closing(self._house, deadline, self._closed)
+        mine = self._lender.holds()
+        if first:
+            return closing.run(mine, force=force)
+        report = closing.join(deadline, mine, force=force)
+        self._free_ids()
         return report
 
     async def aclose(
@@ -513,55 +404,14 @@ class ProducerPool:
 
         return await outwaited(self._workers, close)
 
-    def _close_again(self, deadline: Deadline, *, force: bool) -> CloseReport:
-        """Join a close that is under way; what it left with its holders can be taken by force later."""
-        started, purged = time.monotonic(), self._house.purged
-        self._closed.wait(deadline.left)
-        report = self._report
-        if force and self._house.table.holders():
-            self._await_holders(deadline, force=True)
-            report = None
-        self._free_ids()
-        return report or self._make_report(started, 0, purged)
-
-    def _finish(self, report: CloseReport) -> None:
-        if not self._left():
-            self._house.stop(FORCE_PATIENCE)
-        self._closed.set()
+    def _closed(self, report: CloseReport) -> None:
+        self._state = "closed"
         self._free_ids()
         self.observer.emit(ConnectionPoolShutdown, pool=self.name, report=report)
 
-    def _await_holders(self, deadline: Deadline, *, force: bool) -> None:
-        house = self._house
-        mine = self._lender.holds()
-        house.wait_until(lambda: self._left() <= mine, deadline)
-        if force and self._left():
-            house.seize(FORCE_PATIENCE)
-        if self._left() > len(house.table.holders()):
-            house.wait_until(lambda: not self._left(), Deadline(FORCE_PATIENCE))
-
-    def _left(self) -> int:
-        """Slots that aren't closed yet."""
-        return self._settings.size - len(self._house.table.in_state(State.EMPTY))
-
-    def _unsettled(self) -> int:
-        return sum(len(each.in_flight.undecided()) for _, each in self._house.table.living())
-
-    def _make_report(self, started: float, unsettled: int, purged: int) -> CloseReport:
-        table = self._house.table
-        lost = self._house.purged - purged
-        return CloseReport(
-            pool=self.name,
-            flushed=max(0, unsettled - lost - (self._unsettled() if unsettled else 0)),
-            purged=lost,
-            held=table.holders(),
-            abandoned=table.in_state(State.CREATING, State.RETIRING),
-            duration_ms=(time.monotonic() - started) * 1000,
-        )
-
     def _free_ids(self) -> None:
         """Another pool may take the ids once no producer of this one lives."""
-        if not self._left():
+        if self._closing is not None and not self._closing.left():
             free_ids(self)
 
     def __enter__(self) -> Self:
@@ -597,63 +447,41 @@ class ProducerPool:
         house: Housekeeper | None = getattr(self, "_house", None)
         if house is None:  # its settings were refused
             return
-        house.forget()
-        if not house.table.closing and house.table.inhabited:
-            _forgotten.add(house)
-            with suppress(RuntimeError):  # no more threads
-                # Not threading's start, which waits: the collector may be at work inside of that module's own locks.
-                _thread.start_new_thread(_close_forgotten, (house,))
+        if leave_behind(house):
             text = f"pool {self.name!r} was never closed: call close(), or use it in 'with'"
             warnings.warn(text, ResourceWarning, 2, source=self)
 
     # -- plans and forks -----------------------------------------------------------------------------
 
-    def _checked_plan(self, settings: PoolSettings) -> Plan:
-        instance = None
-        if self._parents_ids is not None:  # in a forked child, whatever settings it gets
-            instance = f"{settings.instance or default_instance()}-{os.getpid()}"
-            settings = _own_ids(settings)
-        plan = make_plan(settings, name=self.name, configure=self._configure, instance=instance)
-        seen: list[dict[str, Any]] = []
-        for slot in plan.slots:
-            if slot.remote and slot.transactional_id in (self._parents_ids or ()):
-                raise SettingsError(
-                    f"{self.name}: configure sets transactional.id {slot.transactional_id!r} again in a forked child, "
-                    "which would fence the parent's producer: make it of os.getpid(), or use transactional_id"
-                )
-            alike: dict[str, Any] = {"deliver": slot.deliver}
-            alike |= {key: value for key, value in slot.kafka.items() if key not in ("transactional.id", "client.id")}
-            if alike in seen:
-                continue
-            seen.append(alike)
-            for part in _to_check(slot):
-                try:
-                    check(self.name, part)
-                except SettingsError as error:
-                    if slot.deliver or "No such configuration property" in str(error):
-                        raise
-        return plan
-
     def _after_fork(self) -> None:
         """In the child: nothing of the parent's is touched; new ids are made at the first use, outside the fork."""
-        self._phase = threading.RLock()
+        self._changing = threading.RLock()
         self._stale = True
-        ids = (slot.transactional_id for slot in self._house.plan.slots)
-        self._parents_ids = (self._parents_ids or frozenset()).union(filter(None, ids))
-        closing = self._house.table.closing
+        plan = self._house.plan
+        self._planner.forked(plan)
         self._memory_broker.lock = threading.Lock()
-        self._house = Housekeeper(self._house.plan, self._lender.policies.slots, self.observer, self._memory_broker)
+        self._house = Housekeeper(plan, self._lender.policies.slots, self.observer, self._memory_broker)
         self._lender.start_anew(self._house)
-        self._opened = False
-        if closing:
+        if self._closing is None:
+            self._state = "new"
+        else:
             self._house.table.close()
+
+    def _end_with_the_process(self, deadline: Deadline) -> None:
+        """Close by force: nobody comes back any more, and a transaction left open would block readers for a while.
+
+        One from before a fork that this child hasn't used has nothing to close, and nobody to tell.
+        """
+        if not self._stale and (self._closing is None or self._house.table.holders()):
+            left_ms = min(int(deadline.left * 1000), self._settings.close_timeout_ms)
+            self.close(timeout_ms=left_ms, force=True)
 
     def _refresh(self) -> None:
         if not self._stale:
             return
-        with self._phase:
-            if self._stale and not self._house.table.closing:  # a closed pool takes no ids from anybody
-                self._apply(self._checked_plan(self._settings))
+        with self._changing:
+            if self._stale and self._closing is None:  # a closed pool takes no ids from anybody
+                self._apply(self._planner.plan(self._settings))
                 self._stale = False
 
     def _apply(self, plan: Plan) -> None:
@@ -664,79 +492,24 @@ class ProducerPool:
         self._lender.apply(policies)
 
 
-def _to_check(slot: SlotPlan) -> list[Mapping[str, object]]:
-    """What librdkafka is asked about: where nothing is sent, names only, since the values may be right elsewhere."""
-    if slot.deliver:
-        return [slot.kafka]
-    if "plugin.library.paths" in slot.kafka:  # a plugin brings settings of its own
-        return []
-    return [{name: ""} for name in slot.kafka if not KafkaSettings.knows(name)]
+_at_exit = WeakCalls()
+_in_child = WeakCalls()
 
 
-def _own_ids(settings: PoolSettings) -> PoolSettings:
-    """A child's settings: an id that says nothing of the process would fence the parent's producers."""
-    template = settings.transactional_id
-    if template is None or "{instance}" in template or "{pid}" in template:
-        return settings
-    return settings.model_copy(update={"transactional_id": template + "-{pid}"})
-
-
-def checked_observer(name: str, observer: Observer | None) -> Observer:
-    """Return the observer of a pool, a new one if it was given none.
-
-    Raises:
-        SettingsError: It is something else.
-    """
-    if observer is None:
-        return Observer()
-    if isinstance(observer, type) or not callable(getattr(observer, "emit", None)):
-        kind = f"the class {observer.__name__}" if isinstance(observer, type) else type(observer).__name__
-        raise SettingsError(f"{name}: observer must be an Observer, not {kind}")
-    return observer
-
-
-def _holders(holders: tuple[Holder, ...]) -> str:
-    return ", ".join(f"{h.index} held {h.held_ms / 1000:.1f} s by {h.owner}" for h in holders) or "nobody holds them"
-
-
-_pools: weakref.WeakSet[ProducerPool] = weakref.WeakSet()
-_forgotten: weakref.WeakSet[Housekeeper] = weakref.WeakSet()
-"""What pools have left behind that were collected unclosed; kept alive by the threads that close it."""
-
-
-def _close_forgotten(house: Housekeeper) -> None:
-    """What was produced is still sent, though nobody could ask for it any more."""
-    house.close_producers(Deadline(house.plan.settings.close_timeout_ms / 1000))
-
-
-def _end_forgotten(house: Housekeeper, deadline: Deadline) -> None:
-    house.wait_until(lambda: not house.table.in_state(State.IDLE, State.RETIRING), deadline)
-    house.seize(FORCE_PATIENCE)
-    house.wait_until(lambda: not house.table.inhabited, Deadline(FORCE_PATIENCE))
-
-
-def _close_all() -> None:
+def close_all() -> None:
     """When the process ends: maybe no thread can be started any more, so in sequence, under one deadline.
 
     Called by the package, which registers it earlier than this module could.
     """
     deadline = Deadline(EXIT_TIMEOUT)
-    for pool in tuple(_pools):
-        table = pool._house.table  # noqa: SLF001  (its own module)
-        # One from before a fork that this child hasn't used has nothing to close, and nobody to tell.
-        if not pool._stale and (not table.closing or table.holders()):  # noqa: SLF001
-            left_ms = min(int(deadline.left * 1000), pool._settings.close_timeout_ms)  # noqa: SLF001
-            # By force: nobody comes back any more, and a transaction left open would block readers until its time-out.
-            pool.close(timeout_ms=left_ms, force=True)
-    for house in tuple(_forgotten):
-        _end_forgotten(house, deadline)
+    _at_exit(deadline)
+    end_forgotten(deadline)
     pin_all()
 
 
 def _after_fork_in_child() -> None:
-    _forgotten.clear()
-    for pool in tuple(_pools):
-        pool._after_fork()  # noqa: SLF001  (its own module)
+    forget_parents()
+    _in_child()
 
 
 renew_in_child("pools", _after_fork_in_child)

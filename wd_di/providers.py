@@ -10,11 +10,12 @@ from weakref import WeakSet
 
 from dependency_injector import containers, providers
 
+from wd_di._borrowing.opening import begins_on_loops
 from wd_di._forks import renew_in_child
 from wd_di._hints import OF_RESOURCES, no_attribute, no_keyword, settings_elsewhere
 from wd_di._transactions.options import Options
 from wd_di.errors import PoolClosedError, PoolError, ScopeError, SettingsError, uncopyable
-from wd_di.pool import OPTIONS, ProducerPool, begins_on_loops
+from wd_di.pool import OPTIONS, ProducerPool
 from wd_di.settings import undefined
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
     from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction
     from wd_di._borrowing.unopened import AsyncScope, Scope
+    from wd_di._slots.closing import CloseReport
     from wd_di._slots.plan import Configure
     from wd_di._transactions.options import TransactionOptions
     from wd_di.events import Observer
-    from wd_di.pool import CloseReport
     from wd_di.settings import PoolSettings
 
 T_co = TypeVar("T_co", covariant=True)

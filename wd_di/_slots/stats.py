@@ -103,6 +103,11 @@ def holders_of(claims: list[Claim[C]], now: float) -> tuple[Holder, ...]:
     )
 
 
+def listed(holders: tuple[Holder, ...]) -> str:
+    """Return who holds what, in words."""
+    return ", ".join(f"{h.index} held {h.held_ms / 1000:.1f} s by {h.owner}" for h in holders) or "nobody holds them"
+
+
 def name_of(owner: object) -> str:
     """Return the name of a thread, a task or a greenlet, and which of these it is."""
     if isinstance(owner, threading.Thread):

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from wd_di._borrowing.lease import Lease
+from wd_di._borrowing.opening import begins_on_loops
 from wd_di._concurrency.caller import caller
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.memory import MemoryBroker, MemoryClient, Record
@@ -17,7 +18,8 @@ from wd_di._kafka.port import Fault, FaultKind, Verdict
 from wd_di._records.connection import Retirement
 from wd_di._slots.slots import State
 from wd_di.errors import DeliveryError, PoolError
-from wd_di.pool import CloseReport, ProducerPool, begins_on_loops, checked_observer
+from wd_di.events import checked_observer
+from wd_di.pool import ProducerPool
 from wd_di.settings import PoolSettings, checked_pool
 from wd_di.testing._sent import Sent, listed, missing
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from wd_di._kafka.memory import OnDelivery
     from wd_di._kafka.port import Answers
+    from wd_di._slots.closing import CloseReport
     from wd_di._transactions.transaction import OpenTransaction
     from wd_di.events import Event, Observer, RetirementReason
 
@@ -188,7 +191,10 @@ class FakePool(ProducerPool):
         with begins_on_loops():
             super().open(timeout_ms=timeout_ms)
         if self._settings.open_policy != "background" and self._lender.policies.slots.warm:
-            self._house.wait_until(lambda: self._ready() == self._settings.size, Deadline(PATIENCE))
+            self._house.wait_until(
+                lambda: len(self._house.table.in_state(State.IDLE, State.LEASED)) == self._settings.size,
+                Deadline(PATIENCE),
+            )
 
     def close(self, *, timeout_ms: int | None = None, force: bool = False) -> CloseReport:
         """Close as the real pool does; what was sent can still be asked for."""
