@@ -118,7 +118,9 @@ class TransactionRun(TransactionScope):
             if on_loop and not lender.policies.sending.allow_blocking_in_loop:
                 refuse_on_loop("a transaction", lender.name)
             if held is None:
-                held = Lease(lender, caller() if on_loop or "greenlet" in sys.modules else current_thread())
+                greenlet = sys.modules.get("greenlet")  # as in caller(), in place
+                apart = on_loop or (greenlet is not None and greenlet.getcurrent().parent is not None)
+                held = Lease(lender, caller() if apart else current_thread())
                 self._lease, self._borrowed = held, True
                 lender.borrow(held, self, self.options.timeout_ms, ambient=self._ambient)
             else:
