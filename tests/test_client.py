@@ -80,7 +80,7 @@ def produce(client: KafkaClient, topic: str = "orders", value: bytes = b"x") -> 
     """Enqueue one record as a borrower does."""
     connection: Connection = client.connection  # type: ignore[attr-defined]
     ledger = Ledger(connection, 1_000)
-    connection.in_flight.open(ledger)
+    connection.in_flight.ledgers.add(ledger)
     delivery = Delivery(topic, ledger)
     ledger.pending.add(delivery)
     client.produce(topic, on_delivery=delivery.arrive, value=value)

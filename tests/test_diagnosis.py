@@ -320,7 +320,7 @@ def test_the_program_itself(make, tmp_path):
     script = tmp_path / "program.py"
     script.write_text(
         "from dependency_injector import containers, providers\n"
-        "from wd_di.wiring import diagnosis as _diagnosis, PoolResource, inject, injected\n"
+        "from wd_di import PoolResource, inject, injected\nfrom wd_di.wiring import diagnosis as _diagnosis\n"
         "class Shop(containers.DeclarativeContainer):\n    orders = PoolResource()\n"
         "class Other(containers.DeclarativeContainer):\n    orders = PoolResource()\n"
         "@inject\ndef place(tx=injected(Shop.orders.transaction)): ...\n"

@@ -33,9 +33,9 @@ def _restored(kind: Any, args: tuple[Any, ...]) -> WdDiError:
     return error
 
 
-def uncopyable(thing: object, instead: str) -> TypeError:
+def uncopyable(thing: object, instead: str, *, known_as: str | None = None) -> TypeError:
     """Return what is raised when somebody pickles or copies what belongs to its process."""
-    return TypeError(f"{type(thing).__name__} can't be pickled or copied: {instead}")
+    return TypeError(f"{known_as or type(thing).__name__} can't be pickled or copied: {instead}")
 
 
 class SettingsError(WdDiError, ValueError):

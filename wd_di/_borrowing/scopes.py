@@ -9,7 +9,7 @@ import time
 import weakref
 from asyncio import _get_running_loop
 from threading import current_thread
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction, TransactionScope
 from wd_di._borrowing.lease import Lease, Opened
@@ -18,7 +18,7 @@ from wd_di._concurrency.caller import caller, refuse_in_trio, refuse_on_loop, re
 from wd_di._concurrency.tasks import outwaited
 from wd_di._transactions.options import DEFAULTS, Attempts, Options
 from wd_di._transactions.transaction import OpenTransaction
-from wd_di.errors import NotTransactionalError, PropagationError, ScopeError, TransactionError
+from wd_di.errors import NotTransactionalError, PropagationError, ScopeError, TransactionError, uncopyable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -196,6 +196,10 @@ class TransactionRun(TransactionScope):
         finally:
             self._handle = None
             await transaction.run_hooks_async()
+
+    def __reduce__(self) -> NoReturn:
+        instead = "it belongs to its pool. Ask the process's own pool for another"
+        raise uncopyable(self, instead, known_as="TransactionScope")
 
     def __repr__(self) -> str:
         return f"transaction of pool {self._lender.name!r}"

@@ -217,6 +217,11 @@ class Decisions(Generic[C]):
         self._waiters.clear()
         return effects
 
+    def _begin_generation(self) -> None:
+        self.generation += 1
+        self._reloading = True
+        self._fencings.clear()
+
     def _old_rest(self) -> bool:
         """Whether an idle producer of an older generation waits for its replacement."""
         old = [slot for slot in self._slots if slot.generation != self.generation and slot.state is not State.EMPTY]

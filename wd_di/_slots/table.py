@@ -266,9 +266,7 @@ class SlotTable(Decisions[C]):
         with self._lock:
             if self.closing:
                 raise self._closed()
-            self.generation += 1
-            self._reloading = True
-            self._fencings.clear()
+            self._begin_generation()
             effects: Effects[C] = Effects()
             self._roll(effects)
             return effects
