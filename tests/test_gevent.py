@@ -250,7 +250,7 @@ with pool.producer() as producer:
 
 import wd_di.pool
 started = time.monotonic()
-wd_di.pool._close_all()
+wd_di.pool.close_all()
 assert time.monotonic() - started < 5
 assert {"delivered"} == {delivery.outcome for delivery in deliveries}
 """

@@ -10,7 +10,7 @@ import pytest
 
 from tests.scripted import plain_pool
 from wd_di import Event, Observer, PoolSettings, ProducerPool
-from wd_di.pool import _close_all
+from wd_di.pool import close_all
 from wd_di.testing import MockKafka
 
 
@@ -40,7 +40,7 @@ def test_a_child_tells_nothing_of_a_pool_that_it_has_not_used() -> None:
                 with used.producer():
                     pass
                 told.clear()
-                _close_all()
+                close_all()
                 names = {event.pool for event in told}  # type: ignore[attr-defined]
                 os._exit(0 if names == {"used"} else 1)
             finally:

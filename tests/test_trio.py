@@ -28,6 +28,7 @@ from wd_di import (
     lifespan,
     running,
 )
+from wd_di._borrowing.opening import Opening
 
 Main = Callable[[], Awaitable[Any]]
 
@@ -358,11 +359,11 @@ def test_opening_does_not_block(run_trio: Callable[[Main], None], monkeypatch: p
         with pytest.raises(ScopeError, match="this needs asyncio, and here runs trio"):
             await pool.aopen()
 
-    def connect(deadline: object) -> None:
+    def connect(_: object) -> None:
         pytest.fail("waited")
 
     pool = plain_pool()
-    monkeypatch.setattr(pool, "_connect", connect)
+    monkeypatch.setattr(Opening, "failure", connect)
     run_trio(main)
     pool.close()
 
