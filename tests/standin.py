@@ -36,7 +36,7 @@ class StandInScope(unopened.Scope[Scope, Any]):
     def __repr__(self) -> str:
         return f"<{self.kind} of {self.pool.name!r}>"
 
-    def another(self, *, ambient: bool = True) -> StandInScope:
+    def begin(self, *, ambient: bool = True) -> StandInScope:
         """Return another one like it."""
         return StandInScope(self.pool, self.kind, self.options, ambient=ambient)
 

@@ -272,7 +272,7 @@ def test_idle_producers_take_turns_or_not(make: Make, order: str, expected: list
     with contextlib.ExitStack() as stack:  # bring them to the order 0, 1, 2
         by_index = {}
         for _ in range(3):
-            scope = pool.producer().another(ambient=False)
+            scope = pool.producer().begin(ambient=False)
             by_index[scope.__enter__().index] = scope
         for index in range(3):
             stack.push(by_index[2 - index])

@@ -437,7 +437,7 @@ def test_nesting_on_a_borrowed_producer(pool):
 
 def test_not_ambient(pool):
     """A scope that isn't ambient is joined by nobody, and joins nobody."""
-    scope = pool.transaction().another(ambient=False)
+    scope = pool.transaction().begin(ambient=False)
     with scope as hidden, pool.transaction() as visible:
         pass
 

@@ -283,7 +283,7 @@ def test_handles_of_a_task(run: Callable[[Main], None], orders: ProducerPool, cl
     """What a task has taken, nobody else can await."""
 
     async def take(scope: Any) -> Any:
-        return await scope.another().__aenter__()
+        return await scope.begin().__aenter__()
 
     async def leave(scope: Any) -> None:
         await scope.__aexit__(None, None, None)

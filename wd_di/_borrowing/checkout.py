@@ -440,7 +440,7 @@ class Checkout(Scope[Producer, AsyncProducer]):
         self._handle: object = None  # while it is open: with the last one its lease ends
         self._lease: Lease | None = None
 
-    def another(self, *, ambient: bool = True) -> Checkout:
+    def begin(self, *, ambient: bool = True) -> Checkout:
         """Return another one like it, unopened."""
         return Checkout(self._lender, self._timeout_ms, ambient=ambient)
 

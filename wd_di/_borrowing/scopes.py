@@ -89,7 +89,7 @@ class TransactionRun(TransactionScope):
         self._handle: Transaction | AsyncTransaction | None = None
         self.transaction: OpenTransaction | None = None
 
-    def another(self, *, ambient: bool = True) -> TransactionRun:
+    def begin(self, *, ambient: bool = True) -> TransactionRun:
         """Return another one like it, unopened."""
         return TransactionRun(
             self._lender,
@@ -347,7 +347,7 @@ def run(scope: TransactionScope, fn: Callable[[Transaction], R]) -> R | None:
     """Call ``fn(tx)`` inside the scope, again if the scope's retry says so; ``None`` if it was aborted by signal."""
     attempts = Attempts(scope.options.retry)
     while True:
-        attempt = scope.another()
+        attempt = scope.begin()
         try:
             with attempt as tx:
                 return fn(tx)
@@ -363,7 +363,7 @@ async def run_async(scope: TransactionScope, fn: Callable[[AsyncTransaction], Aw
     refuse_outside_of_a_task(repr(scope))
     attempts = Attempts(scope.options.retry)
     while True:
-        attempt = scope.another()
+        attempt = scope.begin()
         try:
             async with attempt as tx:
                 return await fn(tx)

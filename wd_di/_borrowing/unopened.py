@@ -27,7 +27,7 @@ class Scope(Generic[T_co, A_co]):
     __slots__ = ()
 
     @abstractmethod
-    def another(self, *, ambient: bool = True) -> Self:
+    def begin(self, *, ambient: bool = True) -> Self:
         """Return another one like it, unopened.
 
         Args:

@@ -130,7 +130,7 @@ def plain(fn: Function, wanted: Wanted) -> Function:
         if isinstance(scope, TransactionScope) and scope.options.retry is not None:
             return run_again(scope, lambda tx: _at_once(wanted, fn(*args, **{**kwargs, name: tx})))
         # The most frequent case: an ExitStack would cost as much as the scope itself.
-        with scope.another() as kwargs[name]:
+        with scope.begin() as kwargs[name]:
             result = fn(*args, **kwargs)
             return _at_once(wanted, result) if isinstance(result, _LATER) else result
 
@@ -167,7 +167,7 @@ def coroutine(fn: Function, wanted: Wanted) -> Function:
         [(name, awaited)] = found
         if _retries(awaited.scope):
             return await run_again_async(awaited.scope, lambda tx: fn(*args, **{**kwargs, name: tx}))
-        async with awaited.scope.another() as kwargs[name]:
+        async with awaited.scope.begin() as kwargs[name]:
             return await fn(*args, **kwargs)
 
     return run
@@ -216,14 +216,14 @@ def _enter(stack: ExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient:
     scopes = wanted.scopes(kwargs)
     _refuse_retries(wanted, scopes)
     for name, scope in scopes:
-        kwargs[name] = stack.enter_context(scope.another(ambient=ambient))
+        kwargs[name] = stack.enter_context(scope.begin(ambient=ambient))
 
 
 async def _enter_async(stack: AsyncExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
     found = wanted.async_scopes(kwargs)
     _refuse_retries(wanted, [(name, awaited.scope) for name, awaited in found])
     for name, awaited in found:
-        kwargs[name] = await stack.enter_async_context(awaited.scope.another(ambient=ambient))
+        kwargs[name] = await stack.enter_async_context(awaited.scope.begin(ambient=ambient))
 
 
 def _refuse_retries(wanted: Wanted, scopes: Found) -> None:
