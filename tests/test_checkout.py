@@ -465,11 +465,14 @@ def test_an_interrupt_right_after_the_grant_loses_no_slot(make: Make, monkeypatc
     with pool.producer():
         pass
 
-    def interrupt(*_: object) -> None:
+    take = pool._house.table.take
+
+    def interrupt(claim: Any) -> None:
+        assert take(claim)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool._lender, "_equip", interrupt)
+        patch.setattr(pool._house.table, "take", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.producer().__enter__()
 

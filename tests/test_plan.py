@@ -61,7 +61,7 @@ class Owner:
 
 @pytest.fixture(autouse=True)
 def _no_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ids, "_reserved", {})
+    monkeypatch.setattr(_ids._registry, "owners", {})
 
 
 # -- what a plan holds -----------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_another_start_and_a_fork_have_other_instances() -> None:
 import os, sys
 from wd_di._slots import ids, plan
 mine = plan.default_instance()
-ids._reserved_lock.acquire()
+ids._registry.lock.acquire()
 pid = os.fork()
 if pid == 0:
     free = []
@@ -638,12 +638,12 @@ def first() -> Iterator[Owner]:
 def test_two_pools_cannot_have_one_id(first: Owner, servers: str) -> None:
     """A second pool with an id of the first on the same cluster is refused, naming both, and claims nothing."""
     other = plan_of(transactional(size=3, kafka=KafkaSettings(bootstrap_servers=servers)), name="clicks")
-    before = _ids._reserved
+    before = _ids._registry.owners
 
     with pytest.raises(SettingsError, match=r"^clicks: transactional\.id 'shop-7-0' on kafka:9092 is .* pool 'orders'"):
         reserve(other, Owner())
 
-    assert before == _ids._reserved
+    assert before == _ids._registry.owners
 
 
 def test_the_same_id_elsewhere(first: Owner) -> None:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction
 from wd_di._borrowing.lease import Lease
+from wd_di._borrowing.refusals import counts, failed, timed_out
 from wd_di._borrowing.unopened import Scope, open_already
 from wd_di._concurrency.caller import caller, refuse_in_trio, refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline, check_timeout
 from wd_di._concurrency.waiters import TaskWaiter, ThreadWaiter
 from wd_di._records.connection import Retirement
 from wd_di._slots.slots import ClaimState
-from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolTimeoutError, ScopeError, WdDiError
-from wd_di.events import CheckoutTimedOut
+from wd_di.errors import PoolClosedError, PoolExhaustedError, ScopeError, WdDiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -370,7 +370,7 @@ class Lender:
         if lease.owner in self.held:
             raise PoolExhaustedError(
                 f"{self.name}: no second producer is idle, and the caller holds one already: waiting could wait for "
-                f"itself ({self._counts()})"
+                f"itself ({counts(self.table)})"
             )
 
     def _queue(self, lease: Lease, waiter: Waiter) -> None:
@@ -382,44 +382,9 @@ class Lender:
     def _waited(self, lease: Lease, timeout_ms: int | None) -> None:
         lease.waiter = None
         if self.table.withdraw(lease, timed_out=True):
-            raise self._timed_out(timeout_ms)
+            raise timed_out(self.house, self.policies, timeout_ms)
         if lease.error is not None:
-            raise self._failed(lease.error)
-
-    # -- in words ----------------------------------------------------------------------------------
-
-    def _timed_out(self, timeout_ms: int | None) -> PoolTimeoutError:
-        cause = self.house.trouble()
-        text = f"{self.name}: no producer free after {timeout_ms} ms ({self._counts()}){self._crowded()}"
-        error = PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
-        error.__cause__ = cause if isinstance(cause, BaseException) else None
-        self.house.observer.emit(CheckoutTimedOut, pool=self.name, timeout_ms=timeout_ms, error=error)
-        return error
-
-    def _crowded(self) -> str:
-        """What cures a plain pool with more borrowers than producers."""
-        settings, stats = self.policies.settings, self.table.stats()
-        if self.policies.sending.transactional or stats.waiting < stats.size:
-            return ""
-        return f"; borrowers can use a plain producer at once: raise share, which is {settings.share}"
-
-    def _failed(self, error: BaseException) -> Exception:
-        if isinstance(error, PoolClosedError):
-            return PoolClosedError(str(error))
-        failed = PoolOpenError(f"{self.name}: no producer can be connected: {error}")
-        failed.__cause__ = error
-        return failed
-
-    def _counts(self) -> str:
-        stats, holders = self.table.stats(), self.table.holders()
-        text = f"{stats.in_use} of {stats.size} in use, {stats.waiting} waiting"
-        if stats.creating:
-            text += f", {stats.creating} connecting"
-        if stats.retiring:
-            text += f", {stats.retiring} closing"
-        if holders:
-            text += f"; longest held {holders[0].held_ms / 1000:.1f} s by {holders[0].owner}"
-        return text
+            raise failed(self.name, lease.error)
 
 
 class Checkout(Scope[Producer, AsyncProducer]):

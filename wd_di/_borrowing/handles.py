@@ -39,6 +39,11 @@ class TransactionScope(Scope["Transaction", "AsyncTransaction"]):
 
     @property
     @abstractmethod
+    def begun(self) -> OpenTransaction:
+        """What is open here, from enter to exit."""
+
+    @property
+    @abstractmethod
     def repeatable(self) -> bool:
         """Whether nothing of it can have become visible, nor belongs to a transaction around it."""
 
@@ -205,8 +210,9 @@ class Producer(_Begins):
     def _implicitly(self, records: list[Prepared], deadline: Deadline, *, answered: bool) -> list[Delivery]:
         """A transaction around the call."""
         self._via.policy.refuse_implicit()
-        with self._scope(deadline) as tx:
-            return tx._transaction.send_alone(records, deadline, answered=answered)  # noqa: SLF001  (its own kind)
+        scope = self._scope(deadline)
+        with scope:
+            return scope.begun.send_alone(records, deadline, answered=answered)
 
 
 class AsyncProducer(_Begins):
@@ -320,8 +326,9 @@ class AsyncProducer(_Begins):
         if sender is not None:
             return await sender.send_and_wait_async(records, deadline)
         self._via.policy.refuse_implicit()
-        async with self._scope(deadline) as tx:
-            deliveries = await tx._transaction.send_alone_async(records, deadline)  # noqa: SLF001  (its own kind)
+        scope = self._scope(deadline)
+        async with scope:
+            deliveries = await scope.begun.send_alone_async(records, deadline)
         return [delivery.result(0) for delivery in deliveries]
 
 

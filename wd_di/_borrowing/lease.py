@@ -185,6 +185,11 @@ class Lease(Claim[Connection]):
                     self.sender = Sender(self.connection, self.policy)
         return self.sender
 
+    def refuse_if_ended(self) -> None:
+        """Raise if it has no producer any more."""
+        if self.over:
+            raise self.returned()
+
     def refuse_if_over(self) -> None:
         """Raise if this borrower's time is over, and not only that of a producer whose successor it asks for."""
         if self.over and self.vacant is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wd_di._records.sender import SendPolicy
 from wd_di._slots.slots import SlotPolicy
-from wd_di._transactions.transaction import TransactionPolicy
+from wd_di._transactions.writing import TransactionPolicy
 
 if TYPE_CHECKING:
     from wd_di._slots.plan import Plan

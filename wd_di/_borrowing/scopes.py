@@ -19,6 +19,7 @@ from wd_di._concurrency.tasks import outwaited
 from wd_di._transactions.options import DEFAULTS, Attempts, Options
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import NotTransactionalError, PropagationError, ScopeError, TransactionError, uncopyable
+from wd_di.events import TransactionStarted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -102,6 +103,17 @@ class TransactionRun(TransactionScope):
         )
 
     @property
+    def begun(self) -> OpenTransaction:
+        """What is open here, from enter to exit.
+
+        Raises:
+            ScopeError: Nothing is.
+        """
+        if self.transaction is None:
+            raise ScopeError(f"{self!r} isn't open")
+        return self.transaction
+
+    @property
     def repeatable(self) -> bool:
         """Whether nothing of it can have become visible, nor belongs to a transaction around it."""
         return not self._joined and (self.transaction is None or self.transaction.phase == "aborted")
@@ -140,7 +152,8 @@ class TransactionRun(TransactionScope):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         transaction, self._open = self.transaction, False
-        assert transaction is not None  # noqa: S101  (Python leaves only what it has entered)
+        if transaction is None:  # Python leaves only what it has entered
+            return False
         if self._joined:
             self._mark(transaction, error)
             return False
@@ -184,7 +197,8 @@ class TransactionRun(TransactionScope):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         transaction, self._open = self.transaction, False
-        assert transaction is not None  # noqa: S101  (Python leaves only what it has entered)
+        if transaction is None:  # Python leaves only what it has entered
+            return False
         if self._joined:
             self._mark(transaction, error)
             return False
@@ -267,15 +281,15 @@ class TransactionRun(TransactionScope):
         """
         try:
             with lease.slot.gate:
-                if lease.over:
-                    raise lease.returned()  # noqa: TRY301  (as a begin that fails)
+                lease.refuse_if_ended()
                 transaction.begin()
             if self._borrowed:
                 ref = lease.ref = weakref.ref(handle, lease.abandoned)
             else:
                 ref = weakref.ref(handle, lease.transaction_abandoned)
             lease.opened = Opened(transaction, self, ref, bound=not self._borrowed)
-            transaction.begun()
+            if self._lender.house.observer.wants(TransactionStarted):
+                transaction.tell_begun()
         except BaseException as raised:
             transaction.not_begun(raised)
             self._make_sure(raised)

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from wd_di._concurrency.outcome import Outcome
 from wd_di.errors import ScopeError
 
 if TYPE_CHECKING:
@@ -26,17 +27,9 @@ def yielding(call: Callable[[], R]) -> R:
     """
     if not threads_are_greenlets():
         return call()
-    outcome: list[R] = []
-    raised: list[BaseException] = []
-
-    def answer() -> None:
-        try:
-            outcome.append(call())
-        except BaseException as error:  # noqa: BLE001  (gevent would print it)
-            raised.append(error)
-
+    outcome: Outcome[R] = Outcome()
     try:
-        task = _native_threads().spawn(answer)
+        task = _native_threads().spawn(outcome.of, call)  # what it raises gevent would print
     except RuntimeError:  # no more threads: the interpreter exits, where blocking hurts nobody
         return call()
     interrupt: BaseException | None = None
@@ -47,9 +40,7 @@ def yielding(call: Callable[[], R]) -> R:
             interrupt = error
     if interrupt is not None:
         raise interrupt
-    if raised:
-        raise raised[0]
-    return outcome[0]
+    return outcome.get()
 
 
 def current_greenlet() -> object | None:

@@ -7,6 +7,8 @@ from asyncio import _get_running_loop
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from wd_di._concurrency.outcome import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,12 +30,12 @@ async def outwaited(workers: Workers, job: Callable[[], R]) -> R:
     done: asyncio.Future[R] = loop.create_future()
 
     def work() -> None:
-        try:
-            result = job()
-        except BaseException as error:  # noqa: BLE001  (it is raised where the job is waited for)
-            _tell(loop, done.set_exception, error)
+        outcome: Outcome[R] = Outcome()
+        outcome.of(job)
+        if outcome.raised is None:
+            _tell(loop, done.set_result, outcome.get())
         else:
-            _tell(loop, done.set_result, result)
+            _tell(loop, done.set_exception, outcome.raised)
 
     workers.submit(work)
     cancelled: asyncio.CancelledError | None = None

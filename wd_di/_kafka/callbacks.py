@@ -19,6 +19,8 @@ from wd_di.events import log_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_LEAST, _MOST = 2, 4  # parts of what oauth_cb returns
+
 TOKEN_PATIENCE = 10.0
 """Seconds that ``oauth_cb`` may take for the first token; confluent-kafka waits as long."""
 
@@ -134,7 +136,7 @@ class TokenSource:
 def _check_token(answer: object) -> None:
     """Refuse what confluent-kafka would stumble over: it leaves its own thread with an exception set."""
     expected = "oauth_cb returns (token, expiry) or (token, expiry, principal, extensions)"
-    if not isinstance(answer, tuple) or not 2 <= len(answer) <= 4:  # noqa: PLR2004  (as just said)
+    if not isinstance(answer, tuple) or not _LEAST <= len(answer) <= _MOST:
         raise TypeError(f"{expected}, not {type(answer).__name__}")
     for value, kind in zip(answer, (str, int | float, str, dict), strict=False):
         if not isinstance(value, kind):

@@ -12,6 +12,7 @@ from wd_di._kafka.callbacks import ConsumerSettings
 from wd_di._kafka.translation import Translator, reveal
 from wd_di._variables import outside
 from wd_di.errors import SettingsError
+from wd_di.settings import SettingsWarning, near_setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,14 +37,10 @@ def check(pool: str, config: Mapping[str, object]) -> None:
     except (KafkaException, TypeError, ValueError) as error:
         reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         if unknown := re.fullmatch(r'No such configuration property: "(.*)"', reason, re.DOTALL):
-            from wd_di.settings import near_setting  # noqa: PLC0415  (as below)
-
             reason += near_setting(unknown[1])
         raise SettingsError(
             f"{pool}: librdkafka refuses the kafka settings: {Translator(config).scrub(reason)}"
         ) from None
     if said.names:
-        from wd_di.settings import SettingsWarning  # noqa: PLC0415  (loaded by whoever has settings; it costs pydantic)
-
         text = f"{pool}: a producer ignores {', '.join(said.names)}, which belongs to consumers: leave it out"
         warnings.warn(text, SettingsWarning, stacklevel=outside())

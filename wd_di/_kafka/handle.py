@@ -262,7 +262,7 @@ class Handle(ABC):
     def _idle(self) -> bool:
         return self._initialised and not self._answers.outstanding
 
-    def _trouble(self, error: KafkaError, stored: bool) -> None:  # noqa: FBT001  (its turn among the answers)
+    def _trouble(self, error: KafkaError, *, stored: bool) -> None:
         """Take up an error that concerns no record; called in its turn, so that an earlier success doesn't end it."""
         if stored:
             self._stored()

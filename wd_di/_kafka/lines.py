@@ -48,6 +48,7 @@ _SETTLING = re.compile(r"Failed to acquire \w+ PID from broker .*(?:Not c|C)oord
 _REFUSED = re.compile(r"Connection reset by peer|Broken pipe")
 _WHEN = re.compile(r" \(after \d+ms in state [^()]*(?:\(s\)[^()]*)?\)")
 _WHO = re.compile(r"^\[thrd:[^\]]*\]: ")
+_PARTS = 3  # of a line: facility, producer and text
 _NUMBER = re.compile(r"(?<![\w.:-])\d+(?:ms)?(?![\w.:-])")
 
 
@@ -202,7 +203,7 @@ class Writer:
 
     def _log(self, level: int, message: str, *args: object) -> None:
         more = ""
-        if level > logging.DEBUG and len(args) == 3:  # noqa: PLR2004  (facility, producer and text)
+        if level > logging.DEBUG and len(args) == _PARTS:
             level, instead, more = self._lines.judge(self._logger, level, str(args[0]), str(args[2]))
             if instead is not None:
                 message, args = "%s", (instead,)

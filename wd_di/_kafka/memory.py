@@ -151,30 +151,30 @@ class MemoryClient:
         self._due = Alarm()
         self._closed = False
 
-    def init(self, seconds: float) -> None:  # noqa: ARG002  (the port's signature)
+    def init(self, seconds: float) -> None:
         """Fence whoever had the id."""
         if self._closed:
             raise _closed()
         transactional_id = self.transactional_id or ""
         self._writer = Writer(transactional_id, self._broker.new_epoch(transactional_id))
 
-    def probe(self, seconds: float) -> None:  # noqa: ARG002
+    def probe(self, seconds: float) -> None:
         """Always there."""
         if self._closed:
             raise _closed()
 
-    def ask(self, topic: str, seconds: float) -> bool:  # noqa: ARG002
+    def ask(self, topic: str, seconds: float) -> bool:
         """Every topic is there, with every partition."""
         return False
 
     def reach(self, deadline: Deadline) -> None:
         """Nothing here is ever out of reach."""
 
-    def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:  # noqa: ARG002
+    def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:
         """Nothing here is ever out of date."""
         return False
 
-    def last_error_since(self, started: float) -> str | None:  # noqa: ARG002
+    def last_error_since(self, started: float) -> str | None:
         """Nothing goes wrong here by itself."""
         return self.last_error
 
@@ -202,7 +202,7 @@ class MemoryClient:
             self._due.nap(seconds)
         self.flush(seconds)
 
-    def flush(self, seconds: float) -> None:  # noqa: ARG002
+    def flush(self, seconds: float) -> None:
         """Acknowledge what is queued."""
         if self._closed:
             raise _closed()
@@ -219,7 +219,7 @@ class MemoryClient:
             error = DeliveryError(f"a record for {record.name!r} was refused: {self._fenced()}")
             on_delivery(error, None)
 
-    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:  # noqa: ARG002
+    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         """Accept the offsets: there is no consumer group here that could disagree."""
         if self._closed:
             raise _closed()
@@ -256,7 +256,7 @@ class MemoryClient:
         """Queued records."""
         return len(self._queue)
 
-    def verdict(self, error: BaseException, topic: str) -> Verdict:  # noqa: ARG002
+    def verdict(self, error: BaseException, topic: str) -> Verdict:
         """Errors come as they are meant here."""
         return Verdict("failed", error)
 

@@ -8,6 +8,8 @@ from functools import partial
 from traceback import clear_frames
 from typing import TYPE_CHECKING, TypeVar
 
+from wd_di._concurrency.outcome import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,29 +67,23 @@ class Calls:
 
     def _make_elsewhere(self, jobs: list[Callable[[], R]], seconds: float) -> R:
         """Wait for another thread to make it; one that is stuck behind the callback goes on when that has returned."""
-        outcome: list[R] = []
-        raised: list[BaseException] = []
+        outcome: Outcome[R] = Outcome()
         here = _thread_id()
 
-        def answer() -> None:
-            try:
-                if _thread_id() == here:  # a greenlet, which would only try again
-                    raise NestedCallError("called while a callback of this producer waits")  # noqa: TRY301
-                outcome.append(jobs.pop()())
-            except BaseException as error:  # noqa: BLE001  (it is raised where it belongs)
-                raised.append(error)
+        def make() -> R:
+            if _thread_id() == here:  # a greenlet, which would only try again
+                raise NestedCallError("called while a callback of this producer waits")
+            return jobs.pop()()
 
         if self._left is not None and self._left.is_alive():
             raise NestedCallError("called from inside of a callback of this producer, which must return first")
-        thread = threading.Thread(target=answer, name="wd_di-nested", daemon=True)
+        thread = threading.Thread(target=outcome.of, args=(make,), name="wd_di-nested", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # see Workers._start
             raise NestedCallError("called from inside of a callback of this producer") from error
         thread.join(seconds + PATIENCE)
-        if raised:
-            raise raised[0]
-        if not outcome:
+        if not outcome.known:
             self._left = thread
             raise NestedCallError("called from inside of a callback of this producer, which must return first")
-        return outcome[0]
+        return outcome.get()

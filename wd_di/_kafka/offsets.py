@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import TopicPartition as TopicPartition  # noqa: PLC0414  (for annotations elsewhere)
+from confluent_kafka import TopicPartition
+
+__all__ = ["TopicPartition", "checked_offsets", "unfit_metadata"]
 
 
 def checked_offsets(offsets: Any) -> list[TopicPartition]:

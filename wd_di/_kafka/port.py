@@ -92,7 +92,8 @@ class Verdict(NamedTuple):
 
 
 Noted = tuple[Any, Any, Any]
-"""A record's delivery, error and acknowledgement; or a function, what it is to be called with, and ``None``."""
+"""A record's delivery, error and acknowledgement; or a function that is called with the error, and with whether
+a record was stored before; and ``None``."""
 
 
 class Answers(Protocol):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from wd_di._concurrency.caller import refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline
@@ -256,8 +256,7 @@ class Delivery:
 
     def _report(self) -> DeliveryReport:
         if not isinstance(self._place, DeliveryReport):
-            assert self._place is not None  # noqa: S101  (decided and no error)
-            self._place = report_of(self.topic, self._place)
+            self._place = report_of(self.topic, cast("Place", self._place))  # decided, and no error
         return self._place
 
     def wait(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:

@@ -57,7 +57,7 @@ class InFlight:
                 except IndexError:  # another thread takes in, too
                     break
                 if not isinstance(who, Delivery):  # an error that concerns no record, in its turn among the answers
-                    who(error, stored)
+                    who(error, stored=stored)
                     stored = False
                 elif error is None:
                     stored = True

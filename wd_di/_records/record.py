@@ -14,6 +14,7 @@ Prepared = tuple[str, dict[str, Any]]
 _TEXT = (str, bytes, type(None))
 _SAFE = frozenset((bytes, type(None)))
 """What needs no look at its characters."""
+_PAIR = 2
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
 
@@ -127,7 +128,7 @@ def _headers(headers: Headers) -> list[tuple[str, HeaderValue]]:
         raise TypeError(_kind("headers", headers, "a mapping or (name, value) pairs"))
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     for pair in pairs:
-        if not isinstance(pair, tuple) or len(pair) != 2:  # noqa: PLR2004  (a pair)
+        if not isinstance(pair, tuple) or len(pair) != _PAIR:
             raise TypeError(_kind("headers", pair, "a mapping or (name, value) pairs"))
         name, value = pair
         if not isinstance(name, str):

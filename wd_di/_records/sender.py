@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import _get_running_loop
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wd_di._concurrency.deadline import Deadline
@@ -167,8 +168,8 @@ class Sender:
                 await asyncio.sleep(ROOM_NAP)  # a record larger than the whole queue finds it full when it is empty
                 await self.connection.drain_async(deadline)
                 continue
-            partition = record.get("partition", -1)
-            renewed = await outwaited(self.jobs, lambda: self.client.renew(topic, partition, deadline))  # noqa: B023  (awaited here)
+            renew = partial(self.client.renew, topic, record.get("partition", -1), deadline)
+            renewed = await outwaited(self.jobs, renew)
             if not renewed:
                 raise self.refused(fault, topic) from fault
 

@@ -148,9 +148,13 @@ def _close_forgotten(house: Housekeeper) -> None:
 def end_forgotten(deadline: Deadline) -> None:
     """Close all that was left behind, when the process ends."""
     for house in tuple(_forgotten):
-        house.wait_until(lambda: not house.table.in_state(State.IDLE, State.RETIRING), deadline)  # noqa: B023  (here)
-        house.seize(FORCE_PATIENCE)
-        house.wait_until(lambda: not house.table.inhabited, Deadline(FORCE_PATIENCE))  # noqa: B023
+        _end(house, deadline)
+
+
+def _end(house: Housekeeper, deadline: Deadline) -> None:
+    house.wait_until(lambda: not house.table.in_state(State.IDLE, State.RETIRING), deadline)
+    house.seize(FORCE_PATIENCE)
+    house.wait_until(lambda: not house.table.inhabited, Deadline(FORCE_PATIENCE))
 
 
 def forget_parents() -> None:

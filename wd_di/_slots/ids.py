@@ -16,9 +16,23 @@ if TYPE_CHECKING:
 Id = tuple[str, str]
 """A broker's address and a transactional id."""
 
-_reserved: dict[Id, tuple[weakref.ref[object], str]] = {}
-# Re-entrant: a pool that is collected while another one reserves may free its own.
-_reserved_lock = threading.RLock()
+
+class _Registry:
+    """Whose ids are whose, in this process."""
+
+    def __init__(self) -> None:
+        # Replaced, never changed: a re-entrant release can't disturb a running loop.
+        self.owners: dict[Id, tuple[weakref.ref[object], str]] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Make a new lock: in a forked child another thread of the parent may have held the old one."""
+        # Re-entrant: a pool that is collected while another one reserves may free its own.
+        self.lock: threading.RLock = threading.RLock()
+
+
+_registry = _Registry()
+renew_in_child("ids", _registry.renew)
 
 
 def reserve_ids(ids: Collection[Id], name: str, owner: object) -> None:
@@ -34,8 +48,7 @@ def reserve_ids(ids: Collection[Id], name: str, owner: object) -> None:
     Raises:
         SettingsError: Another live pool has one of the ids on the same cluster; nothing was reserved.
     """
-    global _reserved  # noqa: PLW0603  (replaced, never changed: a re-entrant release can't disturb a running loop)
-    with _reserved_lock:
+    with _registry.lock:
         for key in ids:
             if _other(key, owner) is None:
                 continue
@@ -48,22 +61,21 @@ def reserve_ids(ids: Collection[Id], name: str, owner: object) -> None:
                     "this process: they would fence each other. Close that one first, as before a notebook cell "
                     "runs again, or give each pool its own, for example with {pool}"
                 )
-        _reserved = _reserved | dict.fromkeys(ids, (weakref.ref(owner), name))
+        _registry.owners = _registry.owners | dict.fromkeys(ids, (weakref.ref(owner), name))
 
 
 def _other(key: tuple[str, str], owner: object) -> str | None:
     """Return the name of another live pool that has the id; not the pool, which a traceback would keep alive."""
-    held, name = _reserved.get(key, (None, ""))
+    held, name = _registry.owners.get(key, (None, ""))
     pool = held() if held is not None else None
     return None if pool is None or pool is owner else name
 
 
 def free_ids(owner: object) -> None:
     """Give back all ids of this owner; harmless when it has none."""
-    global _reserved  # noqa: PLW0603  (as in reserve_ids)
-    with _reserved_lock:
-        _reserved = {
-            key: value for key, value in _reserved.items() if value[0]() is not None and value[0]() is not owner
+    with _registry.lock:
+        _registry.owners = {
+            key: value for key, value in _registry.owners.items() if value[0]() is not None and value[0]() is not owner
         }
 
 
@@ -71,12 +83,3 @@ def address(server: str) -> str:
     """Return a broker's address in one form."""
     address = server.strip().lower()
     return address if ":" in address else f"{address}:9092"
-
-
-def _new_lock() -> None:
-    # Another thread of the parent may have held the old one.
-    global _reserved_lock  # noqa: PLW0603  (the one place where it is replaced)
-    _reserved_lock = threading.RLock()
-
-
-renew_in_child("ids", _new_lock)

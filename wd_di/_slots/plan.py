@@ -41,12 +41,14 @@ _TRANSACTIONAL_OPTIONS = frozenset(
     }
 )
 
+_IN_FLIGHT_MAX = 5  # KAFKA-5494
+
 # What idempotence, and with it a transactional.id, demands of the other keys.
 _DEMANDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("enable.idempotence", bool, "true"),
     ("acks", lambda value: value in ("all", -1), "all"),
     ("retries", lambda value: value >= 1, "at least 1"),
-    ("max.in.flight.requests.per.connection", lambda value: value <= 5, "at most 5"),  # noqa: PLR2004  (KAFKA-5494)
+    ("max.in.flight.requests.per.connection", lambda value: value <= _IN_FLIGHT_MAX, f"at most {_IN_FLIGHT_MAX}"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.outcome import Outcome
 from wd_di._kafka.port import Fault
 
 if TYPE_CHECKING:
@@ -28,21 +29,16 @@ class Probe:
     def __init__(self, client: Client, changed: threading.Condition) -> None:
         self._client = client
         self._changed = changed
-        self._answers: list[bool | BaseException] = []
+        self._answers: list[Outcome[bool]] = []
         self._given_up = False
 
     def ask(self) -> None:
         """Ask, and note what came of it."""
-        answer: bool | BaseException = True
-        try:
-            self._client.probe(SECONDS)
-        except Fault:
-            answer = self._client.fault is not None  # it won't be better for another one
-        except BaseException as error:  # noqa: BLE001  (who waits raises it)
-            answer = error
+        answer: Outcome[bool] = Outcome()
+        answer.of(self._reaches)
         with self._changed:
             self._answers.append(answer)
-            unwanted = self._given_up or answer is False
+            unwanted = self._given_up or (answer.raised is None and not answer.get())
             self._changed.notify_all()
         if unwanted:
             self._client.close()
@@ -60,7 +56,11 @@ class Probe:
             self._given_up = not self._answers
         if self._given_up:
             return False
-        answer = self._answers[0]
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        return self._answers[0].get()
+
+    def _reaches(self) -> bool:
+        try:
+            self._client.probe(SECONDS)
+        except Fault:
+            return self._client.fault is not None  # it won't be better for another one
+        return True

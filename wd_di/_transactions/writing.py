@@ -1,0 +1,244 @@
+"""What is written in a transaction, until when it may be, and what it raises."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.tasks import outwaited
+from wd_di._kafka.offsets import checked_offsets
+from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
+from wd_di._records.sender import Sender
+from wd_di._transactions.failures import Failures
+from wd_di.errors import AbortTransaction, DeliveryError, TransactionClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di._records.connection import Connection
+    from wd_di._records.delivery import Delivery, DeliveryReport
+    from wd_di._records.record import Prepared
+    from wd_di._records.sender import SendPolicy
+    from wd_di._transactions.hooks import Outcome
+
+SOFT_LIMIT = 0.8
+"""Share of ``transaction.timeout.ms`` after which we end the transaction, before the coordinator fences us."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionPolicy:
+    """What of the settings decides how transactions end. Durations in seconds."""
+
+    transaction_timeout: float
+    commit_timeout: float
+    abort_timeout: float
+
+
+Phase = Literal["new", "open", "ending", "committing", "committed", "aborting", "aborted"]
+"""Where a transaction is; its last phase tells the outcome.
+
+``ending``: nothing more is written, and its records are waited for. ``committing``: only the broker's answer decides;
+without one this is the last, in doubt. ``aborting`` is the last if the broker doesn't confirm the abort: then it ends
+the transaction by its time-out. Words, since asking a table for an enum's member costs a call.
+"""
+
+OUTCOMES: dict[str, Outcome] = {
+    "committing": "unknown",
+    "committed": "committed",
+    "aborting": "aborted",
+    "aborted": "aborted",
+}
+
+
+class Writing(Sender):
+    """A transaction as far as it is written.
+
+    Attributes:
+        id: Names it in errors and events: its transactional id and a number.
+        owner: The thread or task that has opened it.
+        phase: Where it is.
+        doomed_by: Why it will abort, however its block ends.
+        first_write: When the coordinator's clock was started.
+    """
+
+    __slots__ = ("_answered_by", "_limits", "_offsets_sent", "doomed_by", "first_write", "id", "owner", "phase")
+
+    def __init__(
+        self, connection: Connection, policy: SendPolicy, limits: TransactionPolicy, *, number: int, owner: object
+    ) -> None:
+        super().__init__(connection, policy, transactional=True)
+        self.id: str = f"{self.client.transactional_id}#{number}"
+        self.owner: object = owner
+        self.phase: Phase = "new"
+        self.doomed_by: BaseException | None = None
+        self.first_write: float | None = None
+        self._limits = limits
+        self._answered_by: Deadline | None = None  # of a call that is a transaction of its own
+        self._offsets_sent = False
+
+    def doom(self, reason: BaseException) -> None:
+        """Let it abort, however its block ends: without an error for ``AbortTransaction``, else for the first reason.
+
+        What failed in an inner boundary mustn't be committed by half, whoever swallows it.
+        """
+        if self.doomed_by is None or isinstance(reason, AbortTransaction):
+            self.doomed_by = reason
+
+    # -- for its handles ---------------------------------------------------------------------------
+
+    def sending(self) -> Sender:
+        """Who sends: it does."""
+        return self
+
+    def refuse_if_over(self) -> None:
+        """Raise if it has ended."""
+        self.refuse_if_ended()
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
+        """Enqueue one, unless the transaction is over or about to be."""
+        self._note_write()
+        try:
+            return super().send(topic, record, deadline)
+        except BaseException:
+            self._forget_write()
+            raise
+
+    def send_alone(self, records: list[Prepared], deadline: Deadline, *, answered: bool) -> list[Delivery]:
+        """Enqueue all that a call sends which is a transaction of its own.
+
+        Args:
+            records: The records.
+            deadline: The call's.
+            answered: Whether the call waits for the brokers' answers: then its deadline is the commit's, too.
+        """
+        if self.keeps_back(records, deadline):
+            self.client.reach(deadline)
+        if answered:
+            self._answered_by = deadline
+        return self.send_all(records, deadline)
+
+    async def send_alone_async(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
+        """Enqueue all as :meth:`send_alone` does, while the loop goes on."""
+        self._answered_by = deadline
+        return await self.send_all_async(records, deadline)
+
+    def send_offsets(self, offsets: Any, group_metadata: Any, timeout_ms: int | None) -> None:
+        """Add a consumer group's offsets; the broker's refusal dooms the transaction, whoever swallows it.
+
+        Raises:
+            TypeError, ValueError: They can't be sent; nothing was, and the transaction lives on.
+        """
+        deadline = Deadline.of_ms(timeout_ms, int(self._limits.commit_timeout * 1000))
+        self.refuse_if_ended()
+        offsets = checked_offsets(offsets)
+        self._note_write()
+        try:
+            self._again(lambda seconds: self._offer_offsets(offsets, group_metadata, seconds), deadline)
+        except Fault as fault:
+            error = self.failures.of_offsets(fault)
+            self.doom(error)
+            raise error from fault
+        except (TypeError, ValueError):
+            self._forget_write()
+            raise
+        self._offsets_sent = True
+
+    async def send_offsets_async(self, offsets: Any, group_metadata: Any, timeout_ms: int | None) -> None:
+        """Add them as :meth:`send_offsets` does, while the loop goes on."""
+        await outwaited(self.jobs, lambda: self.send_offsets(offsets, group_metadata, timeout_ms))
+
+    def _offer_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+        # As a record, they must not slip into the next transaction. But not under the gate: this blocks, and a task
+        # that produces meanwhile must not.
+        with self.connection.offering:
+            self.refuse_if_ended()
+            self.client.send_offsets(offsets, group_metadata, seconds)
+
+    def _again(self, call: Callable[[float], None], deadline: Deadline) -> None:
+        """The same call in slices while the client says that it may be repeated."""
+        while True:
+            try:
+                call(deadline.slice(SLICE))
+            except Fault as fault:
+                if fault.kind is not FaultKind.RETRIABLE or deadline.passed:
+                    raise
+                self.client.poll(deadline.slice(BREATH))
+            else:
+                return
+
+    # -- what its records raise --------------------------------------------------------------------
+
+    def reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
+        """Return where the broker stored them, or raise what became of them or of the producer."""
+        try:
+            return super().reports(deliveries)
+        except DeliveryError as error:
+            if self.client.fault is None:
+                raise
+            # The record failed because the producer did.
+            raise self.failures.of_fault("produce", self.client.fault) from error
+
+    def refused(self, fault: Fault, topic: str) -> Exception:
+        """Return the public error of a record that the client didn't take."""
+        if self.client.fault is None:
+            return super().refused(fault, topic)
+        return self.failures.of_fault("produce", self.client.fault)
+
+    def closed_error(self) -> Exception:
+        """Return what is raised when the time is over."""
+        ended = OUTCOMES.get(self.phase, "ending")
+        return TransactionClosedError(f"{self.policy.pool}: transaction {self.id} has ended: {ended}")
+
+    @property
+    def failures(self) -> Failures:
+        """What makes its errors, as things are now."""
+        return Failures(
+            pool=self.policy.pool,
+            id=self.id,
+            index=self.connection.index,
+            transactional_id=self.client.transactional_id,
+            age=self._age(),
+            timeout=self._limits.transaction_timeout,
+            records=self.ledger.records,
+        )
+
+    # -- the clock ---------------------------------------------------------------------------------
+
+    @property
+    def remaining_ms(self) -> int:
+        """Milliseconds left to commit in."""
+        if self.first_write is None:
+            return int(self._limits.transaction_timeout * SOFT_LIMIT * 1000)
+        # Rounded up: at 0 the next call is refused.
+        return max(0, math.ceil((self._limits.transaction_timeout * SOFT_LIMIT - self._age()) * 1000))
+
+    def backdate(self, seconds: float) -> None:
+        """Let its first write have been so long ago; for fakes, which don't wait."""
+        self.first_write = time.monotonic() - seconds
+
+    def _note_write(self) -> None:
+        self.refuse_if_ended()
+        if self.first_write is None:
+            self.first_write = time.monotonic()
+        else:
+            self._refuse_if_late()
+
+    def _forget_write(self) -> None:
+        """What was refused before it reached the client hasn't started the coordinator's clock."""
+        if not (self.ledger.records or self._offsets_sent):
+            self.first_write = None
+
+    def _refuse_if_late(self) -> None:
+        if self.first_write is not None and self._age() > self._limits.transaction_timeout * SOFT_LIMIT:
+            error = self.failures.too_late("aborted at 80 % of it, before the broker would fence this producer")
+            self.doom(error)
+            raise error
+
+    def _age(self) -> float:
+        """Seconds since the first write, which is when the coordinator's clock starts."""
+        return 0.0 if self.first_write is None else time.monotonic() - self.first_write
