@@ -26,9 +26,8 @@ from wd_di._slots.closing import CloseReport, Closing, end_forgotten, forget_par
 from wd_di._slots.housekeeping import Housekeeper
 from wd_di._slots.ids import free_ids, reserve_ids
 from wd_di._slots.planning import Planner
-from wd_di._slots.stats import listed
 from wd_di._transactions.options import DEFAULTS, Options
-from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, SettingsError, uncopyable
+from wd_di.errors import PoolClosedError, PoolOpenError, uncopyable
 from wd_di.events import (
     ConnectionPoolCreated,
     ConnectionPoolReload,
@@ -312,7 +311,7 @@ class ProducerPool:
         house = self._house
         self._refuse_if_closed()
         given = None if settings is None else checked_pool(self.name, settings)
-        plan = None if given is None else self._next_plan(given)
+        plan = None if given is None else self._planner.next_plan(given, house.plan)
         with self._changing:  # a close that comes meanwhile comes before or after all of this
             self._refuse_if_closed()  # again: configure may have taken its time, or closed the pool
             if given is not None and plan is not None:
@@ -322,10 +321,7 @@ class ProducerPool:
             generation = house.table.generation
         self.observer.emit(ConnectionPoolReload, pool=self.name, generation=generation)
         house.carry_out(effects)
-        if not house.wait_until(self._reloaded, deadline):
-            raise self._not_reloaded()
-        if house.table.closing:
-            raise PoolClosedError(f"{self.name}: the pool was closed while it reloaded")
+        house.await_reload(deadline)
         duration = (time.monotonic() - started) * 1000
         self.observer.emit(ConnectionPoolReloaded, pool=self.name, generation=generation, duration_ms=duration)
 
@@ -342,24 +338,6 @@ class ProducerPool:
         """
         refuse_outside_of_a_task(self.name)
         await outwaited(self._workers, lambda: self.reload(settings, timeout_ms=timeout_ms, **_foreign))
-
-    def _reloaded(self) -> bool:
-        table = self._house.table
-        return table.closing or not (self._house.started and table.outdated())
-
-    def _not_reloaded(self) -> PoolTimeoutError:
-        table, cause = self._house.table, self._house.trouble()
-        text = f"{self.name}: producers {list(table.outdated())} are still of the generation before: "
-        text += listed(table.holders())
-        return PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
-
-    def _next_plan(self, settings: PoolSettings) -> Plan:
-        plan = self._planner.plan(settings)
-        if settings.size != self._settings.size or plan.transactional != self._house.plan.transactional:
-            raise SettingsError(
-                f"{self.name}: reload can't change size or transactional_id on and off: make another pool"
-            )
-        return plan
 
     # -- closing -------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from wd_di._records.connection import Connection, Retirement, Services
 from wd_di._slots.asking import Asker
 from wd_di._slots.making import MAKERS_MAX, Maker, NotMadeError
 from wd_di._slots.slots import Claim, Effects, Slot, SlotPolicy, State
+from wd_di._slots.stats import listed
 from wd_di._slots.table import SlotTable
-from wd_di.errors import PoolOpenError
+from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError
 from wd_di.events import (
     ErrorOccurred,
     Observer,
@@ -141,6 +142,21 @@ class Housekeeper:
                 return self._changed.wait_for(done, deadline.left)
             finally:
                 self._awaited.remove(deadline)
+
+    def await_reload(self, deadline: Deadline) -> None:
+        """Wait until every producer is of the present generation.
+
+        Raises:
+            PoolTimeoutError: Some still aren't; they will follow.
+            PoolClosedError: The pool was closed meanwhile.
+        """
+        table = self.table
+        if not self.wait_until(lambda: table.closing or not (self.started and table.outdated()), deadline):
+            cause, old = self.trouble(), list(table.outdated())
+            text = f"{self.name}: producers {old} are still of the generation before: {listed(table.holders())}"
+            raise PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
+        if table.closing:
+            raise PoolClosedError(f"{self.name}: the pool was closed while it reloaded")
 
     def close_producers(self, deadline: Deadline) -> None:
         """Refuse newcomers and begin to close what is idle; what is held follows on its return."""

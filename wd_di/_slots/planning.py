@@ -60,6 +60,19 @@ class Planner:
                 self._check(slot)
         return plan
 
+    def next_plan(self, settings: PoolSettings, present: Plan) -> Plan:
+        """Return the plan that a reload goes by.
+
+        Raises:
+            SettingsError: As :meth:`plan`, or they change what a pool is.
+        """
+        plan = self.plan(settings)
+        if settings.size != present.settings.size or plan.transactional != present.transactional:
+            raise SettingsError(
+                f"{self._name}: reload can't change size or transactional_id on and off: make another pool"
+            )
+        return plan
+
     def _check(self, slot: SlotPlan) -> None:
         for part in _to_check(slot):
             try:
