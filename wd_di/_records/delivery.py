@@ -181,7 +181,7 @@ class Delivery:
         """
         if self._outcome == "pending":
             deadline = Deadline.of_ms(timeout_ms, self._ledger.timeout_ms)
-            self.wait(deadline)
+            self.decided_by(deadline)
             if self._outcome == "pending":
                 raise self._late(deadline)
         if self.outcome == "aborted" and self._error is None:
@@ -259,7 +259,7 @@ class Delivery:
             self._place = report_of(self.topic, cast("Place", self._place))  # decided, and no error
         return self._place
 
-    def wait(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
+    def decided_by(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
         """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads.
 
         :meta private:
@@ -325,7 +325,7 @@ class Delivery:
         if self._callbacks:
             self._run_callbacks()
 
-    def fail(self, outcome: DeliveryOutcome, error: BaseException, batches: Batches) -> bool:
+    def decide_failed(self, outcome: DeliveryOutcome, error: BaseException, batches: Batches) -> bool:
         """Take the answer no; whether nobody will hear of it.
 
         :meta private:

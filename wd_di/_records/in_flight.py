@@ -83,7 +83,7 @@ class InFlight:
 
     def _fail(self, delivery: Delivery, fate: Verdict, batches: Batches) -> None:
         self.out_of_step |= fate.out_of_step
-        missed = delivery.fail(fate.outcome, fate.error, batches)
+        missed = delivery.decide_failed(fate.outcome, fate.error, batches)
         if fate.outcome == "purged":
             self._observer.emit(MessagePurged, pool=self._pool, index=self._index, topic=delivery.topic)
         else:

@@ -227,7 +227,7 @@ class Sender:
         for delivery in deliveries:
             while delivery in pending and not (deadline.passed or topics.all_in_vain(deliveries, deadline)):
                 if self.connection.shared:
-                    delivery.wait(deadline, deliveries)
+                    delivery.decided_by(deadline, deliveries)
                     continue
                 self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
                 if delivery in pending:
