@@ -179,6 +179,9 @@ class Lender:
 
     def give_back(self, lease: Lease) -> None:
         """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
+        if lease.table is not self.table:  # from before a fork, with a gate that nobody may ever open
+            lease.over, lease.vacant, lease.ref = True, None, None
+            return
         try:
             with lease.slot.gate:
                 lease.over, lease.vacant = True, None
@@ -193,10 +196,9 @@ class Lender:
                 client = connection.client
                 if client.fault is not None or client.in_transaction:
                     retirement = connection.unfit()
-            if lease.table is self.table:
-                effects = self.table.release(lease, retirement)
-                if effects is not None:
-                    self.house.carry_out(effects, late=self.house.overdue)
+            effects = self.table.release(lease, retirement)
+            if effects is not None:
+                self.house.carry_out(effects, late=self.house.overdue)
             lease.ref = None
         except BaseException:  # a signal's, between any two steps; each of them may be taken twice
             self.table.disturbed = True

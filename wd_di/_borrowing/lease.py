@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from asyncio import _get_running_loop
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -178,12 +179,17 @@ class Lease(Claim[Connection]):
         if self.policy.transactional:
             return None
         if self.sender is None:
-            with self.slot.gate:  # its end may come in another thread
+            with self.gate:  # its end may come in another thread
                 if self.sender is None:
                     if self.over or self.connection is None:
                         raise self.returned()
                     self.sender = Sender(self.connection, self.policy)
         return self.sender
+
+    @property
+    def gate(self) -> threading.RLock:
+        """Held by whoever begins to send, or ends the lease; after a fork another one, for nobody may ever let go of it."""
+        return self.slot.gate if self.table is self.lender.table else threading.RLock()
 
     def refuse_if_ended(self) -> None:
         """Raise if it has no producer any more."""

@@ -280,7 +280,7 @@ class TransactionRun(TransactionScope):
         Under the slot's gate: a checkout that ends in another thread mustn't give back what has just begun.
         """
         try:
-            with lease.slot.gate:
+            with lease.slot.gate if lease.table is self._lender.table else lease.gate:
                 lease.refuse_if_ended()
                 transaction.begin()
             if self._borrowed:
