@@ -188,7 +188,7 @@ class Lease(Claim[Connection]):
 
     @property
     def gate(self) -> threading.RLock:
-        """Held by whoever begins to send, or ends the lease; after a fork another one, for nobody may ever let go of it."""
+        """Held by whoever begins to send, or ends the lease; after a fork another one, for it may stay held."""
         return self.slot.gate if self.table is self.lender.table else threading.RLock()
 
     def refuse_if_ended(self) -> None:
