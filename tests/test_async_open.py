@@ -26,6 +26,7 @@ from wd_di import (
     open_pools,
     running,
 )
+from wd_di._borrowing.opening import Opening
 from wd_di._concurrency.deadline import Deadline
 from wd_di.testing import FakePool
 
@@ -264,8 +265,8 @@ async def test_a_container_on_a_loop(how: str) -> None:
 async def test_a_container_where_blocking_is_allowed(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """In a notebook they are opened, each of them."""
     opened: list[str] = []
-    connect = ProducerPool._connect
-    monkeypatch.setattr(ProducerPool, "_connect", lambda *given: opened.append(given[0].name) or connect(*given))
+    prove = Opening.failure
+    monkeypatch.setattr(Opening, "failure", lambda self: opened.append(self._lender.name) or prove(self))
     container = Container(allowed=True)
     if how == "running":
         with running(container):

@@ -11,7 +11,7 @@ from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
 from wd_di._records.connection import Retirement
 from wd_di._records.sender import because
 from wd_di._transactions.hooks import Hooks, When
-from wd_di._transactions.writing import OUTCOMES, TransactionPolicy, Writing
+from wd_di._transactions.writing import OUTCOMES, Phase, TransactionPolicy, Writing
 from wd_di.errors import (
     AbortTransaction,
     TransactionAbortedError,
@@ -179,7 +179,8 @@ class OpenTransaction(Writing):
         if self.ledger.records or self.client.fault is not None:
             self._flush_all(answered_by if answered_by is not None and sooner else deadline)
         # Phase (b): the same call again until it answers. From here on only the answer decides, so never abort.
-        self.phase, asked = "committing", False
+        self.phase: Phase = "committing"
+        asked = False
         try:
             while not self._answered(deadline, asked=asked):
                 asked = True
