@@ -747,6 +747,13 @@ def a_transaction_within_seconds() -> None:
         pool.transaction(timeout=5)  # type: ignore[call-arg]
 
 
+@mistake("TypeError: transaction() got an unexpected keyword argument 'timeout': it is timeout_ms, in milliseconds")
+def a_held_producers_transaction_within_seconds() -> None:
+    """The same for a producer that is held."""
+    with ProducerPool(TRANSACTIONAL, name="orders") as pool, pool.producer() as producer:
+        producer.transaction(timeout=5)  # type: ignore[call-arg]
+
+
 @mistake("TypeError: transaction_with() got an unexpected keyword argument 'propogation': did you mean propagation?")
 def a_misspelt_option_in_a_container() -> None:
     """An option with another letter."""

@@ -26,7 +26,7 @@ from wd_di._slots.closing import CloseReport, Closing, end_forgotten, forget_par
 from wd_di._slots.housekeeping import Housekeeper
 from wd_di._slots.ids import free_ids, reserve_ids
 from wd_di._slots.planning import Planner
-from wd_di._transactions.options import DEFAULTS, Options
+from wd_di._transactions.options import DEFAULTS, OPTIONS, Options
 from wd_di.errors import PoolClosedError, PoolOpenError, uncopyable
 from wd_di.events import (
     ConnectionPoolCreated,
@@ -60,7 +60,6 @@ EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
 OPEN_INSTEAD = "await pool.aopen(), or 'async with' the pool or running(...)"
 RELOAD_INSTEAD = "await pool.areload()"
-OPTIONS = ("timeout_ms", "propagation", "commit_on", "retry")
 WORKERS_MAX = 16
 """Tasks that may wait at once for an open, a reload or a close of one pool."""
 

@@ -13,9 +13,9 @@ from dependency_injector import containers, providers
 from wd_di._borrowing.opening import begins_on_loops
 from wd_di._forks import renew_in_child
 from wd_di._hints import OF_RESOURCES, no_attribute, no_keyword, settings_elsewhere
-from wd_di._transactions.options import Options
+from wd_di._transactions.options import OPTIONS, Options
 from wd_di.errors import PoolClosedError, PoolError, ScopeError, SettingsError, uncopyable
-from wd_di.pool import OPTIONS, ProducerPool
+from wd_di.pool import ProducerPool
 from wd_di.settings import undefined
 
 if TYPE_CHECKING:

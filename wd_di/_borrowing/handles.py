@@ -14,6 +14,7 @@ from wd_di._concurrency.caller import refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline
 from wd_di._hints import FIELDS, no_keyword
 from wd_di._records.record import prepare, prepare_all
+from wd_di._transactions.options import OPTIONS
 from wd_di.errors import AbortTransaction, ScopeError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class _Begins(Handle):
         Raises:
             NotTransactionalError: The pool has no ``transactional_id``.
         """
+        if foreign := [name for name in options if name not in OPTIONS]:
+            no_keyword("transaction", foreign, OPTIONS)
         return self._scope(None, **options)
 
     def _scope(self, within: Deadline | None, **options: Unpack[TransactionOptions]) -> TransactionScope:

@@ -93,6 +93,10 @@ _ONCE = Retry(attempts=1)
 Propagation = Literal["join", "new", "mandatory", "never"]
 
 
+OPTIONS = ("timeout_ms", "propagation", "commit_on", "retry")
+"""Their names."""
+
+
 class TransactionOptions(TypedDict, total=False):
     """The options of ``ProducerPool.transaction`` and ``PoolResource.transaction_with``."""
 
