@@ -747,11 +747,11 @@ def a_transaction_within_seconds() -> None:
         pool.transaction(timeout=5)  # type: ignore[call-arg]
 
 
-@mistake("TypeError: transaction() got an unexpected keyword argument 'timeout': it is timeout_ms, in milliseconds")
-def a_held_producers_transaction_within_seconds() -> None:
+@mistake("TypeError: transaction() got an unexpected keyword argument 'retires': did you mean retry?")
+def a_held_producers_misspelt_option() -> None:
     """The same for a producer that is held."""
     with ProducerPool(TRANSACTIONAL, name="orders") as pool, pool.producer() as producer:
-        producer.transaction(timeout=5)  # type: ignore[call-arg]
+        producer.transaction(retires=Retry())  # type: ignore[call-arg]
 
 
 @mistake("TypeError: transaction_with() got an unexpected keyword argument 'propogation': did you mean propagation?")
