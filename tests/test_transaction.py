@@ -673,6 +673,19 @@ def test_soft_deadline_at_the_commit(pool, script, clock):
     assert ["abort"] == ends(script)
 
 
+def test_soft_deadline_at_the_commit_keeps_the_producer(pool, clock):
+    """Its abort is confirmed and told before the error comes out, so its producer goes back as after any other."""
+    events, first = watch(pool, TransactionAborted, TransactionFinished, ProducerRetired), pool.stats().totals.created
+
+    with pytest.raises(TransactionTimedOutError) as caught, pool.transaction() as tx:
+        tx.produce_async("orders", "in time")
+        clock.now += LATE * 0.81
+
+    assert [TransactionAborted, TransactionFinished] == [type(event) for event in events]
+    assert caught.value is events[0].cause
+    assert (first, 0) == (pool.stats().totals.created, pool.stats().totals.retired)
+
+
 def test_soft_deadline_of_a_doomed_transaction(pool, clock):
     """A transaction that is to abort anyway isn't blamed for its age."""
     with pool.transaction() as tx:

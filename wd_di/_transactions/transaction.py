@@ -137,7 +137,11 @@ class OpenTransaction(Writing):
         if self.hooks is not None:
             self._before_commit(self.hooks)
         if self.first_write is not None and self.doomed_by is None:
-            self._refuse_if_late()
+            try:
+                self._refuse_if_late()
+            except TransactionTimedOutError as late:
+                self.abort(late)
+                raise
         cause = self.doomed_by
         if cause is None:
             self._commit()
