@@ -57,11 +57,12 @@ def test_boxes_lines_and_words_are_found():
 
 
 def test_code_and_colours():
-    """Backticks mark code, and a box has the colour that its first words are given."""
-    svg = draw.Picture("┌──────┐\n│ `ok` │\n└──────┘" + NOTES + "green: `ok`\n").svg("dark")
+    """Backticks mark code, and boxes have the colour that their first words are given."""
+    boxes = "┌──────┐┌────┐\n│ `ok` ││ up │\n└──────┘└────┘"
+    svg = draw.Picture(boxes + NOTES + "green: `ok`, up\n").svg("dark")
 
     assert '<tspan class="code">ok</tspan>' in svg
-    assert draw.COLOURS["dark"]["green"][0] in svg
+    assert 2 == svg.count(draw.COLOURS["dark"]["green"][0])
 
 
 def test_what_would_be_cut_off_is_refused():

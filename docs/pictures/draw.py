@@ -2,8 +2,8 @@
 
 A source looks like what it gives: boxes, lines and arrows of box-drawing characters, and words; what stands between
 backticks is code. Below a line of dashes come the picture's title, what it says to those who can't see it, and which
-boxes have a colour, by their first words. Nothing is measured and nothing is asked of the machine, so that a source
-always gives the same bytes.
+boxes have a colour, by their first words, with commas between them. Nothing is measured and nothing is asked of the
+machine, so that a source always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ class Picture:
 
     def _kind(self, box: Box) -> str:
         first = self.rows[int(box.start.row) + 1][int(box.start.column) + 1 : int(box.end.column)].strip()
-        return next((kind for kind in ("green", "amber", "red") if self.notes.get(kind) == first), "plain")
+        kinds = ("green", "amber", "red")
+        return next((kind for kind in kinds if first in self.notes.get(kind, "").split(", ")), "plain")
 
     # -- lines and arrows --------------------------------------------------------------------------
 
