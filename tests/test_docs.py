@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import inspect
 import re
+import tomllib
 from contextlib import ExitStack
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from confluent_kafka import KafkaError, Producer
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not path.is_relative_to(DOCS / "changes"))
 HAS_SNIPPETS = [path for path in PAGES if blocks(path, "python") and path.name != "tutorial.md"]
+PACKAGE = Path(wd_di.__file__).parent
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+LAYERS = {each["containers"][0]: each["layers"] for each in CONTRACTS if each["type"] == "layers"}
 START_A_KAFKA = "python -m wd_di.testing --port 9092"
 TOO_LONG_TO_RUN = 120
 
@@ -265,6 +270,68 @@ def test_every_public_name_has_its_entry() -> None:
     tools = {f"wd_di.testing.{name}" for name in testing.__all__}
 
     assert public | tools == entries - {"wd_di.AbortTransaction"}
+
+
+# -- how it works ----------------------------------------------------------------------------------
+
+
+def test_the_map_has_every_room() -> None:
+    """The map lists what is in the package, in the order in which import-linter lets it import, by its own question."""
+    assert _rooms("wd_di") == _table("## The map")
+    assert {name for name, _ in _rooms("wd_di")} == _inside("wd_di")
+
+
+@pytest.mark.parametrize("wing", [wing for wing in LAYERS if wing != "wd_di"])
+def test_the_map_has_every_file_of_a_wing(wing: str) -> None:
+    """So is each wing's table, with the files of its folder."""
+    assert _rooms(wing) == _table(f"#### `{wing.removeprefix('wd_di.')}`")
+    assert {name for name, _ in _rooms(wing)} == _inside(wing)
+
+
+def test_the_picture_of_the_map_is_the_real_one() -> None:
+    """Rooms that are side by side there are so for import-linter, too."""
+    rows = (DOCS / "pictures" / "map.txt").read_text().partition("\n---\n")[0].splitlines()
+    shown = [names for row in rows if (names := re.findall(r"`(\w+)`", row))]
+
+    assert [layer.split(" | ") for layer in LAYERS["wd_di"]] == shown
+
+
+def test_what_a_lost_transaction_raises_is_an_error() -> None:
+    """Each error and each retirement that the ways out name is one."""
+    page = (DOCS / "how-it-works.md").read_text()
+    table = page.partition("| way out |")[2].partition("\n\n")[0]
+    raised = set(re.findall(r"`(\w+Error)`", table))
+    reasons = set(re.findall(r"retired[^|]*: \*([^*]+)\*", table))
+
+    assert set() == raised - set(vars(errors))
+    assert "commit in doubt" in reasons
+    assert set() == reasons - {*get_args(events.RetirementReason)}
+
+
+def _rooms(container: str) -> list[tuple[str, str]]:
+    """The rooms of a container from the top down, each with the first line of its docstring."""
+    names = [name for layer in LAYERS[container] for name in layer.split(" | ")]
+    return [(name, _question(PACKAGE.parent / Path(*container.split(".")) / name)) for name in names]
+
+
+def _question(path: Path) -> str:
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    first, _, _ = (ast.get_docstring(ast.parse(source.read_text())) or "").partition("\n\n")
+    return " ".join(first.split()).replace("``", "`").removesuffix(".")
+
+
+def _inside(container: str) -> set[str]:
+    folder = PACKAGE.parent / Path(*container.split("."))
+    return {path.parent.name for path in folder.glob("*/__init__.py")} | {
+        path.stem for path in folder.glob("*.py") if path.stem != "__init__"
+    }
+
+
+def _table(heading: str, page: str = "how-it-works.md") -> list[tuple[str, str]]:
+    """The rows of the first table below a heading."""
+    _, _, below = (DOCS / page).read_text().partition(f"\n{heading}\n")
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    return re.findall(r"^\| `(\w+)` \| (.+) \|$", table[0], re.MULTILINE) if table else []
 
 
 def _is_ours(each: object, base: type[BaseException]) -> bool:

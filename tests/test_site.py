@@ -118,6 +118,10 @@ def test_pages_can_be_shared_and_copied_from(page, site):
         ("howto/transactions", "transaction"),
         ("howto/transactions", "record"),
         ("when", "pool"),
+        ("how-it-works", "map"),
+        ("how-it-works", "slot"),
+        ("how-it-works", "inside"),
+        ("how-it-works", "phases"),
     ],
 )
 def test_pages_have_their_pictures(page, name, site):
