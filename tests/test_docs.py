@@ -296,6 +296,13 @@ def test_the_picture_of_the_map_is_the_real_one() -> None:
     assert [layer.split(" | ") for layer in LAYERS["wd_di"]] == shown
 
 
+def test_the_reasons_are_about_the_same_folders() -> None:
+    """The table of the page of reasons has the folders of the map."""
+    folders = [(name, question) for name, question in _rooms("wd_di") if (PACKAGE / name).is_dir()]
+
+    assert folders == _table("## The house", "why.md")
+
+
 def test_what_a_lost_transaction_raises_is_an_error() -> None:
     """Each error and each retirement that the ways out name is one."""
     page = (DOCS / "how-it-works.md").read_text()
