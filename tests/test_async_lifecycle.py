@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from blockbuster import blockbuster_ctx
 from dependency_injector import containers, providers
-from standin import StandInPool
 
+from tests.standin import StandInPool
 from wd_di import (
     AsyncProducer,
     AsyncTransaction,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 from dependency_injector import containers, providers
-from scripted import PATIENCE, Script, committed, make_pool, outcome, plain_pool
-from standin import StandInPool
 
 import wd_di
+from tests.scripted import PATIENCE, Script, committed, make_pool, outcome, plain_pool
+from tests.standin import StandInPool
 from wd_di import (
     KafkaSettings,
     PoolClosedError,

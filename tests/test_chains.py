@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connections import connected
-from scripted import OFFSETS, Script, fault, in_thread, make_pool, outcome, plain_pool
 
 import wd_di
+from tests.connections import connected
+from tests.scripted import OFFSETS, Script, fault, in_thread, make_pool, outcome, plain_pool
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._kafka.port import FaultKind
 from wd_di._records.record import Message

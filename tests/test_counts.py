@@ -10,9 +10,9 @@ from types import FrameType
 
 import pytest
 from dependency_injector import containers
-from scripted import make_pool, plain_pool
 
 import wd_di
+from tests.scripted import make_pool, plain_pool
 from wd_di import PoolResource, ProducerPool, Transaction, inject, injected
 
 OURS = str(Path(wd_di.__file__).parent)

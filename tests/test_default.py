@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
-from standin import at_once
 
 import wd_di
+from tests.standin import at_once
 from wd_di import (
     AlreadyConfiguredError,
     CloseReport,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from dependency_injector import containers, providers
-from standin import StandInPool
 
+from tests.standin import StandInPool
 from wd_di.errors import PoolClosedError, ScopeError
 from wd_di.lifecycle import close_pools, open_pools, running
 from wd_di.providers import PoolResource

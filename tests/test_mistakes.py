@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 import pytest
 from confluent_kafka import TopicPartition
 from dependency_injector import containers, providers
-from scripted import in_thread
 
 import wd_di
+from tests.scripted import in_thread
 from wd_di import (
     AsyncTransaction,
     KafkaSettings,

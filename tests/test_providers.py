@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from dependency_injector import containers, providers
-from standin import StandInPool, at_once
 
+from tests.standin import StandInPool, at_once
 from wd_di import ProducerPool, running
 from wd_di.errors import PoolClosedError, ScopeError, SettingsError
 from wd_di.providers import PoolResource

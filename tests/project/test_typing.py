@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.pages import ROOT
+
 # pyright's launcher asks PyPI for a newer version, unless told not to; --verifytypes asks the python on PATH.
 ENVIRONMENT = os.environ | {
     "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, FutureThread
 
+from tests.scripted import PATIENCE, FutureThread
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._kafka.port import Fault, FaultKind

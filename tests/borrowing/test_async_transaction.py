@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from scripted import (
+
+from tests.scripted import (
     OFFSETS,
     PATIENCE,
     Script,
@@ -21,7 +22,6 @@ from scripted import (
     plain_pool,
     watch,
 )
-
 from wd_di._borrowing.handles import AsyncTransaction, Transaction
 from wd_di._borrowing.scopes import TransactionRun
 from wd_di._kafka.port import FaultKind

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, fault, in_thread, make_pool, outcome
 
+from tests.scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, fault, in_thread, make_pool, outcome
 from wd_di._borrowing.scopes import TransactionRun
 from wd_di._kafka.port import Fault, FaultKind
 from wd_di._records.delivery import DeliveryReport

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scripted import Script, aborted, committed, fault, make_pool
 
+from tests.scripted import Script, aborted, committed, fault, make_pool
 from wd_di._borrowing import scopes
 from wd_di._kafka.port import FaultKind
 from wd_di._transactions import options

@@ -8,10 +8,10 @@ from typing import Any
 import confluent_kafka
 import pytest
 from confluent_kafka import ThrottleEvent
-from connections import connected
 from pydantic import SecretStr
-from scripted import in_thread
 
+from tests.connections import connected
+from tests.scripted import in_thread
 from wd_di import PoolOpenError, PoolSettings, PoolTimeoutError, ProducerPool
 from wd_di._errorlog import ErrorLog
 from wd_di._kafka import callbacks

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pytest
 from dependency_injector import containers, providers, wiring
 from dependency_injector.wiring import Closing, Provide, Provider
-from standin import StandInPool
 
+from tests.standin import StandInPool
 from wd_di import PoolSettings, Producer, Retry, Transaction
 from wd_di.errors import AbortTransaction, ScopeError, UnopenedScopeError
 from wd_di.events import Observer, TransactionFinished

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from scripted import (
+
+from tests.scripted import (
     PATIENCE,
     FutureThread,
     Script,
@@ -19,7 +20,6 @@ from scripted import (
     outcome,
     plain_pool,
 )
-
 from wd_di._kafka.port import FaultKind
 from wd_di._transactions.options import Retry
 from wd_di.errors import (

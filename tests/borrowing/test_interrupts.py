@@ -12,9 +12,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
-from interrupts import Interrupt, interrupt_everywhere
-from scripted import PATIENCE, FutureThread, Script, committed, in_thread, make_pool, outcome, plain_pool, watch
 
+from tests.interrupts import Interrupt, interrupt_everywhere
+from tests.scripted import PATIENCE, FutureThread, Script, committed, in_thread, make_pool, outcome, plain_pool, watch
 from wd_di._borrowing.checkout import Checkout
 from wd_di._borrowing.lease import Lease
 from wd_di._borrowing.scopes import TransactionRun

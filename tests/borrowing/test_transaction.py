@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from scripted import (
+
+from tests.scripted import (
     OFFSETS,
     PATIENCE,
     FutureThread,
@@ -25,7 +26,6 @@ from scripted import (
     outcome,
     watch,
 )
-
 from wd_di._borrowing.scopes import TransactionRun
 from wd_di._kafka.port import FaultKind
 from wd_di._transactions.transaction import OpenTransaction

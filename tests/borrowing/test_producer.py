@@ -10,7 +10,8 @@ from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
 import pytest
-from scripted import (
+
+from tests.scripted import (
     PATIENCE,
     FutureThread,
     Script,
@@ -22,7 +23,6 @@ from scripted import (
     plain_pool,
     watch,
 )
-
 from wd_di._kafka.port import FaultKind
 from wd_di._records.delivery import DeliveryReport
 from wd_di._records.record import Message

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from scripted import (
+
+from tests.scripted import (
     OFFSETS,
     PATIENCE,
     FutureThread,
@@ -22,7 +23,6 @@ from scripted import (
     outcome,
     plain_pool,
 )
-
 from wd_di._borrowing.handles import AsyncProducer
 from wd_di._kafka.port import FaultKind
 from wd_di._records.record import Message

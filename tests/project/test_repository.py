@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.pages import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.search(r"^\.PHONY: ((?:.+\\\n)*.+)$", MAKEFILE, re.MULTILINE)[1].replace("\\", "").split()  # type: ignore[index]
 PYTHONS = re.search(r"^PYTHONS \?= (.+)$", MAKEFILE, re.MULTILINE)[1].split()  # type: ignore[index]

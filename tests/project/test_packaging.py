@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import wd_di
+from tests.pages import ROOT
 from wd_di._version import DISTRIBUTION
 
-ROOT = Path(__file__).parent.parent
 USES = "by_itself: offset 0\nin_a_container: offset 0\nfor_the_whole_program: offset 0\n"
 
 

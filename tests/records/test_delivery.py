@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, FutureThread, Script, in_thread, outcome, plain_pool, watch
 
+from tests.scripted import PATIENCE, FutureThread, Script, in_thread, outcome, plain_pool, watch
 from wd_di._records.delivery import DeliveryReport, report_of
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged

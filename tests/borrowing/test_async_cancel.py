@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 import pytest
-from scripted import OFFSETS, PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, plain_pool, watch
 
+from tests.scripted import OFFSETS, PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, plain_pool, watch
 from wd_di._kafka.port import FaultKind
 from wd_di.errors import CommitOutcomeUnknownError, TransactionClosedError
 from wd_di.events import TransactionFinished

@@ -12,7 +12,7 @@ import pytest
 from tests.scripted import make_pool
 from wd_di import ScopeError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HARD_END_S = 30
 
 EARLY = "import gevent.monkey; gevent.monkey.patch_all()"

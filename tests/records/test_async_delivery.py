@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, FutureThread, Script, in_thread, make_pool, plain_pool
 
+from tests.scripted import PATIENCE, FutureThread, Script, in_thread, make_pool, plain_pool
 from wd_di._records.delivery import Delivery
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.pool import ProducerPool

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
-from connections import connected
 from pydantic import SecretStr
-from scripted import outcome
 
+from tests.connections import connected
+from tests.scripted import outcome
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka import handle, librdkafka, nested
 from wd_di._kafka.checking import check

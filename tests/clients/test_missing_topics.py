@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scripted import PATIENCE, Script, make_pool, outcome, plain_pool, watch
 
+from tests.scripted import PATIENCE, Script, make_pool, outcome, plain_pool, watch
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka import topics as _topics
 from wd_di._kafka.memory import MemoryClient
