@@ -93,7 +93,7 @@ class ScopeError(PoolError):
 
 
 class UnopenedScopeError(ScopeError, AttributeError):
-    """A recipe was touched before anybody opened it (an ``AttributeError``, so that ``hasattr`` says no)."""
+    """A scope was touched before anybody opened it (an ``AttributeError``, so that ``hasattr`` says no)."""
 
 
 class CheckoutReturnedError(PoolError):

@@ -108,7 +108,7 @@ class TransactionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """A scope's options, checked when the recipe is made."""
+    """A scope's options, checked when the scope is made."""
 
     timeout_ms: int | None = None
     propagation: Propagation = "join"

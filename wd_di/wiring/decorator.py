@@ -40,8 +40,8 @@ def inject(fn: F) -> F:
     coroutine functions. Producers and transactions of a ``PoolResource`` are opened in the order of the parameters
     after every injection has succeeded, and end with the call: a transaction is committed when the function returns
     (a generator: when it is exhausted) and aborted when anything is raised. If ``AbortTransaction`` was raised, the
-    call returns ``None``. What the caller passes is taken as it is and opens nothing, unless it is a recipe itself,
-    such as ``pool.transaction(timeout_ms=100)``.
+    call returns ``None``. What the caller passes is taken as it is and opens nothing, unless it is an unopened scope
+    itself, such as ``pool.transaction(timeout_ms=100)``.
 
     Put it directly above the function, below other decorators.
 
