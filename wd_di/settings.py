@@ -1,395 +1,37 @@
-"""Which settings there are, what they mean, and which values each of them takes.
+"""Which settings a pool has, what they mean, and which values each of them takes.
 
-Clashes between settings are found in ``_plan``: they need the pool's name and what ``configure`` made of them.
+Clashes between settings are found in ``_slots/plan``: they need the pool's name and what ``configure`` made of them.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import warnings
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from decimal import Decimal
 from difflib import get_close_matches
-from enum import Enum
-from functools import wraps
-from inspect import isawaitable, iscoroutine, iscoroutinefunction
-from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from inspect import isawaitable, iscoroutine
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    SecretStr,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    NestedSecretsSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from wd_di._names import (
-    CALLED,
-    INSTEAD,
-    TOPIC_DEFAULTS,
-    TOPIC_SETTINGS,
-    UNTYPED,
-    dotted,
-    in_one_form,
-    is_property,
-    looks_secret,
-    nearly,
-    under_names,
-)
-from wd_di._sources import all_in_one_form, beneath, reading
-from wd_di._variables import Given, misspelt_arguments, outside, short_timeout
+from wd_di._settings.environment import Settings
+from wd_di._settings.kafka import MAX_INT, Frozen, KafkaSettings, is_kafkas
+from wd_di._settings.names import dotted
+from wd_di._settings.passed import kind_of
+from wd_di._settings.problems import all_problems, problem, retold
+from wd_di._settings.warned import SettingsWarning, outside, short_timeout
 from wd_di.errors import SettingsError
 
-_MAX_INT = 2_147_483_647
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
+__all__ = ["KafkaSettings", "PoolSettings", "Settings", "SettingsWarning"]
 
-class SettingsWarning(UserWarning):
-    """Settings that are taken, and were likely meant otherwise or surprise on the second machine."""
+Ms = Annotated[int, Field(ge=0, le=MAX_INT)]
+PositiveMs = Annotated[int, Field(ge=1, le=MAX_INT)]
 
 
-# -- what may be shown, and what is passed on ------------------------------------------------------
-
-_MASK = str(SecretStr("?"))
-MISSPELT = 0.85
-"""How near an unknown name must be to a setting's to be taken for it: hidden like a secret, or told."""
-
-
-def is_secret(key: str) -> bool:
-    """Return whether the value of this key must never be shown, judging unknown keys by their name."""
-    name = dotted(key)
-    known = _holds_secret(name)
-    if known is not None:
-        return known
-    if looks_secret(name) or ("." in name and is_secret(name.rpartition(".")[0])):  # what is within a secret
-        return True
-    meant = nearly(name, KafkaSettings.model_fields, MISSPELT)
-    return meant is not None and _holds_secret(dotted(meant)) is True
-
-
-def _holds_secret(name: str) -> bool | None:
-    """Whether the setting of this name is a secret; ``None`` if there is none."""
-    field = KafkaSettings.model_fields.get(name.replace(".", "_"))
-    return None if field is None else SecretStr in get_args(field.annotation)
-
-
-def shown(values: Mapping[str, object]) -> dict[str, object]:
-    """Return what may be printed of these keys: no secrets, and callables by name (a partial shows its arguments)."""
-    return {key: _shown(str(key), value) for key, value in values.items()}
-
-
-def _shown(key: str, value: object) -> object:
-    if isinstance(value, Mapping):
-        return {inner: _shown(f"{key}.{inner}", each) for inner, each in value.items()}
-    if callable(value):
-        return f"<{getattr(value, '__qualname__', type(value).__name__)}>"
-    if is_secret(key):
-        return SecretStr("hidden")
-    return value if value is None or isinstance(value, _TEXT_LIKE) else f"<{type(value).__name__}>"
-
-
-# confluent-kafka sends str() of whatever it is given: of these it is what was meant.
-_TEXT_LIKE = (str, int, float, Decimal, PurePath, SecretStr)
-
-
-def _passed_through(name: str, value: object, beside: Mapping[str, object], fields: Iterable[str]) -> object:
-    """Check a value without a typed field: librdkafka takes text, confluent-kafka also callables and a logger."""
-    if name in INSTEAD and (name, value) != ("delivery.report.only.error", False):
-        raise ValueError(f"{name} can't be set for a pool's producers: {INSTEAD[name]}")
-    _refuse_json(name, value, fields)
-    if name == TOPIC_DEFAULTS:
-        return _topic_defaults(value, beside)
-    longer = [each for each in fields if each.startswith(f"{name}.")]
-    if longer:
-        raise ValueError(f"{name} is no setting, only the beginning of some: {', '.join(longer)}")
-    kind = "a coroutine function" if iscoroutinefunction(value) else _kind(value)
-    if name == "logger" and (isinstance(value, type) or not callable(getattr(value, "log", None))):
-        raise ValueError(f"logger takes a logging.Logger, not {kind}")
-    if name in CALLED and (not callable(value) or iscoroutinefunction(value)):
-        raise ValueError(f"{name} takes a plain function, not {kind}")
-    if name == "logger" or callable(value):
-        return value
-    value = value.value if isinstance(value, Enum) else value
-    if not isinstance(value, _TEXT_LIKE):
-        # Of others str() is no value: "b'...'", "['...']", "<object at 0x...>" or asterisks.
-        raise ValueError(f"{name} takes a string, number, boolean or callable, not {kind}")  # noqa: TRY004  (as below)
-    return _unmasked(name, value if isinstance(value, SecretStr) or not is_secret(name) else SecretStr(str(value)))
-
-
-def _refuse_json(name: str, value: object, fields: Iterable[str]) -> None:
-    """Refuse a text that holds JSON: pydantic-settings reads it for a whole field only, and librdkafka never."""
-    if "." in name and is_secret(name):  # it may be a key in JSON; ssl_key takes none
-        return
-    read = _json(value)
-    if isinstance(read, list):
-        raise ValueError(f"{name} takes text, not a JSON list: separate its values by commas")  # noqa: TRY004  (as below)
-    if not isinstance(read, dict):
-        return
-    inner: list[str] = []
-    with suppress(ValueError):
-        inner = (
-            [f"{name}__{key}" for key in under_names(read)] if name == TOPIC_DEFAULTS else [*under_names({name: read})]
-        )
-    known = [each for each in inner if each in fields] or [each for each in fields if each.startswith(f"{name}.")][:3]
-    start, example = _variables_start(name, value), ""
-    if start is None:
-        start, example = "ORDERS__KAFKA__", "for a pool 'orders' for example "
-    variables = ", ".join(f"{start}{each.replace('.', '_').upper()}" for each in known or inner or [name])
-    raise ValueError(
-        f"{name} is given JSON, which is read for the whole of the field kafka and not for a part of it: in the "
-        f"environment each setting has a variable of its own, {example}{variables}"
-    )
-
-
-def _variables_start(name: str, value: object) -> str | None:
-    """Return what the environment's variable with this value has before the name of the setting."""
-    ending = r"[._]+".join(map(re.escape, re.split(r"[._]+", name)))
-    found = (re.fullmatch(f"(.*?){ending}", key, re.IGNORECASE) for key, each in os.environ.items() if each == value)
-    return next((match[1] for match in found if match), None)
-
-
-def _json(value: object) -> object:
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
-    return None
-
-
-def _topic_defaults(value: object, beside: Mapping[str, object]) -> dict[str, object]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{TOPIC_DEFAULTS} takes a mapping, not {_kind(value)}")  # noqa: TRY004  (pydantic passes ValueError on)
-    values = under_names(value)
-    others = sorted(values.keys() - TOPIC_SETTINGS)
-    if others:
-        raise ValueError(f"{', '.join(others)} can't stand in {TOPIC_DEFAULTS}: set it beside that")
-    twice = [name for name in values if name in beside and str(values[name]) != str(beside[name])]
-    if twice:
-        raise ValueError(f"{', '.join(twice)} is given twice with different values, in {TOPIC_DEFAULTS} and beside it")
-    return checked_kafka(TOPIC_DEFAULTS, values).librdkafka()
-
-
-def _unmasked(name: str, value: object) -> object:
-    """Refuse a secret that was read back from a dump, before Kafka does: pydantic writes asterisks in its place."""
-    if isinstance(value, SecretStr) and value.get_secret_value() == _MASK:
-        raise ValueError(f"{name} is nothing but asterisks, as a dump in JSON shows a secret: its value is lost")
-    return value
-
-
-def _kind(given: object) -> str:
-    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
-
-
-# -- the values ----------------------------------------------------------------------------------
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _acks(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return int(value) if value in {"-1", "0", "1"} else value.lower()
-
-
-Acks = Annotated[Literal["all", -1, 0, 1], BeforeValidator(_acks)]
-Compression = Annotated[Literal["none", "gzip", "snappy", "lz4", "zstd"], BeforeValidator(_lower)]
-SecurityProtocol = Annotated[Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"], BeforeValidator(_lower)]
-SaslMechanism = Annotated[
-    Literal["GSSAPI", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"], BeforeValidator(_upper)
-]
-
-
-class _Frozen(BaseModel):
-    # A failed validation prints its whole input unless hidden, passwords included.
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-        # JSON in a variable may hold an ordinal or a password made of digits.
-        coerce_numbers_to_str=True,
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_as_number(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError("a boolean isn't a value of this setting")
-        return value
-
-
-class KafkaSettings(_Frozen):
-    """What librdkafka is told, as typed fields; every other key is passed through.
-
-    Keys may be dotted or underscored, also in the environment: ``linger.ms`` and ``linger_ms`` are one setting. Fields
-    mean what librdkafka's CONFIGURATION.md says of the same name, in its units; what isn't set keeps its default there.
-    Values whose name looks secret are hidden, also under unknown keys.
-    """
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
-
-    bootstrap_servers: str | None = Field(default=None, min_length=1)
-    """Comma-separated ``host:port`` list to find the cluster with."""
-    client_id: str | None = None
-    """Name in the brokers' logs and quotas; by default made of the pool, the instance, the process and the index."""
-    client_rack: str | None = None
-    client_dns_lookup: Literal["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"] | None = None
-
-    acks: Acks | None = None
-    enable_idempotence: bool | None = None
-    max_in_flight_requests_per_connection: int | None = Field(default=None, ge=1, le=1_000_000)
-    retries: int | None = Field(default=None, ge=0, le=_MAX_INT)
-    retry_backoff_ms: int | None = Field(default=None, ge=1, le=300_000)
-    retry_backoff_max_ms: int | None = Field(default=None, ge=1, le=300_000)
-    partitioner: str | None = None
-
-    linger_ms: float | None = Field(default=None, ge=0, le=900_000)
-    """How long a batch may wait for more messages; fractions of a millisecond are allowed."""
-    batch_size: int | None = Field(default=None, ge=1, le=_MAX_INT)
-    batch_num_messages: int | None = Field(default=None, ge=1, le=1_000_000)
-    compression_type: Compression | None = None
-    compression_level: int | None = Field(default=None, ge=-1, le=12)
-    message_max_bytes: int | None = Field(default=None, ge=1_000, le=1_000_000_000)
-    queue_buffering_max_messages: int | None = Field(default=None, ge=0, le=_MAX_INT)
-    queue_buffering_max_kbytes: int | None = Field(default=None, ge=1, le=_MAX_INT)
-
-    message_timeout_ms: int | None = Field(default=None, ge=0, le=_MAX_INT)
-    """How long a message may take to be delivered, retries included; 0 is without end. Also ``delivery.timeout.ms``."""
-    request_timeout_ms: int | None = Field(default=None, ge=1, le=900_000)
-    socket_timeout_ms: int | None = Field(default=None, ge=10, le=300_000)
-    socket_connection_setup_timeout_ms: int | None = Field(default=None, ge=1_000, le=_MAX_INT)
-    transaction_timeout_ms: int | None = Field(default=None, ge=1_000, le=_MAX_INT)
-    """After this long the broker aborts an open transaction. Transactional pools set 15,000 (librdkafka: 60,000)."""
-    reconnect_backoff_ms: int | None = Field(default=None, ge=0, le=3_600_000)
-    reconnect_backoff_max_ms: int | None = Field(default=None, ge=0, le=3_600_000)
-    connections_max_idle_ms: int | None = Field(default=None, ge=0, le=_MAX_INT)
-    topic_metadata_propagation_max_ms: int | None = Field(default=None, ge=0, le=3_600_000)
-    statistics_interval_ms: int | None = Field(default=None, ge=0, le=86_400_000)
-
-    security_protocol: SecurityProtocol | None = None
-    sasl_mechanism: SaslMechanism | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    sasl_oauthbearer_config: SecretStr | None = None
-    sasl_oauthbearer_method: Literal["default", "oidc"] | None = None
-    sasl_oauthbearer_client_id: str | None = None
-    sasl_oauthbearer_client_secret: SecretStr | None = None
-    sasl_oauthbearer_scope: str | None = None
-    sasl_oauthbearer_extensions: str | None = None
-    sasl_oauthbearer_token_endpoint_url: str | None = None
-    sasl_oauthbearer_grant_type: str | None = None
-    sasl_oauthbearer_assertion_private_key_file: str | None = None
-    sasl_oauthbearer_assertion_private_key_passphrase: SecretStr | None = None
-    sasl_oauthbearer_assertion_private_key_pem: SecretStr | None = None
-
-    ssl_ca_location: str | None = None
-    ssl_ca_pem: str | None = None
-    ssl_certificate_location: str | None = None
-    ssl_certificate_pem: str | None = None
-    ssl_key_location: str | None = None
-    ssl_key_pem: SecretStr | None = None
-    ssl_key_password: SecretStr | None = None
-    ssl_keystore_location: str | None = None
-    ssl_keystore_password: SecretStr | None = None
-    ssl_endpoint_identification_algorithm: Literal["none", "https"] | None = None
-    enable_ssl_certificate_verification: bool | None = None
-
-    test_mock_num_brokers: int | None = Field(default=None, ge=0, le=10_000)
-    """Brokers of the in-process mock cluster that each producer starts for itself, instead of connecting to Kafka."""
-
-    @classmethod
-    def of(cls, settings: Mapping[str, object], /) -> Self:
-        """Build from a mapping under librdkafka's own names.
-
-        Args:
-            settings: Dotted or underscored keys, typed or not; ``None`` means not set.
-
-        Raises:
-            pydantic.ValidationError: A value is wrong, a setting is given twice, or ``transactional.id`` is among them.
-        """
-        return cls.model_validate(settings)
-
-    def librdkafka(self) -> dict[str, object]:
-        """Return what was set, under librdkafka's names; secrets stay ``SecretStr``."""
-        values = {dotted(name): getattr(self, name) for name in type(self).model_fields}
-        return {name: value for name, value in values.items() if value is not None} | (self.model_extra or {})
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        return shown(self.librdkafka()).items()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_name_each(cls, data: object) -> object:
-        if not isinstance(data, Mapping):
-            return data
-        values = under_names(data)
-        if "transactional.id" in values:
-            raise ValueError(
-                "transactional.id can't be shared by the producers of a pool: set PoolSettings.transactional_id, "
-                "for example 'shop-orders-{instance}-{index}'"
-            )
-        fields = cls._fields()
-        others = {name: _passed_through(name, values[name], values, fields) for name in values.keys() - fields.keys()}
-        return {fields.get(name, name): others.get(name, value) for name, value in values.items()}
-
-    @field_validator("bootstrap_servers", mode="before")
-    @classmethod
-    def _no_list(cls, value: object) -> object:
-        if isinstance(value, list | tuple | set | frozenset) or isinstance(_json(value), list):
-            raise ValueError("it takes one text with commas in between, as 'one:9092,two:9092', not a list")  # noqa: TRY004  (pydantic passes ValueError on)
-        return value
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _no_mask(cls, value: object, info: ValidationInfo) -> object:
-        return _unmasked(dotted(str(info.field_name)), value)
-
-    @classmethod
-    def _fields(cls) -> dict[str, str]:
-        return {dotted(name): name for name in cls.model_fields}
-
-    @classmethod
-    def knows(cls, name: str) -> bool:
-        """Whether there is a setting of this name, in whatever spelling."""
-        return dotted(name).replace(".", "_") in cls.model_fields or is_property(name)
-
-    @classmethod
-    def nearly(cls, name: str) -> str | None:
-        """Return the setting that this name is nearly, unless it is one."""
-        return None if cls.knows(name) else nearly(name, cls.model_fields, MISSPELT)
-
-    @classmethod
-    def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
-        return in_one_form(given, cls._fields())
-
-
-Ms = Annotated[int, Field(ge=0, le=_MAX_INT)]
-PositiveMs = Annotated[int, Field(ge=1, le=_MAX_INT)]
-
-
-class PoolSettings(_Frozen):
+class PoolSettings(Frozen):
     """One pool. Durations are milliseconds; unknown fields are refused."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -455,7 +97,7 @@ class PoolSettings(_Frozen):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_near_names(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _with_near_names(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Say of a field that there isn't which one was meant."""
         try:
             return handler(data)
@@ -475,171 +117,28 @@ class PoolSettings(_Frozen):
             raise ValueError(
                 "timeout and timeout_ms are one setting (in milliseconds), given twice with different values"
             )
-        kafkas = [key for key in values if key not in cls.model_fields and _is_kafkas(key)]
+        kafkas = [key for key in values if key not in cls.model_fields and is_kafkas(key)]
         if kafkas and cls.model_config.get("extra") == "forbid":
             raise ValueError(f"{', '.join(kafkas)} is Kafka's own: it belongs into the field kafka")
         return values
 
     @classmethod
-    def _in_one_form(cls, given: dict[Any, Any]) -> dict[Any, Any]:
+    def _in_one_form(cls, given: dict[str, object]) -> dict[str, object]:
         if "timeout" not in given or str(given.get("timeout_ms", given["timeout"])) != str(given["timeout"]):
             return given
         return {"timeout_ms": given["timeout"]} | {key: each for key, each in given.items() if key != "timeout"}
 
 
 def _near_names(error: ValidationError, kind: type[PoolSettings]) -> ValidationError:
-    problems = error.errors(include_url=False, include_context=False)
-    if all(each["type"] != "extra_forbidden" for each in problems):
-        return error
-    details: list[InitErrorDetails] = []
-    for each in problems:
+    def text(each: ErrorDetails) -> str:
         extra = each["type"] == "extra_forbidden" and len(each["loc"]) == 1
-        text = _no_setting(each["loc"][0], kind) if extra else each["msg"]
-        custom = PydanticCustomError(each["type"], "{text}", {"text": text})
-        details.append(InitErrorDetails(type=custom, loc=each["loc"], input=each["input"]))
-    return ValidationError.from_exception_data(error.title, details, hide_input=True)
+        return _no_setting(each["loc"][0], kind) if extra else each["msg"]
+
+    found = any(each["type"] == "extra_forbidden" for each in error.errors(include_url=False, include_context=False))
+    return retold(error, text) if found else error
 
 
-def _is_kafkas(key: object) -> bool:
-    if not isinstance(key, str):
-        return False
-    names = {dotted(name) for name in KafkaSettings.model_fields}
-    # ORDERS__KAFKA_LINGER_MS lacks an underscore.
-    own = dotted(key).removeprefix("kafka.")
-    return own in UNTYPED or any(f"{name}.".startswith(f"{own}.") for name in names)
-
-
-class Settings(BaseSettings):
-    """Base of an application's settings: one field for each pool, from the environment.
-
-    A dotenv file and a folder of secrets are read where a class names them: ``env_file`` and ``secrets_dir``.
-    ``ORDERS__KAFKA__SASL_PASSWORD`` and a file ``orders__kafka__sasl_password`` in ``secrets_dir`` both fill
-    ``orders.kafka.sasl_password``. Inputs are hidden in validation errors, since they hold passwords (but for
-    ``ValidationError.errors()``, which isn't meant to be printed); a plain ``BaseSettings`` around pools prints them.
-
-    The names of pools' and Kafka's settings are brought to one form in each source, also in those that a subclass adds
-    by ``settings_customise_sources``. So the stronger source wins, whichever way each of them spells a setting.
-
-    A variable changes one setting of a default and leaves the others. One that is near to a pool's or Kafka's, such as
-    ``ORDER__SIZE``, is a warning; a validation error names the variable, or the file, that it is about.
-    """
-
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_nested_delimiter="__",
-        # Else ORDERS__SIZE=3 replaces a default as a whole, its transactional_id with it.
-        nested_model_default_partial_update=True,
-        # A dotenv file is often shared with other programs.
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
-
-    def __init__(self, **values: Any) -> None:
-        with reading() as sources:
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                told = _told(error, Given(type(self), sources, _kinds))
-            else:
-                given = Given(type(self), sources, _kinds)
-                for remark in given.remarks(misspelt_arguments(type(self), values)):
-                    warnings.warn(f"{type(self).__name__}: {remark}", SettingsWarning, outside())
-                return
-        raise told  # outside of the handler: the original may show inputs
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy with changes, as pydantic does; a name that is no field would be kept where nobody looks.
-
-        Raises:
-            SettingsError: Names what is no field.
-        """
-        kind = type(self)
-        # What the class itself has, such as a cached property, may be set so.
-        others = [name for name in update or () if name not in kind.model_fields and not hasattr(kind, str(name))]
-        if others and kind.model_config.get("extra") != "allow":
-            near = get_close_matches(str(others[0]).lower(), kind.model_fields, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise SettingsError(f"{kind.__name__}: model_copy was told of {others[0]!r}, which is no field{hint}")
-        return super().model_copy(update=update, deep=deep)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  (pydantic-settings passes it by name)
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read the secrets folder with nested names too: pydantic-settings' own source fills top-level fields only."""
-        return (init_settings, env_settings, dotenv_settings, NestedSecretsSettingsSource(file_secret_settings))
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Have the sources of the class in one form, whoever chose them."""
-        super().__init_subclass__(**options)
-        _kinds.add(cls)
-        chosen = cls.settings_customise_sources.__func__  # type: ignore[attr-defined]  # mypy: a bound method has one
-
-        @wraps(chosen)
-        def sources(cls: type[Settings], settings_cls: type[BaseSettings], *own: Any, **named: Any) -> tuple[Any, ...]:
-            given = chosen(cls, settings_cls, *own, **named)
-            others = tuple(each for each in given if not isinstance(each, _Defaults))  # a parent's wrapper adds one too
-            return (*all_in_one_form(others, settings_cls), _Defaults(settings_cls))
-
-        cls.settings_customise_sources = classmethod(sources)  # type: ignore[assignment,method-assign]
-
-
-class _Defaults(PydanticBaseSettingsSource):
-    """Defaults that are changed in part where pydantic-settings doesn't look: factories, mappings, parts of models."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  (abstract)
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        if not self.config.get("nested_model_default_partial_update"):
-            return {}
-        arguments = self.settings_sources_data.get("InitSettingsSource")
-        return beneath(self.settings_cls, self.current_state, dict, arguments, TypeAdapter(Any).dump_python)
-
-
-_kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
-
-
-def _told(error: ValidationError, given: Given) -> ValidationError:
-    """Return the error with the variables that it is about."""
-    details: list[InitErrorDetails] = []
-    for each in error.errors(include_url=False, include_context=False):
-        text = each["msg"] + given.hint(each["loc"], each["type"], each["msg"])
-        custom = PydanticCustomError(each["type"], "{text}", {"text": text})
-        details.append(InitErrorDetails(type=custom, loc=each["loc"], input=each["input"]))
-    return ValidationError.from_exception_data(error.title, details, hide_input=True)
-
-
-# -- for _plan and the pool, which don't know pydantic ---------------------------------------------
-
-
-def checked_kafka(who: str, given: Mapping[str, object]) -> KafkaSettings:
-    """Validate what ``configure`` left behind.
-
-    Args:
-        who: The pool and the slot, for the message.
-        given: Keys and values, among them secrets: the error names the value's kind only.
-
-    Raises:
-        SettingsError: Names each key that is wrong.
-    """
-    try:
-        return KafkaSettings.of(given)
-    except ValidationError as error:
-        problems = _problems(error)
-    # Outside the handler: the original holds the values.
-    raise SettingsError(f"{who}: {problems}")
-
-
-def near_setting(name: str) -> str:
-    """Return the setting of Kafka's that a name may mean which librdkafka doesn't know, as a question, or nothing."""
-    near = nearly(name, KafkaSettings.model_fields, 0.75)
-    return f", did you mean {near}?" if near else ""
+# -- for the pool, which doesn't know pydantic -----------------------------------------------------
 
 
 def left_open(settings: PoolSettings, name: str) -> bool:
@@ -660,7 +159,7 @@ def checked_pool(name: object, given: object) -> PoolSettings:
         SettingsError: Names the pool, and each field that is wrong, or else what was given. No value is shown.
     """
     if not isinstance(name, str) or not name:
-        raise SettingsError(f"the name of a pool is text that isn't empty, got {_kind(name)}")
+        raise SettingsError(f"the name of a pool is text that isn't empty, got {kind_of(name)}")
     if isinstance(given, PoolSettings):
         if misplaced := _misplaced(given):
             raise SettingsError(f"{name}: {misplaced}")
@@ -678,7 +177,7 @@ def checked_pool(name: object, given: object) -> PoolSettings:
             again = type(kafka).of(values["kafka"])
             checked = checked.model_copy(update={"kafka": kafka if again == kafka else again})
     except ValidationError as error:
-        problems = _problems(error)
+        problems = all_problems(error, _problem)
     else:
         return _unless_changed(given, checked) if isinstance(given, PoolSettings) else checked
     raise SettingsError(f"{name}: {problems}")
@@ -692,7 +191,7 @@ def _misplaced(given: PoolSettings) -> str:
     return "; ".join(f"{key}: {_no_setting(key)}" for key in names)
 
 
-def _besides_fields(given: BaseModel) -> dict[Any, object]:
+def _besides_fields(given: BaseModel) -> dict[str, object]:
     others = {**given.__dict__, **(given.model_extra or {})}
     return {key: others[key] for key in others if key in given.model_fields_set - type(given).model_fields.keys()}
 
@@ -701,7 +200,7 @@ def _no_setting(key: object, kind: type[PoolSettings] = PoolSettings) -> str:
     """Say what to write in place of a key that is no field of ``PoolSettings``, or of the class based on it."""
     if key == "timeout":
         return "model_copy takes the fields' own names only: it is timeout_ms"
-    if _is_kafkas(key):
+    if is_kafkas(key):
         return "it is Kafka's own: it belongs into the field kafka"
     like = str(key).lower().replace("-", "_").replace(".", "_")
     near = get_close_matches(like, kind.model_fields, n=1)
@@ -722,7 +221,7 @@ def _same(one: object, other: object) -> bool:
 def _no_settings(given: object) -> str:
     if iscoroutine(given):
         given.close()  # or Python complains that nobody awaited it
-    text = f"the settings of a pool are a PoolSettings or a mapping of its fields, not {_kind(given)}"
+    text = f"the settings of a pool are a PoolSettings or a mapping of its fields, not {kind_of(given)}"
     ways: list[tuple[object, str]] = [
         (given is None, "pass one, in a container for example PoolResource(settings.provided.orders)"),
         (isinstance(given, KafkaSettings), "pass PoolSettings(kafka=...)"),
@@ -763,21 +262,13 @@ def _pools_in(given: object) -> list[str]:
     return [name for name in fields if isinstance(getattr(given, name, None), PoolSettings)]
 
 
-def _problems(error: ValidationError) -> str:
-    return "; ".join(_problem(each) for each in error.errors(include_url=False))
-
-
-def _problem(error: Mapping[str, Any]) -> str:
-    text = str(error["msg"]).removeprefix("Value error, ")
+def _problem(error: ErrorDetails) -> str:
     if not error["loc"]:
-        return text
+        return problem(error, ())
     first, *others = map(str, error["loc"])
     if error["type"] == "extra_forbidden" and not others:
         inner = isinstance(error["input"], Mapping | PoolSettings)
         alone = f"a pool has no such setting: if these are the pool's, pass them alone, as config.{first}"
         way = alone if inner else _no_setting(first)
         return f"{first or repr(first)}: {way}, got {type(error['input']).__name__}"
-    if hasattr(type(error["input"]), "__IS_PROVIDER__"):
-        text = "a provider in a plain mapping isn't asked: make the mapping a providers.Dict"
-    where = [first, *map(dotted, others)] if first in PoolSettings.model_fields else [dotted(first)]
-    return f"{'.'.join(where)}: {text}, got {type(error['input']).__name__}"
+    return problem(error, [first, *map(dotted, others)] if first in PoolSettings.model_fields else [dotted(first)])

@@ -33,7 +33,7 @@ from tests.pages import (
     too_wide,
 )
 from wd_di import FencedError, KafkaSettings, PoolSettings, ProducerPool, SettingsWarning, errors, events, testing
-from wd_di.settings import dotted
+from wd_di._settings.names import dotted
 from wd_di.testing import _mock
 
 if TYPE_CHECKING:

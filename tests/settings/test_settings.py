@@ -18,9 +18,10 @@ from confluent_kafka import KafkaException, Producer, cimpl
 from pydantic import SecretBytes, SecretStr, ValidationError
 from pydantic_settings import SettingsError as SourceError
 
-from wd_di._names import UNTYPED
+from wd_di._settings.kafka import checked_kafka, is_secret, shown
+from wd_di._settings.names import UNTYPED, dotted
 from wd_di.errors import SettingsError
-from wd_di.settings import KafkaSettings, PoolSettings, Settings, checked_kafka, dotted, is_secret, shown
+from wd_di.settings import KafkaSettings, PoolSettings, Settings
 
 SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)
 SECRET_KEYS = [

@@ -21,7 +21,7 @@ from pydantic_settings import (
 from typing_extensions import TypeAliasType, TypedDict
 
 from wd_di import SettingsError
-from wd_di._sources import in_one_form
+from wd_di._settings.sources import in_one_form
 from wd_di.settings import KafkaSettings, PoolSettings, Settings
 
 SECRET = "s3cr3t-value"  # noqa: S105  (what must not be seen)

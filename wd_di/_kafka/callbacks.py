@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from wd_di._errorlog import is_ctrl_c
-from wd_di._names import revealed
+from wd_di._settings.names import revealed
 from wd_di.events import log_error
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from confluent_kafka import KafkaException, cimpl
 
 from wd_di._kafka.callbacks import ConsumerSettings
 from wd_di._kafka.translation import Translator, reveal
-from wd_di._variables import outside
+from wd_di._settings.kafka import near_setting
+from wd_di._settings.warned import SettingsWarning, outside
 from wd_di.errors import SettingsError
-from wd_di.settings import SettingsWarning, near_setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

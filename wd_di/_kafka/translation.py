@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import KafkaError, KafkaException
 
 from wd_di._kafka.port import Fault, FaultKind
-from wd_di._names import revealed
+from wd_di._settings.names import revealed
 from wd_di.errors import PoolOpenError
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from wd_di._names import CALLED, TOPIC_DEFAULTS, dotted, revealed
+from wd_di._settings.kafka import checked_kafka, shown
+from wd_di._settings.names import CALLED, TOPIC_DEFAULTS, dotted, revealed
+from wd_di._settings.warned import outside
 from wd_di._slots.ids import Id, address
-from wd_di._variables import outside
 from wd_di.errors import SettingsError
-from wd_di.settings import PoolSettings, SettingsWarning, checked_kafka, shown
+from wd_di.settings import PoolSettings, SettingsWarning
 
 # librdkafka's 60,000 would block read_committed readers for a minute after a crash.
 _TRANSACTION_TIMEOUT_MS = 15_000

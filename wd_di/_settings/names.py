@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import cast
 
 Path = tuple[str, ...]
 
@@ -82,29 +82,28 @@ _SECOND_NAMES = {
 }
 
 # A list of our own: confluent-kafka has none, and librdkafka prints its own to a file of C's only.
-UNTYPED = frozenset(
-    """
-    allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
-    broker.address.family broker.address.ttl broker.version.fallback builtin.features debug enable.gapless.guarantee
-    enable.metrics.push enable.random.seed enable.sasl.oauthbearer.unsecure.jwt enabled_events https.ca.location
-    https.ca.pem log.connection.close log.queue log.thread.name log_level message.copy.max.bytes metadata.max.age.ms
-    metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy plugin.library.paths
-    produce.offset.report queue.buffering.backpressure.threshold queuing.strategy
-    receive.message.max.bytes reconnect.backoff.jitter.ms
-    sasl.kerberos.keytab sasl.kerberos.kinit.cmd sasl.kerberos.min.time.before.relogin sasl.kerberos.principal
-    sasl.kerberos.service.name sasl.oauthbearer.assertion.algorithm sasl.oauthbearer.assertion.claim.aud
-    sasl.oauthbearer.assertion.claim.exp.seconds sasl.oauthbearer.assertion.claim.iss
-    sasl.oauthbearer.assertion.claim.jti.include sasl.oauthbearer.assertion.claim.nbf.seconds
-    sasl.oauthbearer.assertion.claim.sub sasl.oauthbearer.assertion.file
-    sasl.oauthbearer.assertion.jwt.template.file sasl.oauthbearer.metadata.authentication.type
-    sasl.oauthbearer.sub.claim.name socket.blocking.max.ms socket.keepalive.enable socket.max.fails
-    socket.nagle.disable socket.receive.buffer.bytes socket.send.buffer.bytes ssl.ca.certificate.stores
-    ssl.cipher.suites ssl.crl.location ssl.curves.list ssl.engine.id ssl.engine.location ssl.providers
-    ssl.sigalgs.list sticky.partitioning.linger.ms test.mock.broker.rtt topic.blacklist
-    topic.metadata.refresh.fast.cnt topic.metadata.refresh.fast.interval.ms topic.metadata.refresh.interval.ms
-    topic.metadata.refresh.sparse
-    """.split()  # noqa: SIM905  (one a line, they would be seventy lines)
-)
+_UNTYPED = """
+  allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
+  broker.address.family broker.address.ttl broker.version.fallback builtin.features debug enable.gapless.guarantee
+  enable.metrics.push enable.random.seed enable.sasl.oauthbearer.unsecure.jwt enabled_events https.ca.location
+  https.ca.pem log.connection.close log.queue log.thread.name log_level message.copy.max.bytes metadata.max.age.ms
+  metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy plugin.library.paths
+  produce.offset.report queue.buffering.backpressure.threshold queuing.strategy
+  receive.message.max.bytes reconnect.backoff.jitter.ms
+  sasl.kerberos.keytab sasl.kerberos.kinit.cmd sasl.kerberos.min.time.before.relogin sasl.kerberos.principal
+  sasl.kerberos.service.name sasl.oauthbearer.assertion.algorithm sasl.oauthbearer.assertion.claim.aud
+  sasl.oauthbearer.assertion.claim.exp.seconds sasl.oauthbearer.assertion.claim.iss
+  sasl.oauthbearer.assertion.claim.jti.include sasl.oauthbearer.assertion.claim.nbf.seconds
+  sasl.oauthbearer.assertion.claim.sub sasl.oauthbearer.assertion.file
+  sasl.oauthbearer.assertion.jwt.template.file sasl.oauthbearer.metadata.authentication.type
+  sasl.oauthbearer.sub.claim.name socket.blocking.max.ms socket.keepalive.enable socket.max.fails
+  socket.nagle.disable socket.receive.buffer.bytes socket.send.buffer.bytes ssl.ca.certificate.stores
+  ssl.cipher.suites ssl.crl.location ssl.curves.list ssl.engine.id ssl.engine.location ssl.providers
+  ssl.sigalgs.list sticky.partitioning.linger.ms test.mock.broker.rtt topic.blacklist
+  topic.metadata.refresh.fast.cnt topic.metadata.refresh.fast.interval.ms topic.metadata.refresh.interval.ms
+  topic.metadata.refresh.sparse
+"""
+UNTYPED = frozenset(_UNTYPED.split())
 """librdkafka's properties without a field, but for those that only C can set (librdkafka 2.16)."""
 
 _NOT_MEANT = {"fetch.message.max.bytes", "session.timeout.ms"}
@@ -164,13 +163,13 @@ def revealed(value: object) -> object:
     return getattr(value, "get_secret_value", lambda: value)()
 
 
-def under_names(given: Mapping[Any, Any]) -> dict[str, Any]:
+def under_names(given: Mapping[str, object]) -> dict[str, object]:
     """Bring all settings under librdkafka's names, nested ones too; ``None`` is as if not given.
 
     Raises:
         ValueError: One is given twice with different values, or a key is empty or no string. No value is shown.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, group in _grouped(given).items():
         told = [(path, value) for path, value in group if value is not None]
         if _differ(told):
@@ -183,7 +182,7 @@ def under_names(given: Mapping[Any, Any]) -> dict[str, Any]:
     return values
 
 
-def in_one_form(given: dict[Any, Any], fields: Mapping[str, str]) -> dict[Any, Any]:
+def in_one_form(given: dict[str, object], fields: Mapping[str, str]) -> dict[str, object]:
     """Return the same settings in the spelling of ``KafkaSettings.model_dump``, so that two sources can be merged.
 
     What is given twice differently keeps its spellings: the validation will say so.
@@ -196,7 +195,7 @@ def in_one_form(given: dict[Any, Any], fields: Mapping[str, str]) -> dict[Any, A
         groups = _grouped(given)
     except ValueError:  # a key that is none; the validation will say so
         return given
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, group in groups.items():
         told = [(path, value) for path, value in group if value is not None] or group[:1]
         if _differ(told):
@@ -208,17 +207,17 @@ def in_one_form(given: dict[Any, Any], fields: Mapping[str, str]) -> dict[Any, A
     return values
 
 
-def _grouped(given: Mapping[Any, Any]) -> dict[str, list[tuple[Path, Any]]]:
-    groups: dict[str, list[tuple[Path, Any]]] = {}
+def _grouped(given: Mapping[str, object]) -> dict[str, list[tuple[Path, object]]]:
+    groups: dict[str, list[tuple[Path, object]]] = {}
     for path, value in _leaves(given, ()):
         groups.setdefault(dotted(*path), []).append((path, value))
     return groups
 
 
-def _leaves(given: Mapping[Any, Any], outer: Path) -> Iterator[tuple[Path, Any]]:
+def _leaves(given: Mapping[str, object], outer: Path) -> Iterator[tuple[Path, object]]:
     for key, value in given.items():
         if not isinstance(key, str):
-            raise ValueError(f"keys are strings, not {type(key).__name__}")  # noqa: TRY004  (pydantic passes ValueError on)
+            raise ValueError(f"keys are strings, not {type(key).__name__}")
         if not key.strip():
             raise ValueError("a key is empty, or a name in the environment ends with the delimiter")
         path = (*outer, key)
@@ -228,7 +227,7 @@ def _leaves(given: Mapping[Any, Any], outer: Path) -> Iterator[tuple[Path, Any]]
             yield path, value
 
 
-def _differ(group: list[tuple[Path, Any]]) -> bool:
+def _differ(group: list[tuple[Path, object]]) -> bool:
     return len({str(revealed(value)) for _, value in group}) > 1
 
 
@@ -236,8 +235,8 @@ def _spelled(path: Path) -> str:
     return repr(path[0]) if len(path) == 1 else "".join(f"[{key!r}]" for key in path)
 
 
-def _put(values: dict[str, Any], path: Path, value: object) -> None:
+def _put(values: dict[str, object], path: Path, value: object) -> None:
     *outer, last = path
     for key in outer:
-        values = values.setdefault(key, {})
+        values = cast("dict[str, object]", values.setdefault(key, {}))
     values[last] = value

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING
 
-from wd_di._names import dotted
-from wd_di._sources import InOneForm, Place, aliases, is_kafka, landing, places
+from wd_di._settings.names import dotted
+from wd_di._settings.places import Place, is_kafka, kafka_of, landing, places
+from wd_di._settings.shapes import aliases, config_of, fields_of
+from wd_di._settings.warned import short_timeout
+
+if TYPE_CHECKING:
+    from wd_di._settings.sources import InOneForm
 
 Path = tuple[str, ...]
 
@@ -21,34 +25,6 @@ NEAR, NEAR_WITHIN = 0.8, 0.7
 """How near the name of a pool, and of a setting in it, must be to be taken for that."""
 _OFTEN = frozenset({"kafka", "order", "share"})
 """Settings of a pool that variables of other programs end with."""
-SHORT_TIMEOUT_MS = 50
-"""Below this many milliseconds the alias without a unit was most likely meant as seconds."""
-
-
-def outside() -> int:
-    """Return the ``stacklevel`` of a warning, for who calls this, that is at the user's line."""
-    frame, level = sys._getframe(1), 1  # noqa: SLF001  (from Python 3.12 on, warnings have skip_file_prefixes)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-_INSIDE = {"wd_di", "pydantic", "pydantic_settings", "contextlib"}
-
-
-def short_timeout(given: object) -> str | None:
-    """Return what to say of a ``timeout`` that was likely meant in seconds."""
-    try:
-        number = float(str(given))
-    except ValueError:
-        return None
-    if not (0 < number < SHORT_TIMEOUT_MS and number.is_integer()):
-        return None
-    ms, text = int(number), str(given).strip()
-    return (
-        f"timeout={text} is milliseconds, as in WaterDrop, and very short: say timeout_ms={ms} if that is meant, "
-        f"timeout_ms={ms * 1000} for seconds"
-    )
 
 
 # -- the names of one source -------------------------------------------------------------------------
@@ -66,7 +42,7 @@ class _Name:
     called: Callable[[Path], str]
     """What the source would call another setting."""
     head: Path
-    kind: Any
+    kind: object
     rest: Path
 
     @property
@@ -78,7 +54,7 @@ class _Name:
 class _Names:
     """What one source gives, and how it calls its settings."""
 
-    def __init__(self, source: InOneForm, kind: type[Any]) -> None:
+    def __init__(self, source: InOneForm, kind: type) -> None:
         self.given: list[_Name] = []
         self.others: list[tuple[str, str]] = []
         """Names that no field takes, as they are told and as they are spelt."""
@@ -92,7 +68,7 @@ class _Names:
         if not self.word:
             self._flat(source.given, (), "", "")
 
-    def _read(self, source: Any, found: dict[str, object]) -> None:
+    def _read(self, source: InOneForm, found: dict[str, object]) -> None:
         spelt = {name.lower(): name for name in os.environ}
         if hasattr(source, "secrets_paths"):
             self.word, where, spelt = "file", _in(source.secrets_dir), {}
@@ -144,8 +120,9 @@ class _Names:
         return self._cased(self.prefix + self.delimiter.join(path))
 
 
-def _in(where: Any) -> str:
-    several = [where] if isinstance(where, str | os.PathLike) else where or ()
+def _in(where: object) -> str:
+    one = isinstance(where, str | os.PathLike)
+    several = [where] if one else where if isinstance(where, Iterable) else ()
     return " in " + " or ".join(map(str, several))
 
 
@@ -161,12 +138,12 @@ class Given:
         others: Other classes of settings, whose names are no mistakes.
     """
 
-    def __init__(self, kind: type[Any], sources: Iterable[InOneForm], others: Iterable[type[Any]]) -> None:
+    def __init__(self, kind: type, sources: Iterable[InOneForm], others: Iterable[type]) -> None:
         self._kind = kind
         self._sources = [_Names(each, kind) for each in sources]
         self._others = [each for each in others if each is not kind]
         self._places = list(places(kind))
-        self._by_kind: dict[Any, list[Place]] = {}
+        self._by_kind: dict[object, list[Place]] = {}
         for place in self._places:
             self._by_kind.setdefault(place.kind, []).append(place)
         self.strays = {
@@ -230,8 +207,11 @@ class Given:
 
     def _misspelt(self) -> dict[str, str]:
         """Return the names of Kafka's settings that nobody knows, and that are nearly one: librdkafka refuses them."""
-        names = [each for each in self._all() if each.inside_kafka and each.value is not None]
-        near = {name.text: (name, name.kind.nearly(dotted(*name.rest))) for name in names}
+        near = {
+            name.text: (name, name.kind.nearly(dotted(*name.rest)))
+            for name in self._all()
+            if is_kafka(name.kind) and name.rest and name.value is not None
+        }
         return {
             text: name.called((*name.head, meant.replace(".", "_"))) for text, (name, meant) in near.items() if meant
         }
@@ -258,8 +238,8 @@ class Given:
             return None
         return names.called((*better.head, *better.rest))
 
-    def _takes(self, kind: type[Any], key: str) -> bool:
-        prefix, delimiter = (str(kind.model_config.get(each) or "") for each in ("env_prefix", "env_nested_delimiter"))
+    def _takes(self, kind: type, key: str) -> bool:
+        prefix, delimiter = (str(config_of(kind).get(each) or "") for each in ("env_prefix", "env_nested_delimiter"))
         rest = key.removeprefix(prefix.lower())
         return len(rest) == len(key) - len(prefix) and landing(kind, tuple(rest.split(delimiter or "\0"))) is not None
 
@@ -282,16 +262,16 @@ def _likeness(head: list[str], prefix: str, place: Place, delimiter: str, *, del
     return 4 if SequenceMatcher(None, "_".join(found), "_".join(wanted)).ratio() >= NEAR else None
 
 
-def _is_setting(kind: Any, name: str, *, delimited: bool) -> bool:
+def _is_setting(kind: object, name: str, *, delimited: bool) -> bool:
     if is_kafka(kind):
         return (delimited or "_" in name) and kind.knows(name)
-    return (name in kind.model_fields or name == "timeout") and (delimited or name not in _OFTEN)
+    return (name in fields_of(kind) or name == "timeout") and (delimited or name not in _OFTEN)
 
 
-def _near_setting(kind: Any, name: str) -> str | None:
+def _near_setting(kind: object, name: str) -> str | None:
     if is_kafka(kind):
         return (kind.nearly(name) or "").replace(".", "_") or None
-    return next(iter(get_close_matches(name, [*kind.model_fields, "timeout"], n=1, cutoff=NEAR_WITHIN)), None)
+    return next(iter(get_close_matches(name, [*fields_of(kind), "timeout"], n=1, cutoff=NEAR_WITHIN)), None)
 
 
 def _named(word: str, found: Mapping[str, str]) -> str:
@@ -303,7 +283,8 @@ def _named(word: str, found: Mapping[str, str]) -> str:
 def _right(name: _Name) -> str:
     """Return what a setting of Kafka's is called that stands among the pool's."""
     own = dotted(*name.rest).removeprefix("kafka.")
-    if is_kafka(name.kind) or not name.kind.model_fields["kafka"].annotation.knows(own):
+    kafka = None if is_kafka(name.kind) else kafka_of(name.kind)
+    if not is_kafka(kafka) or not kafka.knows(own):
         return ""
     return f", did you mean {name.called((*name.head, 'kafka', own.replace('.', '_')))}?"
 
@@ -331,12 +312,12 @@ def _bare(path: Iterable[str]) -> str:
     return re.sub("[_./]+", "_", "_".join(each for each in path if each)).lower()
 
 
-def misspelt_arguments(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
+def misspelt_arguments(kind: type, values: Mapping[str, object]) -> dict[str, str]:
     """Return the arguments that are nearly a field: pydantic-settings drops them without a word."""
-    fields = kind.model_fields.items()
-    aliases = [each.validation_alias or each.alias or name for name, each in fields]
-    if kind.model_config.get("extra") != "ignore" or not all(isinstance(each, str) for each in aliases):
+    fields = fields_of(kind)
+    aliases = [each.validation_alias or each.alias or name for name, each in fields.items()]
+    if config_of(kind).get("extra") != "ignore" or not all(isinstance(each, str) for each in aliases):
         return {}  # they are refused or wanted, or may have names that only pydantic knows
-    others = [name for name in values if not name.startswith("_") and name not in {*kind.model_fields, *aliases}]
-    near = {name: get_close_matches(name, kind.model_fields, n=1, cutoff=NEAR) for name in others}
+    others = [name for name in values if not name.startswith("_") and name not in {*fields, *aliases}]
+    near = {name: get_close_matches(name, fields, n=1, cutoff=NEAR) for name in others}
     return {name: each[0] for name, each in near.items() if each}

@@ -1,0 +1,131 @@
+"""How an application's settings are read: one field for each pool, from the environment and other sources."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from difflib import get_close_matches
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from wd_di._settings.defaults import beneath
+from wd_di._settings.problems import retold
+from wd_di._settings.sources import all_in_one_form, reading
+from wd_di._settings.variables import Given, misspelt_arguments
+from wd_di._settings.warned import SettingsWarning, outside
+from wd_di.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class Settings(BaseSettings):
+    """Base of an application's settings: one field for each pool, from the environment.
+
+    A dotenv file and a folder of secrets are read where a class names them: ``env_file`` and ``secrets_dir``.
+    ``ORDERS__KAFKA__SASL_PASSWORD`` and a file ``orders__kafka__sasl_password`` in ``secrets_dir`` both fill
+    ``orders.kafka.sasl_password``. Inputs are hidden in validation errors, since they hold passwords (but for
+    ``ValidationError.errors()``, which isn't meant to be printed); a plain ``BaseSettings`` around pools prints them.
+
+    The names of pools' and Kafka's settings are brought to one form in each source, also in those that a subclass adds
+    by ``settings_customise_sources``. So the stronger source wins, whichever way each of them spells a setting.
+
+    A variable changes one setting of a default and leaves the others. One that is near to a pool's or Kafka's, such as
+    ``ORDER__SIZE``, is a warning; a validation error names the variable, or the file, that it is about.
+    """
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_nested_delimiter="__",
+        # Else ORDERS__SIZE=3 replaces a default as a whole, its transactional_id with it.
+        nested_model_default_partial_update=True,
+        # A dotenv file is often shared with other programs.
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    def __init__(self, **values: Any) -> None:
+        with reading() as sources:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                told = _told(error, Given(type(self), sources, _kinds))
+            else:
+                given = Given(type(self), sources, _kinds)
+                for remark in given.remarks(misspelt_arguments(type(self), values)):
+                    warnings.warn(f"{type(self).__name__}: {remark}", SettingsWarning, outside())
+                return
+        raise told  # outside of the handler: the original may show inputs
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy with changes, as pydantic does; a name that is no field would be kept where nobody looks.
+
+        Raises:
+            SettingsError: Names what is no field.
+        """
+        kind = type(self)
+        # What the class itself has, such as a cached property, may be set so.
+        others = [name for name in update or () if name not in kind.model_fields and not hasattr(kind, str(name))]
+        if others and kind.model_config.get("extra") != "allow":
+            near = get_close_matches(str(others[0]).lower(), kind.model_fields, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{kind.__name__}: model_copy was told of {others[0]!r}, which is no field{hint}")
+        return super().model_copy(update=update, deep=deep)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  (pydantic-settings passes it by name)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the secrets folder with nested names too: pydantic-settings' own source fills top-level fields only."""
+        return (init_settings, env_settings, dotenv_settings, NestedSecretsSettingsSource(file_secret_settings))
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have the sources of the class in one form, whoever chose them."""
+        super().__init_subclass__(**options)
+        _kinds.add(cls)
+        chosen = cls.settings_customise_sources.__func__  # type: ignore[attr-defined]  # mypy: a bound method has one
+
+        @wraps(chosen)
+        def sources(
+            cls: type[Settings], settings_cls: type[BaseSettings], *own: Any, **named: Any
+        ) -> tuple[Callable[..., object], ...]:
+            given = chosen(cls, settings_cls, *own, **named)
+            others = tuple(each for each in given if not isinstance(each, _Defaults))  # a parent's wrapper adds one too
+            return (*all_in_one_form(others, settings_cls), _Defaults(settings_cls))
+
+        cls.settings_customise_sources = classmethod(sources)  # type: ignore[assignment,method-assign]
+
+
+class _Defaults(PydanticBaseSettingsSource):
+    """Defaults that are changed in part where pydantic-settings doesn't look: factories, mappings, parts of models."""
+
+    def get_field_value(self, _field: object, field_name: str) -> tuple[object, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, object]:
+        if not self.config.get("nested_model_default_partial_update"):
+            return {}
+        arguments = self.settings_sources_data.get("InitSettingsSource")
+        given = beneath(self.settings_cls, self.current_state, dict, arguments, TypeAdapter(object).dump_python)
+        return {str(name): each for name, each in given.items()}
+
+
+_kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
+
+
+def _told(error: ValidationError, given: Given) -> ValidationError:
+    """Return the error with the variables that it is about."""
+    return retold(error, lambda each: each["msg"] + given.hint(each["loc"], each["type"], each["msg"]))

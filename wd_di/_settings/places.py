@@ -1,0 +1,116 @@
+"""Where a class of settings has pools and blocks of Kafka's settings, and what a path of keys leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeGuard, get_args
+
+from wd_di._settings.shapes import config_of, fields_of, is_mapping, is_union, members, plain, read_as, takes_dicts
+
+
+class Kafka(Protocol):
+    """A class of Kafka's settings."""
+
+    def knows(self, name: str, /) -> bool:
+        """Whether there is a setting of this name."""
+
+    def nearly(self, name: str, /) -> str | None:
+        """Return the setting that this name is nearly."""
+
+
+def is_kafka(kind: object) -> TypeGuard[Kafka]:
+    """Whether this is a class of Kafka's settings."""
+    return hasattr(kind, "librdkafka")
+
+
+def kafka_of(pool: object) -> object:
+    """Return the class of Kafka's settings in a class of a pool's."""
+    return fields_of(pool)["kafka"].annotation
+
+
+def _is_ours(annotation: object) -> bool:
+    return hasattr(annotation, "_in_one_form")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a class of settings has a pool, or a block of Kafka's settings.
+
+    Attributes:
+        kind: The class of that.
+        path: The fields that lead there.
+        own: How many of them tell it from others: a pool's ``kafka`` is known by the pool's name only.
+    """
+
+    kind: object
+    path: tuple[str, ...]
+    own: int = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is a block of Kafka's that belongs to no pool."""
+        return is_kafka(self.kind) and self.own == 1
+
+
+def places(
+    annotation: object, path: tuple[str, ...] = (), default: object = None, seen: tuple[object, ...] = ()
+) -> Iterator[Place]:
+    """Find the pools and the blocks of Kafka's settings; those of a mapping by the keys of its default."""
+    annotation = plain(annotation)
+    args = get_args(annotation)
+    if is_union(annotation):
+        for each in args:
+            yield from places(each, path, default, seen)
+    elif is_mapping(annotation) and isinstance(default, Mapping):
+        for key, each in default.items():
+            yield from places(args[-1], (*path, str(key)), each, seen)
+    elif _is_ours(annotation):
+        yield Place(annotation, path)
+        if not is_kafka(annotation):
+            yield Place(kafka_of(annotation), (*path, "kafka"), 2)
+    elif annotation not in seen:
+        for ways, inner, field in members(annotation):
+            keys = map(str, read_as(annotation, ways)[0])
+            yield from places(inner, (*path, *keys), getattr(field, "default", None), (*seen, annotation))
+
+
+# -- where a name ends -------------------------------------------------------------------------------
+
+
+Landing = tuple[tuple[str, ...], object, tuple[str, ...]]
+
+
+def landing(annotation: object, path: tuple[str, ...]) -> Landing | None:
+    """Follow a path of keys into a class of settings.
+
+    Returns:
+        The part that leads to a pool or a block of Kafka's settings, the class of that and the rest; without a class if
+        it leads to something else, and ``None`` if it is dropped on the way.
+    """
+    annotation = plain(annotation)
+    args = get_args(annotation)
+    if is_union(annotation):
+        found = [landing(each, path) for each in args if takes_dicts(each)]
+        return next((each for each in found if each), None if found else (path, None, ()))
+    if is_mapping(annotation) and path:
+        return _further(path[:1], landing(args[-1], path[1:]))
+    if not _is_ours(annotation):
+        return _within(annotation, path)
+    if path and path[0].lower() == "kafka" and not is_kafka(annotation):
+        return _further(path[:1], landing(kafka_of(annotation), path[1:]))
+    return (), annotation, path
+
+
+def _within(annotation: object, path: tuple[str, ...]) -> Landing | None:
+    given, fields = [each.lower() for each in path], list(members(annotation))
+    for ways, inner, _ in fields:
+        for keys in read_as(annotation, ways):
+            if path and [str(key).lower() for key in keys] == given[: len(keys)]:
+                return _further(path[: len(keys)], landing(inner, path[len(keys) :]))
+    ignores = config_of(annotation).get("extra", "ignore") == "ignore"
+    return None if path and fields and ignores else (path, None, ())
+
+
+def _further(head: tuple[str, ...], found: Landing | None) -> Landing | None:
+    return found and ((*head, *found[0]), *found[1:])
