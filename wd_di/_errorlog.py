@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -52,10 +53,9 @@ def _on_main_thread() -> bool:
 
 
 def _shown(error: BaseException) -> str:
-    try:
+    with suppress(Exception):  # a user's class
         return repr(error)
-    except Exception:  # noqa: BLE001  (a user's class)
-        return f"{type(error).__name__}, which has no repr"
+    return f"{type(error).__name__}, which has no repr"
 
 
 class Limiter:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from contextlib import ExitStack
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,15 +50,17 @@ class WeakCalls:
     """Methods of objects that live, to be called together; kept weakly, so that an object can be collected."""
 
     def __init__(self) -> None:
-        self._methods: list[weakref.WeakMethod[Callable[..., object]]] = []
+        self._methods: dict[int, weakref.WeakMethod[Callable[..., object]]] = {}
+        self._count = count()
 
     def add(self, method: Callable[..., object]) -> None:
         """Call this bound method, too."""
-        self._methods = [*(each for each in self._methods if each() is not None), weakref.WeakMethod(method)]
+        key = next(self._count)
+        self._methods[key] = weakref.WeakMethod(method, lambda _: self._methods.pop(key, None))
 
     def __call__(self, *given: object) -> None:
         """Call all, in the order in which they were added."""
-        for each in self._methods:
+        for each in tuple(self._methods.values()):
             method = each()
             if method is not None:
                 method(*given)
@@ -87,14 +91,9 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     _after_in_parent()
-    errors = []
-    for name in [name for name in ORDER if name in _renewals]:
-        try:
-            _renewals[name]()
-        except Exception as error:  # noqa: BLE001  (the others must be renewed all the same)
-            errors.append(error)
-    if errors:
-        raise errors[0]  # Python prints it
+    with ExitStack() as all_of_them:  # also after one that raises, which Python prints
+        for name in [name for name in reversed(ORDER) if name in _renewals]:
+            all_of_them.callback(_renewals[name])
 
 
 if hasattr(os, "register_at_fork"):

@@ -27,8 +27,8 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
         if name in homes:
             return import_module(f"{package}.{name}")
         # Each costs as much as all the rest.
-        from difflib import get_close_matches  # noqa: PLC0415
-        from importlib.util import find_spec  # noqa: PLC0415
+        from difflib import get_close_matches
+        from importlib.util import find_spec
 
         near = get_close_matches(name, public, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""

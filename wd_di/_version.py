@@ -16,7 +16,7 @@ else:
         """Look the version up when it is asked for: few ask, and the look costs more than the package's import."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  (as above)
+        from importlib.metadata import PackageNotFoundError, version
 
         try:
             return version(DISTRIBUTION)

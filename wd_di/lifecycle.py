@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from wd_di.wiring import diagnosis as _diagnosis
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
-    from types import FrameType, ModuleType, TracebackType
+    from types import ModuleType, TracebackType
 
     from wd_di._slots.closing import CloseReport
 
@@ -73,7 +74,7 @@ def _listed(name: str, given: Iterable[ModuleType | str]) -> list[ModuleType | s
 def _refuse_second_run() -> None:
     """Raise if the program is running a second time, inside of its own import: it would do everything twice."""
     program = getattr(sys.modules.get("__main__"), "__file__", None)
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  (the only way to see who imports whom)
+    frame = inspect.currentframe()  # nothing else tells who imports whom
     while program is not None and frame is not None:
         name = frame.f_globals.get("__name__")
         if frame.f_code.co_name == "<module>" and name != "__main__" and frame.f_globals.get("__file__") == program:
@@ -219,12 +220,10 @@ def close_pools(container: containers.Container) -> dict[str, CloseReport]:
 
 
 def _close(resources: Iterable[Resource]) -> list[Exception]:
-    errors = []
+    errors: list[Exception] = []
     for resource in resources:
-        try:
+        with _Noting(errors):
             resource.shutdown()
-        except Exception as error:  # noqa: BLE001  (the others must be closed, too)
-            errors.append(error)
     return errors
 
 
@@ -238,15 +237,29 @@ async def _close_async(resources: Iterable[Resource]) -> tuple[list[Exception], 
     cancelled: asyncio.CancelledError | None = None
     for resource in resources:
         try:
-            if isinstance(resource, PoolResource):
-                await outwaited(_workers, resource.shutdown)
-            else:
-                await _settled(resource.shutdown())
+            with _Noting(errors):
+                if isinstance(resource, PoolResource):
+                    await outwaited(_workers, resource.shutdown)
+                else:
+                    await _settled(resource.shutdown())
         except asyncio.CancelledError as error:
             cancelled = error
-        except Exception as error:  # noqa: BLE001  (the others must be closed, too)
-            errors.append(error)
     return errors, cancelled
+
+
+class _Noting:
+    """In this block, what one of several fails with is noted: the others must be closed, too."""
+
+    def __init__(self, errors: list[Exception]) -> None:
+        self._errors = errors
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            self._errors.append(error)
+        return isinstance(error, Exception)
 
 
 async def _settled(result: Any) -> None:

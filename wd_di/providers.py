@@ -6,12 +6,11 @@ import inspect
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
-from weakref import WeakSet
 
 from dependency_injector import containers, providers
 
 from wd_di._borrowing.opening import begins_on_loops
-from wd_di._forks import renew_in_child
+from wd_di._forks import WeakCalls, renew_in_child
 from wd_di._hints import OF_RESOURCES, no_attribute, no_keyword, settings_elsewhere
 from wd_di._transactions.options import OPTIONS, Options
 from wd_di.errors import PoolClosedError, PoolError, ScopeError, SettingsError, uncopyable
@@ -108,7 +107,7 @@ class PoolResource(providers.Resource[ProducerPool]):
         # What can only be awaited is refused by the pool then; else a future would take the pool's place, which
         # nobody can close.
         self.disable_async_mode()
-        _resources.add(self)
+        _in_child.add(self._renew)
 
     def __set_name__(self, owner: type, name: str) -> None:
         if containers.is_container(owner):
@@ -207,6 +206,11 @@ class PoolResource(providers.Resource[ProducerPool]):
             finally:
                 self._pool = None
                 self.reset_state()  # type: ignore[attr-defined]  # public, but not in the stubs
+
+    def _renew(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock, which nobody here would release."""
+        self._lock = threading.RLock()
+        self._opening = False
 
     def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
         # Not the base class's own check: it opens a second pool if a shutdown comes between its check and its answer.
@@ -314,14 +318,5 @@ def _as_is(value: object) -> providers.Provider[Any]:
     return value if isinstance(value, providers.Provider) else providers.Object(value)
 
 
-_resources: WeakSet[PoolResource] = WeakSet()
-
-
-def _after_fork() -> None:
-    # Another thread of the parent may have held the lock; in the child nobody would ever release it.
-    for resource in _resources:
-        resource._lock = threading.RLock()  # noqa: SLF001  (this module's own class)
-        resource._opening = False  # noqa: SLF001
-
-
-renew_in_child("resources", _after_fork)
+_in_child = WeakCalls()
+renew_in_child("resources", _in_child)

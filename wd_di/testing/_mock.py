@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
 from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from confluent_kafka import cimpl
 
-from wd_di._forks import leave_to_parent, renew_in_child
+from wd_di._forks import WeakCalls, leave_to_parent, renew_in_child
 from wd_di.errors import uncopyable
 from wd_di.testing._errors import ClusterError
 
@@ -79,7 +78,7 @@ class MockKafka:
         _librdkafka().rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster(), 0)  # 3 s, else
         servers: bytes = _librdkafka().rd_kafka_mock_cluster_bootstraps(self._cluster())
         self._servers = servers.decode()
-        _open.add(self)
+        _in_child.add(self._leave_to_parent)
 
     def __repr__(self) -> str:
         return f"<MockKafka: {self._servers if self._host or self._inherited else 'closed'}>"
@@ -173,16 +172,8 @@ class MockKafka:
             raise ClusterError(f"{function}{arguments} answered {_librdkafka().rd_kafka_err2str(code).decode()!r}")
 
 
-_open: weakref.WeakSet[MockKafka] = weakref.WeakSet()
-
-
-def _leave_all_to_parent() -> None:
-    for kafka in tuple(_open):
-        kafka._leave_to_parent()  # noqa: SLF001  (this module's own class)
-    _open.clear()
-
-
-renew_in_child("mock clusters", _leave_all_to_parent)
+_in_child = WeakCalls()
+renew_in_child("mock clusters", _in_child)
 
 
 def raise_fatal_error(producer: cimpl.Producer, code: int, reason: str) -> None:
