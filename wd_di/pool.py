@@ -168,11 +168,11 @@ class ProducerPool:
 
     @overload
     def run(
-        self, fn: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, retry: Retry | None = None, **kwargs: Any
+        self, fn: Callable[..., Coroutine[Any, Any, R]], /, *args: object, retry: Retry | None = None, **kwargs: object
     ) -> Coroutine[Any, Any, R | None]: ...
     @overload
-    def run(self, fn: Callable[..., R], /, *args: Any, retry: Retry | None = None, **kwargs: Any) -> R | None: ...
-    def run(self, fn: Callable[..., Any], /, *args: Any, retry: Retry | None = None, **kwargs: Any) -> Any:
+    def run(self, fn: Callable[..., R], /, *args: object, retry: Retry | None = None, **kwargs: object) -> R | None: ...
+    def run(self, fn: Callable[..., Any], /, *args: object, retry: Retry | None = None, **kwargs: object) -> Any:
         """Call ``fn(tx, *args, **kwargs)`` in a transaction, and again after a confirmed abort if ``retry`` says so.
 
         Returns:

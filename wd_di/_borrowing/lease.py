@@ -59,11 +59,11 @@ class Opened:
 
     __slots__ = ("bound", "looks", "ref", "scope", "transaction", "twin")
 
-    def __init__(self, transaction: OpenTransaction, scope: object, ref: weakref.ref[Any], *, bound: bool) -> None:
+    def __init__(self, transaction: OpenTransaction, scope: object, ref: weakref.ref[object], *, bound: bool) -> None:
         self.transaction: OpenTransaction = transaction
         self.scope: weakref.ref[object] = weakref.ref(scope)
-        self.ref: weakref.ref[Any] = ref
-        self.twin: weakref.ref[Any] | None = None
+        self.ref: weakref.ref[object] = ref
+        self.twin: weakref.ref[object] | None = None
         self.bound: bool = bound
         self.looks: int = 0
 
@@ -127,8 +127,8 @@ class Lease(Claim[Connection]):
         self.retirement: Retirement | None = None
         self.sender: Sender | None = None
         self.opened: Opened | None = None
-        self.ref: weakref.ref[Any] | None = None
-        self.twin: weakref.ref[Any] | None = None
+        self.ref: weakref.ref[object] | None = None
+        self.twin: weakref.ref[object] | None = None
         self.looks: int = 0
 
     # -- for handles -------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Handle(ABC):
         self._initialised = transactional_id is None
         self._log = LaterLogger(self.lines.to(config.get("logger")))
         self._statistics: deque[str] = deque(maxlen=1)
-        self._throttles: deque[Any] = deque()
+        self._throttles: deque[object] = deque()
         self._on_trouble, self._on_statistics, self._on_throttle = trouble, statistics, config.get("throttle_cb")
         self._tokens: TokenSource | None = None
         self._forked = False

@@ -30,7 +30,7 @@ from wd_di._kafka.troubles import last_error
 from wd_di.errors import AuthorizationError, DeliveryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from wd_di._kafka.topics import OnDelivery
 
 
 ASK_SLICE = 0.2
@@ -63,7 +63,7 @@ class KafkaClient(Handle):
         self._call(methodcaller("begin_transaction"), 0, settle=False)
         self.in_transaction, self._unheard, self._wrote = True, False, False
 
-    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+    def send_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:
         """Add a consumer group's offsets to the transaction."""
         if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
             raise TypeError(unfit_metadata(group_metadata))
@@ -116,7 +116,7 @@ class KafkaClient(Handle):
 
     # -- records ---------------------------------------------------------------------------------
 
-    def produce(self, topic: str, *, on_delivery: Callable[[Any, Any], None], **record: Any) -> None:
+    def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
         """Enqueue one record; its answer comes to ``on_delivery``."""
         handle = self._handle
         if handle is None:

@@ -15,12 +15,10 @@ from wd_di._kafka.topics import Topics
 from wd_di.errors import DeliveryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wd_di._concurrency.deadline import Deadline
     from wd_di._kafka.port import Answers
+    from wd_di._kafka.topics import OnDelivery
 
-    OnDelivery = Callable[[Any, Any], None]
 
 KEEP = 10_000
 MAX_BYTES = 1_000_000
@@ -219,7 +217,7 @@ class MemoryClient:
             error = DeliveryError(f"a record for {record.name!r} was refused: {self._fenced()}")
             on_delivery(error, None)
 
-    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+    def send_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:
         """Accept the offsets: there is no consumer group here that could disagree."""
         if self._closed:
             raise _closed()

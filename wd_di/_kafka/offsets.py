@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from confluent_kafka import TopicPartition
 
 __all__ = ["TopicPartition", "checked_offsets", "unfit_metadata"]
 
 
-def checked_offsets(offsets: Any) -> list[TopicPartition]:
+def checked_offsets(offsets: object) -> list[TopicPartition]:
     """Return a consumer group's offsets as librdkafka takes them.
 
     It would skip a partition without an offset, and find nothing to do in an empty list, without a word.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from wd_di._concurrency.deadline import Deadline
 
@@ -60,6 +61,18 @@ class Answer:
         return time.monotonic() - self.at < FRESH
 
 
+OnDelivery = Callable[[Any, Any], None]
+"""Gets the error and the acknowledgement of a record, from inside of a call: it may only note them."""
+
+
+class Partition(Protocol):
+    """What a broker says of one partition."""
+
+    leader: int
+    isrs: list[int]
+    replicas: list[int]
+
+
 class Sent(Protocol):
     """A record that was sent."""
 
@@ -76,12 +89,12 @@ class First:
 
     __slots__ = ("_on_delivery", "answered", "stored")
 
-    def __init__(self, on_delivery: Callable[[Any, Any], None]) -> None:
+    def __init__(self, on_delivery: OnDelivery) -> None:
         self.answered: bool = False
         self.stored: bool = False
         self._on_delivery = on_delivery
 
-    def __call__(self, error: Any, acknowledgement: Any) -> None:
+    def __call__(self, error: object, acknowledgement: object) -> None:
         """Called by librdkafka."""
         self.stored = error is None
         self.answered = True
@@ -107,7 +120,7 @@ class Topics:
         self._due: dict[str, float] = {}
         self._answers: dict[str, Answer] = {}
 
-    def first(self, topic: str, on_delivery: Callable[[Any, Any], None]) -> First | None:
+    def first(self, topic: str, on_delivery: OnDelivery) -> First | None:
         """Return what a record's answer shall go through, if it may become the first one of its topic."""
         return None if topic in self._answered or topic in self._first else First(on_delivery)
 
@@ -157,7 +170,7 @@ class Topics:
         since = earlier.since if earlier is not None and earlier.missing else now
         self._answers[topic] = Answer(None, missing=True, hint=hint, at=now, since=since)
 
-    def learn(self, topic: str, partitions: Mapping[int, Any], error: str | None) -> None:
+    def learn(self, topic: str, partitions: Mapping[int, Partition], error: str | None) -> None:
         """Keep a broker's description of the topic."""
         count, now = len(partitions) if error is None and partitions else None, time.monotonic()
         self._answers[topic] = Answer(count, missing=False, hint=_hint(topic, partitions, error), at=now, since=now)
@@ -231,7 +244,7 @@ class Topics:
         return [each for each in records if each.topic in lost and not each.done()] if lost else []
 
 
-def _hint(topic: str, partitions: Mapping[int, Any], error: str | None) -> str:
+def _hint(topic: str, partitions: Mapping[int, Partition], error: str | None) -> str:
     if error is not None or not partitions:
         return f"of {topic!r} the brokers say: {error or 'no partitions yet'}"
     leaderless = next((number for number, each in partitions.items() if each.leader < 0), None)

@@ -127,7 +127,7 @@ class Writing(Sender):
         self._answered_by = deadline
         return await self.send_all_async(records, deadline)
 
-    def send_offsets(self, offsets: Any, group_metadata: Any, timeout_ms: int | None) -> None:
+    def send_offsets(self, offsets: object, group_metadata: object, timeout_ms: int | None) -> None:
         """Add a consumer group's offsets; the broker's refusal dooms the transaction, whoever swallows it.
 
         Raises:
@@ -148,11 +148,11 @@ class Writing(Sender):
             raise
         self._offsets_sent = True
 
-    async def send_offsets_async(self, offsets: Any, group_metadata: Any, timeout_ms: int | None) -> None:
+    async def send_offsets_async(self, offsets: object, group_metadata: object, timeout_ms: int | None) -> None:
         """Add them as :meth:`send_offsets` does, while the loop goes on."""
         await outwaited(self.jobs, lambda: self.send_offsets(offsets, group_metadata, timeout_ms))
 
-    def _offer_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
+    def _offer_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:
         # As a record, they must not slip into the next transaction. But not under the gate: this blocks, and a task
         # that produces meanwhile must not.
         with self.connection.offering:

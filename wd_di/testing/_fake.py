@@ -26,8 +26,8 @@ from wd_di.testing._sent import Sent, listed, missing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from wd_di._kafka.memory import OnDelivery
     from wd_di._kafka.port import Answers
+    from wd_di._kafka.topics import OnDelivery
     from wd_di._slots.closing import CloseReport
     from wd_di._transactions.transaction import OpenTransaction
     from wd_di.events import Event, Observer, RetirementReason
