@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TopicPartition
 
+from tests import internals
 from wd_di._kafka.memory import MemoryBroker, MemoryClient, Record
 from wd_di._kafka.port import Fault, FaultKind
 from wd_di.errors import DeliveryError
@@ -145,14 +146,19 @@ def plain_pool(**given: Any) -> ProducerPool:
     return make_pool(**{"transactional_id": None, "instance": None, **given})
 
 
+def records(pool: ProducerPool) -> list[Any]:
+    """The records that a read_committed reader would see."""
+    return internals.broker(pool).committed
+
+
 def committed(pool: ProducerPool) -> list[Any]:
     """The values that a read_committed reader would see."""
-    return [record.value for record in pool._memory_broker.committed]
+    return [record.value for record in records(pool)]
 
 
 def aborted(pool: ProducerPool) -> list[Any]:
     """The values that only a read_uncommitted reader would see."""
-    return [record.value for record in pool._memory_broker.aborted]
+    return [record.value for record in internals.broker(pool).aborted]
 
 
 def watch(pool: ProducerPool, *kinds: type[Event]) -> list[Any]:

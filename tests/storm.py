@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from tests import internals
 from tests.kafka.readers import stream
 from wd_di import KafkaSettings, PoolSettings, PoolTimeoutError, ProducerPool, TransactionAbortedError
 from wd_di._kafka.memory import MemoryBroker, MemoryClient
@@ -148,7 +149,7 @@ class Storm:
             threading.Event().wait(0.01)
         stats = self._pool.stats()
         rest = stats.in_use + stats.waiting + stats.creating + stats.retiring
-        return (stats.idle, rest) == (self._options.size, 0) and not self._pool._lender.held
+        return (stats.idle, rest) == (self._options.size, 0) and internals.nothing_is_held(self._pool)
 
     # -- who fights --------------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ def on_memory(options: Options) -> Figures:
     with MoodyPool(settings, name="storm") as pool:
         storm = Storm(pool, "storm", options)
         storm.rage()
-        return figures(storm, Counter(record.value for record in pool._memory_broker.committed))
+        return figures(storm, Counter(record.value for record in internals.broker(pool).committed))
 
 
 def on_kafka(servers: str, topic: str, options: Options) -> Figures:

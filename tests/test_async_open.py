@@ -12,6 +12,7 @@ from blockbuster import blockbuster_ctx
 from dependency_injector import containers, providers
 
 import wd_di
+from tests import internals
 from tests.scripted import PATIENCE, Script, committed, make_pool, outcome, plain_pool
 from tests.standin import StandInPool
 from wd_di import (
@@ -157,7 +158,7 @@ async def test_closing_waits_for_another_task() -> None:
     holder = asyncio.create_task(hold())
     await taken.wait()
     closer = asyncio.create_task(pool.aclose())
-    await asyncio.to_thread(pool._house.wait_until, lambda: pool._house.table.closing, Deadline(PATIENCE))
+    await asyncio.to_thread(internals.house(pool).wait_until, lambda: internals.table(pool).closing, Deadline(PATIENCE))
     unfinished = not closer.done()
     closing.set()
     report = await closer
@@ -209,10 +210,10 @@ async def test_opening_on_a_loop(script: Script) -> None:
 async def test_reloading_on_a_loop(script: Script) -> None:
     """To reload on a loop's thread is refused before anything of the pool changes, and the awaited call is named."""
     async with make_pool(close_timeout_ms=1) as pool, pool.producer():
-        for given in (None, make_pool(max_waiting=9, transactional_id="u-{index}")._settings):
+        for given in (None, internals.settings(make_pool(max_waiting=9, transactional_id="u-{index}"))):
             with pytest.raises(ScopeError, match=r"orders: reload would block the event loop.*await pool\.areload\(\)"):
                 pool.reload(given)
-        generation, limit = pool.stats().generation, pool._settings.max_waiting
+        generation, limit = pool.stats().generation, internals.settings(pool).max_waiting
 
     assert (0, None) == (generation, limit)
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import wd_di
+from tests import internals
 from tests.connections import connected
-from tests.scripted import OFFSETS, Script, fault, in_thread, make_pool, outcome, plain_pool
+from tests.scripted import OFFSETS, FaultKind, Script, fault, in_thread, make_pool, outcome, plain_pool
+from wd_di import Message
 from wd_di._kafka.librdkafka import KafkaClient
-from wd_di._kafka.port import FaultKind
-from wd_di._records.record import Message
 from wd_di.errors import DeliveryError, WdDiError
 from wd_di.pool import ProducerPool
 from wd_di.testing import FakePool, MockKafka
@@ -54,7 +54,7 @@ def test_refused_arguments_have_no_cause_of_ours(pool):
 
             assert isinstance(error, ValueError)
             assert [error] == chain(error)
-        assert 0 == tx._transaction.ledger.records
+        assert 0 == internals.transaction(tx).ledger.records
 
 
 def test_what_the_client_raises_has_no_cause(pool, script):

@@ -16,6 +16,7 @@ import pytest
 from dependency_injector import containers, providers
 
 import wd_di
+from tests.scripted import Fault, FaultKind
 from wd_di import (
     Delivery,
     DeliveryError,
@@ -34,7 +35,6 @@ from wd_di import (
     events,
     testing,
 )
-from wd_di._kafka.port import Fault, FaultKind
 from wd_di.testing import FakePool, MockKafka
 
 WAYS = pytest.mark.parametrize(

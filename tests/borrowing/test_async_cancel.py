@@ -11,8 +11,20 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.scripted import OFFSETS, PATIENCE, Script, aborted, committed, fault, in_thread, make_pool, plain_pool, watch
-from wd_di._kafka.port import FaultKind
+from tests import internals
+from tests.scripted import (
+    OFFSETS,
+    PATIENCE,
+    FaultKind,
+    Script,
+    aborted,
+    committed,
+    fault,
+    in_thread,
+    make_pool,
+    plain_pool,
+    watch,
+)
 from wd_di.errors import CommitOutcomeUnknownError, TransactionClosedError
 from wd_di.events import TransactionFinished
 from wd_di.pool import ProducerPool
@@ -66,7 +78,9 @@ def whole(pool: ProducerPool) -> bool:
     soon(pool, lambda: pool.stats().idle == pool.stats().size)
     stats = pool.stats()
     rest = stats.in_use + stats.creating + stats.retiring + stats.waiting
-    return rest == 0 and stats.available == stats.size and not pool._lender.held and not pool._house.table.claims()
+    if rest or stats.available != stats.size:
+        return False
+    return internals.nothing_is_held(pool) and not internals.table(pool).claims()
 
 
 async def queued(pool: ProducerPool, count: int) -> None:
@@ -253,7 +267,7 @@ async def test_cancelled_in_produce_sync(kept, script):
         await turns()
         task.cancel()
         await asyncio.wait([task])
-        soon(pool, lambda: not producer._lease.sending()._flushing)
+        soon(pool, lambda: not internals.lease(producer).sending()._flushing)
         script.silent = False
         await producer.flush()
 
@@ -672,7 +686,7 @@ def test_loop_closed_during_commit(pool, script, caplog):
     loop.close()
     tasks.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
     gate.open()
-    soon(pool, lambda: pool._house.jobs._idle)
+    soon(pool, lambda: internals.house(pool).jobs._idle)
     gc.collect()
 
     assert whole(pool)

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.scripted import (
     OFFSETS,
     PATIENCE,
+    FaultKind,
     FutureThread,
     Script,
     committed,
@@ -22,10 +24,9 @@ from tests.scripted import (
     make_pool,
     outcome,
     plain_pool,
+    records,
 )
-from wd_di._borrowing.handles import AsyncProducer
-from wd_di._kafka.port import FaultKind
-from wd_di._records.record import Message
+from wd_di import AsyncProducer, Message
 from wd_di.errors import (
     CheckoutReturnedError,
     DeliveryError,
@@ -92,7 +93,7 @@ async def queued(pool: ProducerPool, count: int) -> None:
 def idle(pool: ProducerPool) -> bool:
     """Whether nobody holds or awaits anything."""
     stats = pool.stats()
-    return (0, 0) == (stats.in_use, stats.waiting) and not pool._lender.held
+    return (0, 0) == (stats.in_use, stats.waiting) and internals.nothing_is_held(pool)
 
 
 # -- producing ---------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ async def test_produce_sync(pool):
     async with pool.producer() as producer:
         report = await producer.produce_sync("orders", "v", "k", headers={"a": "1"}, partition=3, timestamp_ms=5)
 
-    [record] = pool._memory_broker.committed
+    [record] = records(pool)
     assert ("orders", 3, 0, 5) == (report.topic, report.partition, report.offset, report.timestamp_ms)
     assert ("v", "k", [("a", "1")]) == (record.value, record.key, record.headers)
 
@@ -212,7 +213,7 @@ async def test_one_worker_flushes_for_all(single, script):
         calls = [asyncio.create_task(producer.produce_sync("orders", str(n))) for n in range(20)]
         await turn()
         await turn()
-        workers = single._house.jobs._threads
+        workers = internals.house(single).jobs._threads
         script.silent = False
         reports = await asyncio.gather(*calls)
 
@@ -603,7 +604,7 @@ def test_recipe_from_before_a_fork(kept, script):
             tx.produce_async("orders", "v")
 
     asyncio.run(use())
-    until(pool, lambda: pool._house.jobs._idle == 1)
+    until(pool, lambda: internals.house(pool).jobs._idle == 1)
     with warnings.catch_warnings():  # Python 3.12 warns of what is tested here: a fork beside threads
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()

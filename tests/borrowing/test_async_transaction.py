@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.scripted import (
     OFFSETS,
     PATIENCE,
+    FaultKind,
     Script,
     aborted,
     committed,
@@ -22,11 +24,8 @@ from tests.scripted import (
     plain_pool,
     watch,
 )
-from wd_di._borrowing.handles import AsyncTransaction, Transaction
+from wd_di import AsyncTransaction, Message, Retry, Transaction
 from wd_di._borrowing.scopes import TransactionRun
-from wd_di._kafka.port import FaultKind
-from wd_di._records.record import Message
-from wd_di._transactions.options import Retry
 from wd_di.errors import (
     AbortTransaction,
     CommitOutcomeUnknownError,
@@ -66,7 +65,7 @@ async def ended(coroutine: Any) -> Any:
 def idle(pool: ProducerPool) -> bool:
     """Whether nobody holds or awaits anything."""
     stats = pool.stats()
-    return (0, 0) == (stats.in_use, stats.waiting) and not pool._lender.held
+    return (0, 0) == (stats.in_use, stats.waiting) and internals.nothing_is_held(pool)
 
 
 # -- commit and abort --------------------------------------------------------------------------------
@@ -257,7 +256,8 @@ async def test_hooks(pool):
     seen: list[tuple[Any, ...]] = []
 
     def note(name: str, *given: Any) -> None:
-        seen.append((name, *given, asyncio.current_task() is me, pool.stats().in_use, pool._lender.current() is None))
+        nothing_is_open = internals.lender(pool).current() is None
+        seen.append((name, *given, asyncio.current_task() is me, pool.stats().in_use, nothing_is_open))
 
     async def wait(name: str, *given: Any) -> None:
         await asyncio.sleep(0)

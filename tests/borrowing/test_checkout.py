@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from wd_di._borrowing.handles import Producer
+from tests import internals
+from tests.scripted import Fault, FaultKind, committed
+from wd_di import ProducerConfig
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.memory import MemoryBroker, MemoryClient
-from wd_di._kafka.port import Fault, FaultKind
 from wd_di._slots import making
-from wd_di._slots.plan import ProducerConfig
 from wd_di.errors import (
     CheckoutReturnedError,
     PoolClosedError,
@@ -451,7 +451,7 @@ def test_an_interrupt_at_any_step_loses_no_slot(make: Make, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool._house, step, interrupt)
+        patch.setattr(internals.house(pool), step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.producer().__enter__()
     guest.go()
@@ -465,18 +465,18 @@ def test_an_interrupt_right_after_the_grant_loses_no_slot(make: Make, monkeypatc
     with pool.producer():
         pass
 
-    take = pool._house.table.take
+    take = internals.table(pool).take
 
     def interrupt(claim: Any) -> None:
         assert take(claim)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool._house.table, "take", interrupt)
+        patch.setattr(internals.table(pool), "take", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.producer().__enter__()
 
-    assert (1, 0) == (pool.stats().idle, pool._lender.holds())
+    assert (1, 0) == (pool.stats().idle, internals.lender(pool).holds())
 
 
 def test_what_gets_ready_while_one_is_about_to_queue_is_taken_at_once(
@@ -484,13 +484,13 @@ def test_what_gets_ready_while_one_is_about_to_queue_is_taken_at_once(
 ) -> None:
     """Nobody will wake the borrower later, so it must not wait."""
     pool = make(size=1, **IDS)
-    start = pool._house.start
+    start = internals.house(pool).start
 
     def start_and_dawdle() -> None:
         start()
         soon(pool, lambda: pool.stats().idle)
 
-    monkeypatch.setattr(pool._house, "start", start_and_dawdle)
+    monkeypatch.setattr(internals.house(pool), "start", start_and_dawdle)
     began = time.monotonic()
     with pool.producer():
         assert time.monotonic() - began < PATIENCE / 2
@@ -548,7 +548,7 @@ def test_scopes_may_end_in_another_order_than_they_began(make: Make) -> None:
     with pool.producer() as producer:
         assert transactions[2] is producer
     scopes[2].__exit__(None, None, None)
-    assert (3, 0) == (pool.stats().idle, pool._lender.holds())
+    assert (3, 0) == (pool.stats().idle, internals.lender(pool).holds())
 
 
 # -- creating --------------------------------------------------------------------------------------
@@ -701,20 +701,15 @@ def test_a_pool_that_cannot_be_opened_leaves_nothing_behind(make: Make, gate: Ga
 # -- retiring --------------------------------------------------------------------------------------
 
 
-def client_of(producer: Producer) -> Any:
-    """What the producer works with."""
-    return producer._lease.connection.client
-
-
 def test_a_producer_that_broke_is_replaced_on_its_return(make: Make) -> None:
     """Nobody gets it again; its slot keeps the index."""
     told = Told("producer.retired")
     pool = make(told.observer, size=1)
     with pool.producer() as producer:
-        broken = client_of(producer)
+        broken = internals.client(producer)
         broken.fault = Fault(FaultKind.FATAL, "fatal")
     with pool.producer() as producer:
-        assert (0, True) == (producer.index, client_of(producer) is not broken)
+        assert (0, True) == (producer.index, internals.client(producer) is not broken)
 
     assert [("broken", broken.fault)] == [(event.reason, event.error) for event in told.events]
 
@@ -723,17 +718,17 @@ def test_a_producer_that_broke_at_rest_is_lent_to_nobody(make: Make) -> None:
     """Also if the poller hasn't seen it yet."""
     pool = make(size=1)
     with pool.producer() as producer:
-        broken = client_of(producer)
+        broken = internals.client(producer)
     broken.fault = Fault(FaultKind.FATAL, "fatal")
     with pool.producer() as producer:
-        assert client_of(producer) is not broken
+        assert internals.client(producer) is not broken
 
 
 def test_a_pool_that_is_fenced_again_and_again_says_so(make: Make) -> None:
     """Another process has the same ids: waiting doesn't help."""
     pool = make(size=1, fenced_retries=0, **IDS)
     with pool.producer() as producer:
-        client_of(producer).fault = Fault(FaultKind.FENCED, "fenced")
+        internals.client(producer).fault = Fault(FaultKind.FENCED, "fenced")
 
     soon(pool, lambda: pool.stats().retiring == 0)
     with pytest.raises(PoolUnhealthyError, match="another process uses the same transactional ids"):
@@ -761,7 +756,7 @@ def test_a_producer_that_is_held_too_long_is_reported_with_its_place(
     pool = make(told.observer, size=1, leak_after_ms=20)
     with pool.producer():
         told.next()
-        place = pool._house.table.holders()[0].place
+        place = internals.table(pool).holders()[0].place
 
     assert place is not None
     assert place.startswith(f"{__file__}:")
@@ -828,7 +823,7 @@ def test_producers_of_another_cluster_are_no_siblings(mock_kafka: MockKafka) -> 
     ids = {"transactional_id": "t-{instance}-{index}", "instance": "siblings"}
     three = settings(size=3, deliver=True, kafka={"bootstrap.servers": mock_kafka.bootstrap_servers}, **ids)
     with ProducerPool(three, configure=configure) as pool:
-        first, second, third = (slot.connection.client._siblings for slot in pool._house.table._slots)
+        first, second, third = (slot.connection.client._siblings for slot in internals.table(pool)._slots)
 
     assert first is second
     assert first is not third
@@ -842,10 +837,10 @@ def test_a_reload_replaces_all_producers_under_their_old_names(make: Make) -> No
     told = Told("producer.created", "producer.closed")
     pool = make(told.observer, size=2, **IDS)
     pool.open()
-    before = {slot.index: slot.connection.client for slot in pool._house.table._slots}
+    before = {slot.index: slot.connection.client for slot in internals.table(pool)._slots}
     told.events.clear()
     pool.reload()
-    after = {slot.index: slot.connection.client for slot in pool._house.table._slots}
+    after = {slot.index: slot.connection.client for slot in internals.table(pool)._slots}
 
     closed_first = ["producer.closed 0", "producer.created 0", "producer.closed 1", "producer.created 1"]
     assert closed_first == told.names()
@@ -859,7 +854,7 @@ def test_a_reload_waits_for_a_holder_who_goes_on_undisturbed(make: Make) -> None
     told = Told("producer.closed")
     pool = make(told.observer, size=2)
     with pool.producer() as producer:
-        old = client_of(producer)
+        old = internals.client(producer)
         job = run(pool.reload)
         soon(pool, lambda: pool.stats().generation == 1)
         with pytest.raises(
@@ -872,7 +867,7 @@ def test_a_reload_waits_for_a_holder_who_goes_on_undisturbed(make: Make) -> None
     job.result(PATIENCE)
 
     with pool.producer() as producer:
-        assert old is not client_of(producer)
+        assert old is not internals.client(producer)
 
 
 def test_reloading_what_was_never_used_is_over_at_once(make: Make) -> None:
@@ -894,7 +889,7 @@ def test_a_reload_may_bring_new_settings(pools: list[ProducerPool]) -> None:
     pool.reload()
 
     assert [0, 1, 0, 1] == asked
-    assert 2 == pool._lender.policies.settings.timeout_ms
+    assert 2 == internals.lender(pool).policies.settings.timeout_ms
 
 
 @pytest.mark.parametrize("given", [{"size": 3}, IDS])
@@ -922,7 +917,7 @@ def test_a_closed_pool_takes_nothing_of_new_settings(pools: list[ProducerPool]) 
     pools.append(ProducerPool(new, name="other"))
 
     assert [0] == asked
-    assert old is closed._settings
+    assert old is internals.settings(closed)
 
 
 def test_a_pool_that_closes_while_it_is_reconfigured_takes_nothing_either(pools: list[ProducerPool]) -> None:
@@ -953,7 +948,7 @@ def test_a_refused_claim_changes_nothing(pools: list[ProducerPool]) -> None:
     with pytest.raises(SettingsError, match="in use by pool 'theirs'"):
         pool.reload(theirs)
 
-    assert (0, mine) == (pool.stats().generation, pool._settings)
+    assert (0, mine) == (pool.stats().generation, internals.settings(pool))
 
 
 def test_a_reload_during_which_the_pool_closes_says_so(make: Make) -> None:
@@ -990,7 +985,7 @@ def test_closing_waits_for_the_holders(make: Make) -> None:
     pool = make(size=1)
     with pool.producer() as producer:
         job = run(pool.close)
-        soon(pool, lambda: pool._house.table.closing)
+        soon(pool, lambda: internals.table(pool).closing)
         assert producer.produce_sync("topic", "value")
         assert not job.done()
     report = job.result(PATIENCE)
@@ -1035,7 +1030,7 @@ def test_a_late_holder_still_gets_its_answers_and_sends_what_it_owes(make: Make)
         last = producer.produce_async("topic", "last")
 
     assert last.result(PATIENCE_MS)
-    assert ["first", "last"] == [record.value for record in pool._memory_broker.committed]
+    assert ["first", "last"] == committed(pool)
     soon(pool, lambda: "wd_di-orders-poller" not in {thread.name for thread in threading.enumerate()})
 
 
@@ -1094,7 +1089,7 @@ def test_a_forced_close_during_a_transaction_aborts_it(make: Make) -> None:
         lose()
 
     assert not isinstance(raised.value, Fault)
-    assert [] == pool._memory_broker.committed
+    assert [] == committed(pool)
 
 
 def test_a_holder_may_close_its_own_pool(make: Make) -> None:
@@ -1125,7 +1120,7 @@ def test_two_threads_may_close_at_once(make: Make) -> None:
     pool = make(told.observer, size=1)
     guest = Guest(pool).seated()
     jobs = [run(pool.close), run(pool.close)]
-    soon(pool, lambda: pool._house.table.closing)
+    soon(pool, lambda: internals.table(pool).closing)
     assert not any(job.done() for job in jobs)
     guest.go()
     first, second = (job.result(PATIENCE) for job in jobs)
@@ -1144,7 +1139,7 @@ def test_an_interrupted_close_has_closed_all_the_same(make: Make, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool._house, "wait_until", interrupt)
+        patch.setattr(internals.house(pool), "wait_until", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.close()
 
@@ -1273,7 +1268,7 @@ def test_a_storm_leaves_everything_in_its_place(make: Make, kind: dict[str, str]
             if chance < 0.1:
                 raise ValueError("body")
             if chance < 0.13:
-                client_of(producer).fault = Fault(FaultKind.FATAL, "broken")
+                internals.client(producer).fault = Fault(FaultKind.FATAL, "broken")
             elif chance < 0.5:
                 producer.produce_async("topic", "value")
 
@@ -1293,7 +1288,7 @@ def test_a_storm_leaves_everything_in_its_place(make: Make, kind: dict[str, str]
     for job in jobs:
         job.result(PATIENCE)
 
-    soon(pool, lambda: not (pool.stats().creating + pool.stats().retiring + pool._house.table.restless))
+    soon(pool, lambda: not (pool.stats().creating + pool.stats().retiring + internals.table(pool).restless))
     stats = pool.stats()
     assert (0, 0, 3) == (stats.in_use, stats.waiting, stats.available)
     assert stats.idle == stats.totals.created - stats.totals.retired
@@ -1335,7 +1330,7 @@ def test_a_forked_child_has_an_empty_pool_of_its_own(make: Make) -> None:
         before = pool.stats()
         with pool.transaction() as tx:
             tx.produce_sync("topic", "value")
-            name = client_of(tx).transactional_id
+            name = internals.client(tx).transactional_id
         counts = (before.idle, before.in_use, before.available)
         return [counts, name == f"t-7-{os.getpid()}-{tx.index}", pool.close().clean]
 
@@ -1399,7 +1394,7 @@ def test_a_forgotten_shared_pool_ends_its_threads(make: Make) -> None:
     with pool.producer() as producer:
         producer.produce_sync("orders", "one")
     [serving] = [thread for thread in threading.enumerate() if thread.name == "wd_di-orders-0"]
-    pool._house.forget()  # what the pool's finalizer says
+    internals.house(pool).forget()  # what the pool's finalizer says
     serving.join(PATIENCE)
 
     assert not serving.is_alive()
@@ -1420,7 +1415,7 @@ def test_a_forked_child_keeps_its_own_ids_through_a_reload(pools: list[ProducerP
     if child == 0:
         with contextlib.suppress(PoolTimeoutError):
             pool.reload(PoolSettings.model_validate({**given, "timeout_ms": 1}), timeout_ms=0)
-        mine = [slot.transactional_id for slot in pool._house.plan.slots]
+        mine = [slot.transactional_id for slot in internals.plan(pool).slots]
         try:
             alike.producer()
         except SettingsError as error:

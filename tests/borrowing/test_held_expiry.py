@@ -8,11 +8,23 @@ from typing import Any
 
 import pytest
 
-from tests.scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, fault, in_thread, make_pool, outcome
+from tests import internals
+from tests.scripted import (
+    OFFSETS,
+    PATIENCE,
+    Fault,
+    FaultKind,
+    FutureThread,
+    Script,
+    committed,
+    fault,
+    in_thread,
+    make_pool,
+    outcome,
+)
+from wd_di import DeliveryReport, Retry
 from wd_di._borrowing.scopes import TransactionRun
-from wd_di._kafka.port import Fault, FaultKind
-from wd_di._records.delivery import DeliveryReport
-from wd_di._transactions.options import DEFAULTS, Retry
+from wd_di._transactions.options import DEFAULTS
 from wd_di.errors import (
     CheckoutReturnedError,
     PoolClosedError,
@@ -42,10 +54,10 @@ def pool(script: Script) -> Iterator[ProducerPool]:
 
 def age(pool: ProducerPool, ms: float = EXPIRY_MS) -> None:
     """Let time pass for the pool, but not for its poller, which is stopped like a process after SIGSTOP."""
-    pool._house._poller.stop(PATIENCE)
-    core = pool._house.table
-    before = core._clock
-    core._clock = lambda: before() + ms / 1000
+    internals.house(pool)._poller.stop(PATIENCE)
+    slots = internals.table(pool)
+    before = slots._clock
+    slots._clock = lambda: before() + ms / 1000
 
 
 def forget(script: Script) -> None:
@@ -363,7 +375,7 @@ def test_a_block_ends_without_a_producer(script):
             script.always("init", fault(FaultKind.RETRIABLE))
             with pytest.raises(PoolTimeoutError):
                 producer.produce_sync("orders", "late")
-        assert not pool._lender.held
+        assert internals.nothing_is_held(pool)
         with pytest.raises(CheckoutReturnedError):
             producer.transaction()
         script._always.clear()
@@ -389,7 +401,9 @@ def test_no_record_slips_in_without_a_producer(script):
         with pytest.raises(PoolTimeoutError):
             producer.produce_sync("orders", "late")
         with pytest.raises(CheckoutReturnedError):
-            TransactionRun(pool._lender, DEFAULTS, lease=producer._lease)._prepare(producer._lease)
+            TransactionRun(internals.lender(pool), DEFAULTS, lease=internals.lease(producer))._prepare(
+                internals.lease(producer)
+            )
         script._always.clear()
 
 
@@ -425,7 +439,7 @@ def test_a_pool_that_closes(script):
         age(pool)
         closing = FutureThread(pool.close)
         closing.start()
-        until(lambda: pool._house.table.closing)
+        until(lambda: internals.table(pool).closing)
         producer.produce_sync("orders", "late")
         forget(script)
         with pytest.raises(TransactionAbortedError):
@@ -459,7 +473,7 @@ def test_two_threads_exchange_once(script):
     both, met = threading.Barrier(2, timeout=PATIENCE), threading.local()
     with make_pool(size=1, transactional_id_expiry_ms=EXPIRY_MS) as pool, pool.producer() as producer:
         age(pool)
-        judge = pool._lender.flaw
+        judge = internals.lender(pool).flaw
 
         def at_once(hold: Any) -> Any:
             flaw = judge(hold)
@@ -467,7 +481,7 @@ def test_two_threads_exchange_once(script):
                 met.other = both.wait()
             return flaw
 
-        pool._lender.flaw = at_once  # type: ignore[method-assign]
+        internals.lender(pool).flaw = at_once  # type: ignore[method-assign]
         other = FutureThread(lambda: producer.produce_sync("orders", "other"))
         other.start()
         outcomes = [outcome(lambda: producer.produce_sync("orders", "mine")), other.outcome()]

@@ -13,13 +13,24 @@ from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.interrupts import Interrupt, interrupt_everywhere
-from tests.scripted import PATIENCE, FutureThread, Script, committed, in_thread, make_pool, outcome, plain_pool, watch
+from tests.scripted import (
+    PATIENCE,
+    FaultKind,
+    FutureThread,
+    Script,
+    committed,
+    in_thread,
+    make_pool,
+    outcome,
+    plain_pool,
+    watch,
+)
 from wd_di._borrowing.checkout import Checkout
 from wd_di._borrowing.lease import Lease
 from wd_di._borrowing.scopes import TransactionRun
 from wd_di._concurrency.workers import Workers
-from wd_di._kafka.port import FaultKind
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import TransactionClosedError
 from wd_di.events import TransactionAborted, TransactionCommitted
@@ -87,16 +98,16 @@ def transaction_in_a_checkout(pool: ProducerPool) -> None:
 def broken_producer(pool: ProducerPool) -> None:
     """A producer that can only be retired."""
     with suppress(Exception), pool.transaction():
-        pool._house.table.living()[0][1].client.break_down(FaultKind.FATAL)
+        internals.clients(pool)[0].break_down(FaultKind.FATAL)
 
 
 def settled(pool: ProducerPool) -> bool:
     """Whether nobody holds anything, once the pool's own threads have done their part."""
-    size, until = pool._settings.size, time.monotonic() + PATIENCE
+    size, until = pool.stats().size, time.monotonic() + PATIENCE
     while time.monotonic() < until:
         stats = pool.stats()
         if (stats.available, stats.in_use, stats.waiting) == (size, 0, 0) and not stats.creating + stats.retiring:
-            return not pool._lender.held
+            return internals.nothing_is_held(pool)
         threading.Event().wait(0.001)
     return False
 
@@ -125,7 +136,7 @@ def test_no_place_loses_a_slot(name: str) -> None:
         for place in interrupt_everywhere(lambda: fn(pool)):
             assert settled(pool), place
             assert in_thread(pool.stats).idle >= 0, place  # no lock was left behind
-            if pool._lender.policies.sending.transactional:
+            if internals.is_transactional(pool):
                 before = len(committed(pool))
                 outcome(lambda: produce(pool))
                 assert before + 1 == len(committed(pool)), place
@@ -146,7 +157,7 @@ def test_no_place_loses_a_waiter() -> None:
                 waiting.append(FutureThread(lambda: USES["checkout"][1](pool)))
                 waiting[-1].start()
                 until = time.monotonic() + PATIENCE
-                while not pool._house.table._waiters and time.monotonic() < until:
+                while not internals.table(pool)._waiters and time.monotonic() < until:
                     time.sleep(0.001)
 
         waiting: list[FutureThread] = []
@@ -389,7 +400,7 @@ async def test_what_the_collector_ends_is_ended_once(monkeypatch: pytest.MonkeyP
     """Its worker may come late: what its borrower, or another one, has begun since is none of its business."""
     late: list[Callable[[], None]] = []
     async with make_pool(size=1) as pool:
-        jobs, submit = pool._house.jobs, pool._house.jobs.submit
+        jobs, submit = internals.house(pool).jobs, internals.house(pool).jobs.submit
         async with pool.producer() if how == "held" else nullcontext(pool) as held:
             tx = await held.transaction().__aenter__()
             tx.produce_async("orders", "lost")
@@ -420,7 +431,7 @@ def test_a_transaction_is_finished_once(monkeypatch: pytest.MonkeyPatch) -> None
     with make_pool(size=1) as pool:
         tx = pool.transaction().__enter__()
         tx.produce_async("orders", "lost")
-        transaction, [lease] = tx._transaction, pool._house.table.claims()
+        transaction, [lease] = internals.transaction(tx), internals.table(pool).claims()
         script.on("abort", wait)
         first = FutureThread(lambda: transaction.finish(GeneratorExit(), ()))
         first.start()
@@ -499,7 +510,7 @@ def test_interrupted_mending_is_made_up_for() -> None:
     with plain_pool() as pool:
         checkout = USES["checkout"][1]
         checkout(pool)
-        table = pool._house.table
+        table = internals.table(pool)
         table._idle.clear()
         table.disturbed = True
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from enum import StrEnum
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
-from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.scripted import (
     PATIENCE,
+    FaultKind,
     FutureThread,
     Script,
     ScriptedClient,
@@ -21,11 +22,10 @@ from tests.scripted import (
     make_pool,
     outcome,
     plain_pool,
+    records,
     watch,
 )
-from wd_di._kafka.port import FaultKind
-from wd_di._records.delivery import DeliveryReport
-from wd_di._records.record import Message
+from wd_di import DeliveryReport, Message
 from wd_di.errors import (
     AuthorizationError,
     CheckoutReturnedError,
@@ -65,11 +65,6 @@ def _called(delivery):
     done = threading.Event()
     delivery.add_done_callback(lambda _: done.set())
     assert done.wait(PATIENCE)
-
-
-def records(pool: ProducerPool) -> list[Any]:
-    """What the in-memory broker stored."""
-    return pool._memory_broker.committed
 
 
 # -- producing ---------------------------------------------------------------------------------------
@@ -290,12 +285,12 @@ def test_a_failure_after_its_call_is_forgotten(pool, script, call, interrupted):
             script.on("flush", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt if interrupted else DeliveryTimeoutError):
             call(producer)
-        waiting = list(producer._lease.sending().ledger.pending)
+        waiting = list(internals.ledger(producer).pending)
         script.silent = False
         producer.flush()
 
         assert {"failed"} == {delivery.outcome for delivery in waiting}
-        assert {} == producer._lease.sending().ledger.failed
+        assert {} == internals.ledger(producer).failed
 
 
 def test_what_others_told_of_is_still_to_be_told(pool, script):
@@ -329,7 +324,7 @@ def test_a_late_call_tells_what_else_it_knows(pool, script, monkeypatch):
 
         assert "no answer for 1 of 2 records" in str(caught.value)
         assert "of the others 1 failed, the first: broken is broken" in str(caught.value)
-        assert {} == producer._lease.sending().ledger.failed
+        assert {} == internals.ledger(producer).failed
         pool.close(timeout_ms=0, force=True)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.scripted import (
     PATIENCE,
+    FaultKind,
     FutureThread,
     Script,
     aborted,
@@ -20,8 +21,7 @@ from tests.scripted import (
     outcome,
     plain_pool,
 )
-from wd_di._kafka.port import FaultKind
-from wd_di._transactions.options import Retry
+from wd_di import Retry
 from wd_di.errors import (
     AbortTransaction,
     CheckoutReturnedError,

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.scripted import (
     OFFSETS,
     PATIENCE,
+    FaultKind,
     FutureThread,
     Script,
     aborted,
@@ -27,7 +29,6 @@ from tests.scripted import (
     watch,
 )
 from wd_di._borrowing.scopes import TransactionRun
-from wd_di._kafka.port import FaultKind
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import (
     AbortTransaction,
@@ -369,7 +370,7 @@ def test_what_was_refused_starts_no_clock(pool, script):
         for refused in (lambda: tx.send_offsets(OFFSETS, None), lambda: tx.produce_async("orders")):
             assert isinstance(outcome(refused), Exception)
 
-        assert tx._transaction.first_write is None
+        assert internals.transaction(tx).first_write is None
 
 
 def test_interrupt_behind_begin(pool, script, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import trio
 from dependency_injector import containers, providers
 
+from tests import internals
 from tests.scripted import make_pool, plain_pool
 from wd_di import (
     AsyncProducer,
@@ -180,7 +181,7 @@ async def enter(scope: Any) -> None:
 
 def untouched(pool: ProducerPool) -> bool:
     """Whether nothing was asked of the pool since it was opened."""
-    return pool.stats().totals.requests == (0 if pool._lender.policies.sending.transactional else 1)
+    return pool.stats().totals.requests == (0 if internals.is_transactional(pool) else 1)
 
 
 # -- entries ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import ThrottleEvent
 from pydantic import SecretStr
 
+from tests import internals
 from tests.connections import connected
 from tests.scripted import in_thread
 from wd_di import PoolOpenError, PoolSettings, PoolTimeoutError, ProducerPool
@@ -323,4 +324,4 @@ def test_a_pool_takes_a_logger(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.Logger("unregistered")  # noqa: LOG001  (that's the point)
     kafka = {"bootstrap.servers": "127.0.0.1:1", "logger": logger}
     with ProducerPool(PoolSettings.model_validate({"kafka": kafka, "open_policy": "background"})) as pool:
-        assert pool._house.plan.slots[0].kafka["logger"] is logger
+        assert internals.plan(pool).slots[0].kafka["logger"] is logger

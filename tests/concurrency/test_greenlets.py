@@ -213,7 +213,8 @@ def test_a_callback_in_which_another_greenlet_runs(patch: str) -> None:
     """A finalizer may wait inside of a callback; no other greenlet of the thread calls into the client meanwhile."""
     run(
         """
-from wd_di._records.delivery import Delivery
+from tests import internals
+from wd_di import Delivery
 
 waited = []
 
@@ -227,7 +228,7 @@ def slowly(self, *given, arrive=Delivery.arrive):
 Delivery.arrive = slowly
 with make(size=1) as pool, pool.producer() as producer:
     deliveries = [producer.produce_async("t", "value") for _ in range(10)]
-    client = pool._house.table.living()[0][1].client
+    [client] = internals.clients(pool)
     until = time.monotonic() + 20
     while not all(each.done() for each in deliveries) and time.monotonic() < until:
         together(3, client.poll, 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
+from tests import internals
 from wd_di import Event, KafkaSettings, Observer, PoolSettings, ProducerPool, TransactionFinished
 from wd_di.testing import ApiKey, Cluster, FakePool, MockKafka, Sent
 
@@ -243,7 +244,7 @@ class OnKafka(Backend):
             time.sleep(0.01)
 
     def _in_transaction(self) -> bool:
-        return any(each.client.in_transaction for pool in self._made for _, each in pool._house.table.living())
+        return any(client.in_transaction for pool in self._made for client in internals.clients(pool))
 
     def stored(self, topic: str) -> list[Found]:
         return self._read(topic, "read_uncommitted")
@@ -252,7 +253,7 @@ class OnKafka(Backend):
         return self._end(topic, "read_uncommitted")
 
     def take_over(self, pool: ProducerPool) -> None:
-        transactional_id = pool._house.plan.slots[0].transactional_id
+        transactional_id = internals.plan(pool).slots[0].transactional_id
         rival = Producer({**self._address(), "transactional.id": transactional_id, "log_level": 0})
         rival.init_transactions(PATIENCE)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from tests import internals
 from tests.kafka.clusters import started
 from tests.kafka.conftest import CONFIG
 from tests.kafka.pools import Recorder, pool, unique, until
@@ -48,7 +49,7 @@ def forgotten(forgetful: LocalKafka) -> Iterator[Callable[[ProducerPool], None]]
             if not known:
                 partitions = consumer.list_topics("__transaction_state", timeout=10).topics["__transaction_state"]
                 consumer.assign([TopicPartition("__transaction_state", number, 0) for number in partitions.partitions])
-            ids = {str(slot.transactional_id).encode() for slot in orders._house.plan.slots}
+            ids = {str(slot.transactional_id).encode() for slot in internals.plan(orders).slots}
 
             def read() -> bool:
                 for message in consumer.consume(1_000, 0.1):

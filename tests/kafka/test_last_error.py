@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import internals
 from tests.kafka.clusters import started
 from tests.kafka.pools import Recorder, plain, pool, unique, until
 from wd_di import DeliveryError, DeliveryTimeoutError, ErrorOccurred, PoolOpenError, ProduceError
@@ -76,7 +77,7 @@ def test_an_error_that_is_over_for_all(impatient: LocalKafka) -> None:
         for producer in (used, idle):
             producer.produce_sync(topic, "before")
         broker.kill()
-        until(lambda: "Connection refused" in str(idle._lease.connection.client.last_error))
+        until(lambda: "Connection refused" in str(internals.client(idle).last_error))
         broker.start()
         for _ in range(20):
             used.produce_sync(topic, "after")

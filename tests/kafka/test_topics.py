@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from tests import internals
 from tests.kafka.clusters import started
 from tests.kafka.pools import Recorder, bounded, plain, pool, unique, until
 from tests.kafka.readers import values
@@ -336,7 +337,7 @@ def test_topics_of_a_broker_that_is_frozen() -> None:
             broker.pause()
             ends = threading.Timer(AWAY + SILENCE, broker.resume)
             ends.start()
-            until(lambda: producer._lease.connection.client.silent and ordering._lease.connection.client.silent)
+            until(lambda: internals.client(producer).silent and internals.client(ordering).silent)
             with ThreadPoolExecutor(1) as executor, ordering.transaction() as tx:
                 other = executor.submit(tx.produce_sync, new[1], "made")
                 producer.produce_sync(new[0], "made", timeout_ms=20_000)

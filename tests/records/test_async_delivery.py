@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.scripted import PATIENCE, FutureThread, Script, in_thread, make_pool, plain_pool
-from wd_di._records.delivery import Delivery
+from wd_di import Delivery
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.pool import ProducerPool
 
@@ -297,9 +298,9 @@ async def test_a_failure_after_its_awaited_call_is_forgotten(pool, script, cance
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01 if cancelled else PATIENCE):
                 await producer.produce_sync("broken", timeout_ms=10_000 if cancelled else 10)
-        waiting = list(producer._lease.sending().ledger.pending)
+        waiting = list(internals.ledger(producer).pending)
         script.silent = False
         await producer.flush()
 
         assert ["failed"] == [delivery.outcome for delivery in waiting]
-        assert {} == producer._lease.sending().ledger.failed
+        assert {} == internals.ledger(producer).failed

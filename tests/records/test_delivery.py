@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.scripted import PATIENCE, FutureThread, Script, in_thread, outcome, plain_pool, watch
-from wd_di._records.delivery import DeliveryReport, report_of
+from wd_di import DeliveryReport
+from wd_di._records.delivery import report_of
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged
 from wd_di.pool import ProducerPool
@@ -294,7 +296,7 @@ def test_foreign_exception():
     pool.open()
     with pool.producer() as producer:
         delivery = producer.produce_async("orders")
-        connection = producer._lease.connection
+        connection = internals.lease(producer).connection
 
         class Broken(list[Any]):
             """Does its work, and then finds the exception."""

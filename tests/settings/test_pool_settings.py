@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 import wd_di
+from tests import internals
 from wd_di import KafkaSettings, Observer, PoolResource, PoolSettings, ProducerPool, SettingsError
 from wd_di.settings import SettingsWarning
 from wd_di.testing import FakePool, faked
@@ -103,7 +104,7 @@ def _by_faked(given: Any) -> PoolSettings:
         orders = PoolResource(MEMORY)
 
     with faked(Container(), "orders", settings=given) as fake:
-        return fake._settings
+        return internals.settings(fake)
 
 
 def _by_setup(given: Any) -> PoolSettings:
@@ -113,7 +114,7 @@ def _by_setup(given: Any) -> PoolSettings:
 
 def _settled(pool: ProducerPool) -> PoolSettings:
     pool.close()
-    return pool._settings
+    return internals.settings(pool)
 
 
 WAYS: dict[str, Callable[[object], PoolSettings]] = {

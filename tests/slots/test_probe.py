@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.scripted import PATIENCE, FutureThread
+from tests import internals
+from tests.scripted import PATIENCE, Fault, FaultKind, FutureThread
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.librdkafka import KafkaClient
-from wd_di._kafka.port import Fault, FaultKind
 from wd_di._slots import making
 from wd_di.errors import PoolOpenError
 from wd_di.pool import ProducerPool
@@ -130,7 +130,7 @@ def test_an_interrupted_wait_leaves_no_hurry(monkeypatch: pytest.MonkeyPatch, ma
         raise KeyboardInterrupt
 
     with MockKafka() as kafka, plain(kafka.bootstrap_servers) as pool:
-        house = pool._house
+        house = internals.house(pool)
         with monkeypatch.context() as patched:
             patched.setattr(house._changed, "notify_all", interrupt)
             with pytest.raises(KeyboardInterrupt):
@@ -179,7 +179,7 @@ def test_no_handle_is_left(monkeypatch: pytest.MonkeyPatch, failure: Exception) 
         came.start()
         came.outcome()
         wait_for(lambda: asked and asked[0]._handle is None)
-        told = pool._house.table.last_error
+        told = internals.table(pool).last_error
 
     assert ("None" if isinstance(failure, Fault) else "scripted") == str(told).split(": ")[-1]
 

@@ -14,6 +14,8 @@ from confluent_kafka import TopicPartition
 from dependency_injector import containers, providers
 
 import wd_di
+from tests import internals
+from tests.scripted import committed
 from wd_di import (
     CommitOutcomeUnknownError,
     DeliveryError,
@@ -244,7 +246,7 @@ def test_the_same_engine_without_deliveries():
     with ProducerPool(IN_MEMORY, name="orders") as silent, FakePool("orders") as fake:
         commit(silent, "one")
         commit(fake, "one")
-        memory, cued = silent._memory_broker, fake._memory_broker
+        memory, cued = internals.broker(silent), internals.broker(fake)
 
         assert type(memory) is MemoryBroker
         assert isinstance(cued, MemoryBroker)
@@ -672,7 +674,7 @@ def test_override_after_the_opening():
     container.stored.shutdown()
 
     assert ["to the fake"] == [sent.value for sent in fake.committed]
-    assert ["to the real one"] == [record.value for record in real._memory_broker.committed]
+    assert ["to the real one"] == committed(real)
 
 
 def test_running_with_a_fake():

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.scripted import Script, aborted, committed, fault, make_pool
+from tests.scripted import FaultKind, Script, aborted, committed, fault, make_pool
+from wd_di import Retry
 from wd_di._borrowing import scopes
-from wd_di._kafka.port import FaultKind
 from wd_di._transactions import options
-from wd_di._transactions.options import Retry
 from wd_di.errors import (
     AbortTransaction,
     CommitOutcomeUnknownError,
