@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, TypedDict, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from types import FunctionType
 
-    F = TypeVar("F", bound=Callable[..., Any])
+    F = TypeVar("F", bound=Callable[..., object])
 
 
 class NoOthers(TypedDict):
@@ -106,11 +107,11 @@ def settings_elsewhere(name: str) -> Callable[[F], F]:
     """
 
     def hinted(fn: F) -> F:
-        code = cast("Any", fn).__code__
+        code = cast("FunctionType", fn).__code__
         known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
         @wraps(fn)
-        def call(*args: Any, **given: Any) -> Any:
+        def call(*args: object, **given: object) -> object:
             if foreign := [each for each in given if each not in known]:
                 no_keyword(name, foreign, known, _SETTINGS)
             if args and not code.co_argcount:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return the package's ``__getattr__`` and ``__dir__``. Hide them from type checkers: for those, any name would do.
 
     Args:
@@ -20,7 +20,7 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
     places = {name: home for home, names in homes.items() for name in names.split()}
     public = [*places, *(home for home in homes if home.isidentifier() and not home.startswith("_"))]
 
-    def get(name: str) -> Any:
+    def get(name: str) -> object:
         # Kept nowhere: what a test puts into the home for a while would stay here for ever.
         if name in places:
             return getattr(import_module(f"{package}.{places[name]}"), name)

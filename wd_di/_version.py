@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 DISTRIBUTION = "wd-di-kafka"
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 else:
 
     @functools.cache
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Look the version up when it is asked for: few ask, and the look costs more than the package's import."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dependency_injector import containers, providers
 
@@ -145,7 +145,7 @@ def setup(
 
 
 def _with(settings: PoolSettings, **given: int | None) -> PoolSettings:
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     if left_open(settings, "open_policy"):
         changes["open_policy"] = "background"
     return checked_pool(NAME, settings.model_copy(update=changes))

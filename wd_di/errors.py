@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from wd_di._version import DISTRIBUTION
 
@@ -19,15 +19,14 @@ class WdDiError(Exception):
     They can be pickled and copied with all that they carry, but for the cause, which Python leaves behind.
     """
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        reduced: Any = super().__reduce__()
-        _, args, *state = reduced
+    def __reduce__(self) -> tuple[object, ...]:
+        _, args, *state = cast("tuple[object, ...]", super().__reduce__())
         return _restored, (type(self), args), *state
 
 
-def _restored(kind: Any, args: tuple[Any, ...]) -> WdDiError:
+def _restored(kind: type[WdDiError], args: tuple[object, ...]) -> WdDiError:
     """Make an error without its own ``__init__``, which may want other arguments than it passed on."""
-    error: WdDiError = kind.__new__(kind, *args)
+    error = kind.__new__(kind, *args)
     builtin: Any = next(each for each in kind.__mro__ if each.__module__ == "builtins")
     builtin.__init__(error, *args)
     return error

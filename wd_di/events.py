@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import cached_property, partial
 from inspect import iscoroutinefunction
 from json import loads
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeVar, overload
 
 from wd_di._errorlog import LOCK, ErrorLog, is_ctrl_c
 from wd_di.errors import SettingsError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound="Event")
 R = TypeVar("R")
+L = TypeVar("L", bound="Listener")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,8 @@ class StatisticsEmitted(Event):
     @cached_property
     def statistics(self) -> dict[str, Any]:
         """The statistics, parsed at the first look."""
-        return cast("dict[str, Any]", loads(self.json))
+        told: dict[str, object] = loads(self.json)
+        return told
 
 
 # -- the transactions --------------------------------------------------------------------------
@@ -361,13 +363,11 @@ class Observer:
     def on(
         self, event: str | type[Event], /, *more: str | type[Event]
     ) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]: ...
-    def on(
-        self, event: str | type[Event], /, *more: str | type[Event]
-    ) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]:
+    def on(self, event: str | type[Event], /, *more: str | type[Event]) -> Callable[[L], L]:
         """Subscribe the decorated function to these events, for the observer's life, and return it unchanged."""
         events = dict.fromkeys(each for group in (event, *more) for each in _named(group))
 
-        def decorate(listener: Callable[[Any], R]) -> Callable[[Any], R]:
+        def decorate(listener: L) -> L:
             self._add(events, listener)
             return listener
 
@@ -464,7 +464,6 @@ def _named(event: str | type[Event]) -> tuple[type[Event], ...]:
 
 def _qualified_name(listener: Listener) -> str:
     # A partial's or an object's own repr could show a secret.
-    named: Any = listener.func if isinstance(listener, partial) else listener
-    if not hasattr(named, "__qualname__"):
-        named = type(named)
+    given = listener.func if isinstance(listener, partial) else listener
+    named = given if hasattr(given, "__qualname__") else type(given)
     return f"{named.__module__ or 'builtins'}.{named.__qualname__}"

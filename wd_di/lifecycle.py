@@ -20,7 +20,7 @@ from wd_di.providers import Brief, PoolResource
 from wd_di.wiring import diagnosis as _diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from types import ModuleType, TracebackType
 
@@ -88,7 +88,7 @@ def _refuse_second_run() -> None:
 class Running(Generic[C]):
     """What ``running`` returns."""
 
-    def __init__(self, container: C, modules: list[Any], packages: list[Any]) -> None:
+    def __init__(self, container: C, modules: list[ModuleType | str], packages: list[ModuleType | str]) -> None:
         self._container = container
         self._modules = modules
         self._packages = packages
@@ -127,7 +127,7 @@ class Running(Generic[C]):
         await self._stop_async(error)
 
     def _wire(self) -> None:
-        container: Any = self._container
+        container = self._container
         # What its wiring_config names; again, though the container was wired when it was made. A module that makes it
         # in its first lines, such as one with an ASGI application, had no functions then.
         container.wire()
@@ -160,7 +160,7 @@ def lifespan(
     *,
     modules: Iterable[ModuleType | str] = (),
     packages: Iterable[ModuleType | str] = (),
-) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+) -> Callable[[object], AbstractAsyncContextManager[None]]:
     """Return what ASGI frameworks take, as in ``FastAPI(lifespan=lifespan(container))``: ``running`` for their server.
 
     Pools are opened and closed on a worker thread, other resources on the loop.
@@ -169,7 +169,7 @@ def lifespan(
     modules, packages = _listed("modules", modules), _listed("packages", packages)
 
     @asynccontextmanager
-    async def serve(_app: Any) -> AsyncGenerator[None]:
+    async def serve(_app: object) -> AsyncGenerator[None]:
         _diagnosis.started(serve)
         async with running(container, modules=modules, packages=packages):
             yield
@@ -262,7 +262,7 @@ class _Noting:
         return isinstance(error, Exception)
 
 
-async def _settled(result: Any) -> None:
+async def _settled(result: Awaitable[object] | None) -> None:
     """Await it, if there is something to await: a container without async resources returns None."""
     if result is not None:
         await result
@@ -313,7 +313,7 @@ def _free(name: str, taken: dict[str, PoolResource]) -> str:
     return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def _package(container: Any) -> str | None:
+def _package(container: containers.Container) -> str | None:
     """Return where the container's class lives: dependency-injector would take relative names from this package."""
     declared = container.declarative_parent
     return getattr(sys.modules.get(declared.__module__), "__package__", None) if declared else None

@@ -114,7 +114,7 @@ class PoolResource(providers.Resource[ProducerPool]):
             self._declared = (owner.__name__, name)
             self.adopt(name)
 
-    def __deepcopy__(self, memo: dict[Any, Any] | None) -> Self:
+    def __deepcopy__(self, memo: dict[int, object] | None) -> Self:
         if self.initialized and id(self) not in (memo or {}):
             raise ScopeError(
                 f"{self.name}: this PoolResource was opened before a container was made of it, and an open pool can't "
@@ -212,7 +212,7 @@ class PoolResource(providers.Resource[ProducerPool]):
         self._lock = threading.RLock()
         self._opening = False
 
-    def _provide(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
+    def _provide(self, args: tuple[object, ...], kwargs: dict[str, object]) -> ProducerPool:
         # Not the base class's own check: it opens a second pool if a shutdown comes between its check and its answer.
         pool = self._pool
         if pool is not None:
@@ -220,7 +220,7 @@ class PoolResource(providers.Resource[ProducerPool]):
         with Brief():
             return self._open(args, kwargs)
 
-    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
+    def _open(self, args: tuple[object, ...], kwargs: dict[str, object]) -> ProducerPool:
         failures = self._failures
         with self._lock:
             if self._pool is None:
@@ -241,15 +241,14 @@ class PoolResource(providers.Resource[ProducerPool]):
         if self._failure is not None and self._failures != failures:
             raise self._failure  # one broken broker mustn't cost every waiting thread an open_timeout_ms in turn
 
-    def _check_settings(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _check_settings(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Settings that were never given show here at the latest: the constructor can't demand them."""
         named = {**self.kwargs, **kwargs}
         given = (*self.args, *args, *([named["settings"]] if "settings" in named else []))
         if given:
             refuse_undefined(self.name, given[0])
             return
-        provides: Any = self.provides
-        wanted = inspect.signature(provides).parameters.get("settings")
+        wanted = inspect.signature(self.provides).parameters.get("settings") if self.provides else None
         if wanted is not None and wanted.default is wanted.empty:
             raise SettingsError(
                 f"{self.name}: the pool has no settings: pass them, PoolResource(settings.provided.{self.name})"
@@ -260,7 +259,7 @@ class PoolResource(providers.Resource[ProducerPool]):
             self.reset_state()  # type: ignore[attr-defined]  # public, but not in the stubs
             raise SettingsError(f"{self.name}: what provides the pool has made none, but {type(pool).__name__}")
 
-    def _try_open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProducerPool:
+    def _try_open(self, args: tuple[object, ...], kwargs: dict[str, object]) -> ProducerPool:
         self._opening, self._failure = True, None
         try:
             self._check_settings(args, kwargs)
@@ -313,7 +312,7 @@ def _check_options(options: TransactionOptions) -> None:
     Options(**{name: value for name, value in given.items() if not isinstance(value, providers.Provider)})
 
 
-def _as_is(value: object) -> providers.Provider[Any]:
+def _as_is(value: object) -> providers.Provider[object]:
     """Keep dependency-injector from copying a plain value together with the container."""
     return value if isinstance(value, providers.Provider) else providers.Object(value)
 

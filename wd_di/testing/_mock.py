@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from confluent_kafka import cimpl
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NO_ERROR: Final = 0
 _POINTER, _INT, _TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 # rdkafka.h and rdkafka_mock.h: what each function returns, then its arguments
-_PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
+_PROTOTYPES: Final[dict[str, tuple[object, ...]]] = {
     "rd_kafka_err2str": (_TEXT, _INT),
     "rd_kafka_handle_mock_cluster": (_POINTER, _POINTER),
     "rd_kafka_mock_broker_set_down": (_INT, _POINTER, ctypes.c_int32),

@@ -42,7 +42,7 @@ class Sent:
             wanted is ANY or _wire(wanted, name) == _wire(getattr(record, name), name) for name, wanted in given.items()
         )
 
-    def _given(self) -> dict[str, Any]:
+    def _given(self) -> dict[str, object]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def __repr__(self) -> str:
@@ -84,7 +84,7 @@ def _telling(record: Sent) -> set[str]:
     return {"value"} | {name for name in ("key", "headers") if getattr(record, name)}
 
 
-def _wire(value: Any, name: str = "") -> Any:
+def _wire(value: Any, name: str = "") -> object:
     if isinstance(value, str):
         return value.encode()
     if name == "headers":

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     Function = Callable[..., Any]
-    Arguments = Callable[
-        [tuple[Any, ...], dict[str, Any]], AbstractAsyncContextManager[tuple[tuple[Any, ...], dict[str, Any]]]
-    ]
-    Found = list[tuple[str, Scope[Any, Any]]]
-    FoundAsync = list[tuple[str, AsyncScope[Any]]]
+    """It may give anything, also what is awaited or iterated."""
+    Positional = tuple[object, ...]
+    Named = dict[str, object]
+    Arguments = Callable[[Positional, Named], AbstractAsyncContextManager[tuple[Positional, Named]]]
+    Found = list[tuple[str, Scope[object, object]]]
+    FoundAsync = list[tuple[str, AsyncScope[object]]]
 
 _ABSENT = object()
 _LATER = (CoroutineType, GeneratorType, AsyncGeneratorType)
@@ -49,7 +50,7 @@ class Wanted:
     optional: frozenset[str] = frozenset()
     closing: frozenset[str] = frozenset()
 
-    def scopes(self, given: Mapping[str, Any]) -> Found:
+    def scopes(self, given: Mapping[str, object]) -> Found:
         """Return the unopened scopes among the arguments.
 
         Raises:
@@ -57,7 +58,7 @@ class Wanted:
         """
         return self._among(given, Scope, AsyncScope, needing_await)  # type: ignore[type-abstract]  # it is no ABC
 
-    def async_scopes(self, given: Mapping[str, Any]) -> FoundAsync:
+    def async_scopes(self, given: Mapping[str, object]) -> FoundAsync:
         """Return the unopened scopes among the arguments of a coroutine function.
 
         Raises:
@@ -66,7 +67,7 @@ class Wanted:
         return self._among(given, AsyncScope, Scope, blocking)
 
     def _among(
-        self, given: Mapping[str, Any], fit: type[S], unfit: type[Any], why: Callable[[str], str]
+        self, given: Mapping[str, object], fit: type[S], unfit: type, why: Callable[[str], str]
     ) -> list[tuple[str, S]]:
         found: list[tuple[str, S]] = []
         for name in self.names:
@@ -120,7 +121,7 @@ def is_async(fn: Function) -> bool:
 def plain(fn: Function, wanted: Wanted) -> Function:
     """Return a function that opens the scopes among its keyword arguments, in order, around the call."""
 
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> object:
         scopes = wanted.scopes(kwargs)
         if not scopes:
             return fn(*args, **kwargs)
@@ -137,7 +138,7 @@ def plain(fn: Function, wanted: Wanted) -> Function:
     return run
 
 
-def _in_several(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _in_several(fn: Function, wanted: Wanted, args: Positional, kwargs: Named) -> object:
     with ExitStack() as scopes:
         _enter(scopes, wanted, kwargs, ambient=True)
         return _at_once(wanted, fn(*args, **kwargs))
@@ -146,7 +147,7 @@ def _in_several(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dic
 def generator(fn: Function, wanted: Wanted) -> Function:
     """Return a generator function that opens the scopes among its keyword arguments, in order, around the body."""
 
-    def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+    def run(*args: object, **kwargs: object) -> Generator[object, object, object]:
         with ExitStack() as scopes:
             # While the generator is suspended its caller runs in the same thread, and mustn't join its transaction.
             _enter(scopes, wanted, kwargs, ambient=False)
@@ -158,7 +159,7 @@ def generator(fn: Function, wanted: Wanted) -> Function:
 def coroutine(fn: Function, wanted: Wanted) -> Function:
     """Return a coroutine function that opens the scopes among its keyword arguments, in order, around the call."""
 
-    async def run(*args: Any, **kwargs: Any) -> Any:
+    async def run(*args: object, **kwargs: object) -> object:
         found = wanted.async_scopes(kwargs)
         if not found:
             return await fn(*args, **kwargs)
@@ -173,7 +174,7 @@ def coroutine(fn: Function, wanted: Wanted) -> Function:
     return run
 
 
-async def _in_several_async(fn: Function, wanted: Wanted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _in_several_async(fn: Function, wanted: Wanted, args: Positional, kwargs: Named) -> object:
     async with AsyncExitStack() as scopes:
         await _enter_async(scopes, wanted, kwargs, ambient=True)
         return await fn(*args, **kwargs)
@@ -188,7 +189,7 @@ def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Funct
         arguments: Gives the arguments for it, from those of the call, for as long as it runs.
     """
 
-    async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+    async def run(*args: object, **kwargs: object) -> AsyncGenerator[object, object]:
         async with arguments(args, kwargs) as (positional, named), AsyncExitStack() as scopes:
             # As in a generator: while it is suspended, its caller mustn't join its transaction.
             await _enter_async(scopes, wanted, named, ambient=False)
@@ -212,14 +213,14 @@ def async_generator(fn: Function, wanted: Wanted, arguments: Arguments) -> Funct
     return run
 
 
-def _enter(stack: ExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
+def _enter(stack: ExitStack, wanted: Wanted, kwargs: Named, *, ambient: bool) -> None:
     scopes = wanted.scopes(kwargs)
     _refuse_retries(wanted, scopes)
     for name, scope in scopes:
         kwargs[name] = stack.enter_context(scope.begin(ambient=ambient))
 
 
-async def _enter_async(stack: AsyncExitStack, wanted: Wanted, kwargs: dict[str, Any], *, ambient: bool) -> None:
+async def _enter_async(stack: AsyncExitStack, wanted: Wanted, kwargs: Named, *, ambient: bool) -> None:
     found = wanted.async_scopes(kwargs)
     _refuse_retries(wanted, [(name, awaited.scope) for name, awaited in found])
     for name, awaited in found:
@@ -235,11 +236,11 @@ def _refuse_retries(wanted: Wanted, scopes: Found) -> None:
             )
 
 
-def _retries(scope: Scope[Any, Any]) -> TypeGuard[TransactionScope]:
+def _retries(scope: Scope[object, object]) -> TypeGuard[TransactionScope]:
     return isinstance(scope, TransactionScope) and scope.options.retry is not None
 
 
-def _at_once(wanted: Wanted, result: Any) -> Any:
+def _at_once(wanted: Wanted, result: object) -> object:
     """Return the result, unless its body would run only after the scope's end."""
     if not isinstance(result, _LATER):
         return result

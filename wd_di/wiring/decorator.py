@@ -26,11 +26,12 @@ from wd_di.wiring.markers import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 
-    Function = Callable[..., Any]
-    Markers = Mapping[str, Any]
-    _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+    from wd_di.wiring.calls import Function, Named, Positional
+    from wd_di.wiring.diagnosis import Marker
 
-F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
+    _Arguments = tuple[Positional, Named]
+
+F = TypeVar("F", bound="Callable[..., object] | classmethod[Any, ..., object] | staticmethod[..., object]")
 
 
 def inject(fn: F) -> F:
@@ -65,7 +66,7 @@ def inject(fn: F) -> F:
 class _Shape:
     """What its callers, dependency-injector and the scopes each know of one injected function."""
 
-    def __init__(self, fn: Function, signature: inspect.Signature, markers: Markers) -> None:
+    def __init__(self, fn: Function, signature: inspect.Signature, markers: Mapping[str, Marker]) -> None:
         self._fn = fn
         self._signature = signature
         self._markers = markers
@@ -93,7 +94,7 @@ class _Shape:
         marked = [inspect.Parameter(name, keyword, default=marker) for name, marker in self._markers.items()]
         return wiring.inject(self._like(run, inspect.Signature(marked)))
 
-    def as_keywords(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
+    def as_keywords(self, args: Positional, kwargs: Named) -> _Arguments:
         """Turn the arguments from the first marked parameter on into keywords.
 
         dependency-injector takes no notice of positional ones: it would inject a second value for the same parameter.
@@ -104,7 +105,7 @@ class _Shape:
         named = zip(self._positional[self._first :], args[self._first :], strict=False)
         return args[: self._first], {**kwargs, **dict(named)}
 
-    def refuse_outside_of_a_task(self, kwargs: dict[str, Any]) -> None:
+    def refuse_outside_of_a_task(self, kwargs: Named) -> None:
         """Before dependency-injector opens the pools whose scopes only a task can open."""
         if not all(name in kwargs for name in self._awaited):
             refuse_outside_of_a_task(self.wanted.function)
@@ -118,7 +119,7 @@ class _Shape:
 def _plain(fn: Function, shape: _Shape) -> Function:
     filled = shape.for_container(calls.plain(fn, shape.wanted))
 
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> object:
         if args:
             args, kwargs = shape.as_keywords(args, kwargs)
         return filled(*args, **kwargs)
@@ -129,7 +130,7 @@ def _plain(fn: Function, shape: _Shape) -> Function:
 def _generator(fn: Function, shape: _Shape) -> Function:
     filled = shape.for_container(calls.generator(fn, shape.wanted))
 
-    def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+    def run(*args: object, **kwargs: object) -> Generator[object, object, object]:
         args, kwargs = shape.as_keywords(args, kwargs)
         return (yield from filled(*args, **kwargs))
 
@@ -139,7 +140,7 @@ def _generator(fn: Function, shape: _Shape) -> Function:
 def _coroutine(fn: Function, shape: _Shape) -> Function:
     filled = shape.for_container(calls.coroutine(fn, shape.wanted))
 
-    async def run(*args: Any, **kwargs: Any) -> Any:
+    async def run(*args: object, **kwargs: object) -> object:
         args, kwargs = shape.as_keywords(args, kwargs)
         shape.refuse_outside_of_a_task(kwargs)
         return await filled(*args, **kwargs)
@@ -150,13 +151,13 @@ def _coroutine(fn: Function, shape: _Shape) -> Function:
 def _async_generator(fn: Function, shape: _Shape) -> Function:
     """Borrow the injections; dependency-injector's own wrapper would pass on neither ``asend`` nor ``athrow``."""
 
-    async def lend(**kwargs: Any) -> AsyncGenerator[dict[str, Any], None]:
+    async def lend(**kwargs: object) -> AsyncGenerator[Named, None]:
         yield kwargs
 
     filled = shape.for_container(lend)
 
     @asynccontextmanager
-    async def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[_Arguments, None]:
+    async def arguments(args: Positional, kwargs: Named) -> AsyncGenerator[_Arguments, None]:
         args, kwargs = shape.as_keywords(args, kwargs)
         shape.refuse_outside_of_a_task(kwargs)
         lent = filled(**kwargs)

@@ -6,54 +6,89 @@ import gc
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, cast
 from weakref import WeakKeyDictionary
 
 from dependency_injector import containers, providers, wiring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from types import ModuleType
 
-_waiting: WeakKeyDictionary[Callable[..., Any], tuple[Any, list[Any], str | None]] = WeakKeyDictionary()
+    Modules = list[ModuleType | str]
+
+
+class Marker(Protocol):
+    """What stands for a value that is to be injected."""
+
+    provider: object
+
+
+class _Declared(Protocol):
+    """A container, or its class."""
+
+    providers: Mapping[str, object]
+    __self__: object
+
+
+class _Container(_Declared, Protocol):
+    """What dependency-injector's stubs don't say of one."""
+
+    declarative_parent: type | None
+    wired_to_modules: list[ModuleType]
+    wired_to_packages: list[ModuleType]
+    wiring_config: containers.WiringConfiguration
+
+
+_waiting: WeakKeyDictionary[Callable[..., object], tuple[_Container, Modules, str | None]] = WeakKeyDictionary()
 """Lifespans that a framework hasn't entered yet, each with its container and what it wires besides, seen from where."""
-_stopped: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+_stopped: WeakKeyDictionary[_Declared, set[str]] = WeakKeyDictionary()
 """Of which containers one has stopped, by their class, with the modules and packages that it was wired to."""
-_running: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+_running: WeakKeyDictionary[_Container, set[str]] = WeakKeyDictionary()
 """Which containers run, with what they were wired to at their start."""
 
 
-def waits(lifespan: Callable[..., Any], container: containers.Container, more: list[Any], package: str | None) -> None:
+def waits(lifespan: Callable[..., object], container: containers.Container, more: Modules, package: str | None) -> None:
     """Note that a lifespan to come will wire this container."""
-    _waiting[lifespan] = (container, more, package)
+    _waiting[lifespan] = (_seen(container), more, package)
 
 
-def started(lifespan: Callable[..., Any]) -> None:
+def started(lifespan: Callable[..., object]) -> None:
     """Note that it came."""
     _waiting.pop(lifespan, None)
 
 
 def runs(container: containers.Container) -> None:
     """Note what was wired at the start of a container."""
-    _running[container] = set(_wired_to(container))
+    _running[_seen(container)] = set(_wired_to(_seen(container)))
 
 
 def stops(container: containers.Container) -> None:
     """Note what is about to be unwired because its container stops, or was by hand before."""
-    names = _running.pop(container, set()).union(_wired_to(container))
-    _stopped.setdefault(_declared(container), set()).update(names)
+    names = _running.pop(_seen(container), set()).union(_wired_to(_seen(container)))
+    _stopped.setdefault(_declared(_seen(container)), set()).update(names)
 
 
-def why(function: Callable[..., Any], marker: Any) -> str:
+def _seen(container: containers.Container) -> _Container:
+    return cast("_Container", container)
+
+
+def why(function: Callable[..., object], marker: Marker) -> str:
     """Return the likeliest reason why nobody gave a value for this marker of the function, and what to do."""
     with suppress(Exception):  # dependency-injector's insides may change; an error must not hide the one to be told
-        return _reason(function.__module__, marker.provider if isinstance(marker, _CLOSING) else marker)
+        return _reason(function.__module__, within_closing(marker).provider)
     return f"{_not_called(function.__module__)} for the function's module"
 
 
-def _reason(module: str, marker: Any) -> str:
+def within_closing(marker: Marker) -> Marker:
+    """Return the marker itself, where ``Closing`` is around it."""
+    return cast("Marker", marker.provider) if isinstance(marker, CLOSING) else marker
+
+
+def _reason(module: str, target: object) -> str:
     objects = gc.get_objects()
     alive = [each for each in objects if issubclass(type(each), containers.DynamicContainer)]
-    fitting = [each for each in alive if _has(each, marker.provider)]
+    fitting = [each for each in alive if _has(each, target)]
     wired = [each for each in alive if _covers(_wired_to(each), module)]
     coming = [each for each, more, package in _waiting.values() if _covers(_to_wire(each, more, package), module)]
     if any(each in fitting for each in coming):
@@ -68,13 +103,13 @@ def _reason(module: str, marker: Any) -> str:
             f"call container.wire(modules=[{module!r}]) now, or use running(container), which does it at the start"
         )
     if wired:
-        return _lacking(wired[-1], marker.provider, module)
+        return _lacking(wired[-1], target, module)
     inner = [each.container for each in objects if issubclass(type(each), providers.Container)]  # who wires those?
     outer = [each for each in fitting if each not in inner or _wired_to(each)]
-    return _unseen(module, outer, marker.provider)
+    return _unseen(module, outer, target)
 
 
-def _unseen(module: str, fitting: list[Any], target: Any) -> str:
+def _unseen(module: str, fitting: list[_Container], target: object) -> str:
     """Say why no container looks at the module."""
     if module == "__main__":
         return (
@@ -98,7 +133,7 @@ def _unseen(module: str, fitting: list[Any], target: Any) -> str:
     return text
 
 
-def _lacking(container: Any, target: Any, module: str) -> str:
+def _lacking(container: _Container, target: object, module: str) -> str:
     """Say what the container that was wired has not."""
     one = f"the {_class(container)} that is wired to {module!r}"
     if isinstance(target, str):
@@ -118,7 +153,7 @@ def _lacking(container: Any, target: Any, module: str) -> str:
     )
 
 
-def _missed(container: Any, path: str) -> str:
+def _missed(container: object, path: str) -> str:
     """Say which step of the path fails, and why."""
     place, taken, [wrong, *rest] = _follow(container, path)
     if isinstance(place, providers.Dependency):
@@ -130,7 +165,7 @@ def _missed(container: Any, path: str) -> str:
     return f"; it has {', '.join(steps)}" if steps and not taken else ""
 
 
-def _follow(container: Any, path: str) -> tuple[Any, list[str], list[str]]:
+def _follow(container: object, path: str) -> tuple[object, list[str], list[str]]:
     """Go along the path as far as it leads, where a DependenciesContainer would make a placeholder of any name."""
     place, steps = container, path.split(".")
     for count, step in enumerate(steps):
@@ -141,7 +176,7 @@ def _follow(container: Any, path: str) -> tuple[Any, list[str], list[str]]:
     return place, steps, []
 
 
-def _has(container: Any, target: Any) -> bool:
+def _has(container: _Declared, target: object) -> bool:
     if isinstance(target, str):
         _, _, missing = _follow(container, target)
         return not missing or target == wiring.ProvidersMap.CONTAINER_STRING_ID
@@ -150,12 +185,13 @@ def _has(container: Any, target: Any) -> bool:
     return any(each is _root(target) for each in (declared.__self__, *inner))
 
 
-def _declared(container: Any) -> Any:
+def _declared(container: _Declared) -> _Declared:
     """Return the class of a container; itself, where it is the class or was built without one."""
-    return getattr(container, "declarative_parent", None) or container
+    declared: _Declared | None = getattr(container, "declarative_parent", None)
+    return declared or container
 
 
-def _below(declared: Mapping[str, Any], prefix: str = "", *, behind: bool = False) -> Iterator[tuple[str, Any]]:
+def _below(declared: Mapping[str, object], prefix: str = "", *, behind: bool = False) -> Iterator[tuple[str, object]]:
     """The providers that a marker may name, by path: those of the class, which a container copies, and of those in it.
 
     Args:
@@ -171,7 +207,7 @@ def _below(declared: Mapping[str, Any], prefix: str = "", *, behind: bool = Fals
             yield from _below(each.providers, f"{prefix}{name}.", behind=behind)
 
 
-def _root(provider: Any) -> Any:
+def _root(provider: object) -> object:
     """The provider at the beginning of a chain of ``.provided``, of an option or of a delegate."""
     links = (providers.ProvidedInstance, providers.AttributeGetter, providers.ItemGetter, providers.MethodCaller)
     while isinstance(provider, (*links, providers.Delegate)):
@@ -181,9 +217,9 @@ def _root(provider: Any) -> Any:
     return provider._get_root() if isinstance(provider, providers.ConfigurationOption) else provider  # noqa: SLF001
 
 
-def _owners(provider: Any) -> Iterator[str]:
+def _owners(provider: object) -> Iterator[str]:
     """Every container class that has it or is it, with its name there, bases first."""
-    classes: list[Any] = [containers.DeclarativeContainer]
+    classes: list[type[containers.DeclarativeContainer]] = [containers.DeclarativeContainer]
     for each in classes:  # grows meanwhile
         classes.extend(type.__subclasses__(each))
         if provider is each.__self__:
@@ -192,11 +228,11 @@ def _owners(provider: Any) -> Iterator[str]:
         yield from (f"{each.__name__}.{path}" for path, value in inner if value is provider)
 
 
-def _wired_to(container: Any) -> list[str]:
+def _wired_to(container: _Container) -> list[str]:
     return [each.__name__ for each in (*container.wired_to_modules, *container.wired_to_packages)]
 
 
-def _to_wire(container: Any, more: list[Any], package: str | None) -> Iterator[str]:
+def _to_wire(container: _Container, more: Modules, package: str | None) -> Iterator[str]:
     configured = container.wiring_config
     for each in (*configured.modules, *configured.packages, *more):
         yield resolve_name(each, configured.from_package or package) if isinstance(each, str) else each.__name__
@@ -206,7 +242,7 @@ def _covers(names: Iterable[str], module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
-def _class(container: Any) -> str:
+def _class(container: _Container) -> str:
     return (container.declarative_parent or type(container)).__name__
 
 
@@ -214,4 +250,4 @@ def _not_called(module: str) -> str:
     return f"container.wire(modules=[{module!r}]) wasn't called"
 
 
-_CLOSING: Any = wiring.Closing
+CLOSING = cast("type", wiring.Closing)  # the stubs declare it as an instance of a protocol

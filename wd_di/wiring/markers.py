@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar, overload
 
 from dependency_injector import providers, wiring
 
 from wd_di.providers import AsyncScopeProvider, PoolResource, ScopeProvider
 from wd_di.wiring import calls
-from wd_di.wiring.diagnosis import why
+from wd_di.wiring.diagnosis import CLOSING, why, within_closing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    Function = Callable[..., Any]
-    Markers = Mapping[str, Any]
+    from wd_di.wiring.calls import Function
+    from wd_di.wiring.diagnosis import Marker
+
+    Markers = Mapping[str, Marker]
 
 T = TypeVar("T")
 
-# The stubs declare these classes as instances of a protocol.
-_PROVIDE: Any = wiring.Provide
-_CLOSING: Any = wiring.Closing
+_PROVIDE: Any = wiring.Provide  # the stubs declare it as an instance of a protocol
 _NAMES_A_MARKER = re.compile(r"\b(Provide|Provider|Closing)\[|\binjected\(")
 
 
-class _Injected(_PROVIDE):  # type: ignore[misc]  # see above
+class _Injected(_PROVIDE):  # type: ignore[misc]  # as just said
     """The marker ``Provide``, which tells whoever uses it for what it stands for that nothing was injected."""
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -41,7 +41,7 @@ class _Injected(_PROVIDE):  # type: ignore[misc]  # see above
 def injected(provider: ScopeProvider[T] | AsyncScopeProvider[T]) -> T: ...
 @overload
 def injected(provider: providers.Provider[T]) -> T: ...
-def injected(provider: providers.Provider[Any]) -> Any:
+def injected(provider: object) -> object:
     """Return dependency-injector's ``Provide[provider]``, typed as what the function will get.
 
     ``tx: Transaction = injected(Container.orders.transaction)`` is checked, ``Provide[...]`` passes for anything.
@@ -56,7 +56,7 @@ def signature_of(fn: Function) -> inspect.Signature:
     return signature.replace(parameters=[_evaluated(fn, each, names) for each in signature.parameters.values()])
 
 
-def _evaluated(fn: Function, parameter: inspect.Parameter, names: dict[str, Any]) -> inspect.Parameter:
+def _evaluated(fn: Function, parameter: inspect.Parameter, names: dict[str, object]) -> inspect.Parameter:
     """Evaluate a postponed annotation if it can be; one by one, for some may be known to type checkers only."""
     text = parameter.annotation
     if not isinstance(text, str):
@@ -72,7 +72,7 @@ def _evaluated(fn: Function, parameter: inspect.Parameter, names: dict[str, Any]
         return parameter
 
 
-def markers_of(signature: inspect.Signature) -> Iterator[tuple[str, Any]]:
+def markers_of(signature: inspect.Signature) -> Iterator[tuple[str, Marker]]:
     """Yield the marked parameters and their markers."""
     for name, parameter in signature.parameters.items():
         marker = next(filter(_is_marker, _candidates(parameter)), None)
@@ -80,14 +80,14 @@ def markers_of(signature: inspect.Signature) -> Iterator[tuple[str, Any]]:
             yield name, marker
 
 
-def _candidates(parameter: inspect.Parameter) -> Iterator[Any]:
+def _candidates(parameter: inspect.Parameter) -> Iterator[object]:
     for value in (parameter.default, *getattr(parameter.annotation, "__metadata__", ())):
         yield value
         # What FastAPI's Depends and its like hold.
         yield from (extract(value) for extract in wiring.MARKER_EXTRACTORS)
 
 
-def _is_marker(value: object) -> bool:
+def _is_marker(value: object) -> TypeGuard[Marker]:
     # Not by getattr on the value: a provider answers every name.
     return getattr(type(value), "__IS_MARKER__", False) is True
 
@@ -108,7 +108,7 @@ def wanted_by(fn: Function, signature: inspect.Signature, markers: Markers) -> c
         names=tuple(markers),
         why=lambda name: why(fn, markers[name]),
         optional=frozenset(name for name, value in defaults.items() if _is_value(value)),
-        closing=frozenset(name for name, marker in markers.items() if isinstance(marker, _CLOSING)),
+        closing=frozenset(name for name, marker in markers.items() if isinstance(marker, CLOSING)),
     )
 
 
@@ -122,7 +122,7 @@ def check_markers(fn: Function, markers: Markers) -> None:
     """Raise TypeError for what can't work, as far as the markers name their providers."""
     targets = {name: target_of(marker) for name, marker in markers.items()}
     for name, marker in markers.items():
-        if isinstance(marker, _CLOSING) and _reaches_pool(targets[name]):
+        if isinstance(marker, CLOSING) and _reaches_pool(targets[name]):
             raise TypeError(f"{_name(fn)}: {calls.shutting(name)}")
         if calls.is_async(fn) and isinstance(targets[name], ScopeProvider):
             raise TypeError(f"{_name(fn)}: {calls.blocking(name)}")
@@ -132,14 +132,13 @@ def check_markers(fn: Function, markers: Markers) -> None:
         _refuse_hidden(fn)
 
 
-def target_of(marker: Any) -> Any:
+def target_of(marker: Marker) -> object:
     """Return the provider or the path whose value the function will get."""
-    if isinstance(marker, _CLOSING):
-        marker = marker.provider
-    return marker.provider if isinstance(marker, _PROVIDE) else None
+    inner = within_closing(marker)
+    return inner.provider if isinstance(inner, _PROVIDE) else None
 
 
-def _reaches_pool(provider: Any) -> bool:
+def _reaches_pool(provider: object) -> bool:
     if not isinstance(provider, providers.Provider):
         return False
     return isinstance(provider, PoolResource) or any(provider.traverse(types=[PoolResource]))
