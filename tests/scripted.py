@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from wd_di import Configure
+
 PATIENCE = 10.0
 """Seconds after which a test that waits for another thread has failed."""
 
@@ -134,11 +136,13 @@ def fault(kind: FaultKind) -> Fault:
     return Fault(kind, f"scripted {kind.value}")
 
 
-def make_pool(*, name: str = "orders", observer: Observer | None = None, **given: Any) -> ProducerPool:
+def make_pool(
+    *, name: str = "orders", observer: Observer | None = None, configure: Configure | None = None, **given: Any
+) -> ProducerPool:
     """An unopened pool of one transactional in-memory producer, but for what is given."""
     defaults = {"deliver": False, "size": 1, "transactional_id": "t-{instance}-{index}", "instance": "test"}
     settings = PoolSettings.model_validate({**defaults, "timeout_ms": 2_000, "close_timeout_ms": 300, **given})
-    return ProducerPool(settings, name=name, observer=observer)
+    return ProducerPool(settings, name=name, observer=observer, configure=configure)
 
 
 def plain_pool(**given: Any) -> ProducerPool:

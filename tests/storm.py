@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests import internals
 from tests.kafka.readers import stream
-from wd_di import KafkaSettings, PoolSettings, PoolTimeoutError, ProducerPool, TransactionAbortedError
+from tests.pools import pool as on_brokers
+from wd_di import PoolSettings, PoolTimeoutError, ProducerPool, TransactionAbortedError
 from wd_di._kafka.memory import MemoryBroker, MemoryClient
 from wd_di._kafka.port import Answers, Fault, FaultKind
 from wd_di.events import TransactionFinished
@@ -265,13 +266,7 @@ def on_memory(options: Options) -> Figures:
 
 def on_kafka(servers: str, topic: str, options: Options) -> Figures:
     """Storm on a real broker, and read everything back."""
-    settings = PoolSettings(
-        size=options.size,
-        transactional_id="storm-{instance}-{index}",
-        instance=uuid.uuid4().hex[:8],
-        kafka=KafkaSettings(bootstrap_servers=servers),
-    )
-    with ProducerPool(settings, name="storm") as pool:
+    with on_brokers(servers, name="storm", size=options.size) as pool:
         storm = Storm(pool, topic, options)
         storm.rage()
         storm.settled()

@@ -13,10 +13,11 @@ from dependency_injector import containers, providers
 
 import wd_di
 from tests import internals
+from tests.pools import plain
+from tests.pools import pool as on_brokers
 from tests.scripted import PATIENCE, Script, committed, make_pool, outcome, plain_pool
 from tests.standin import StandInPool
 from wd_di import (
-    KafkaSettings,
     PoolClosedError,
     PoolOpenError,
     PoolResource,
@@ -34,7 +35,7 @@ from wd_di.testing import FakePool
 if TYPE_CHECKING:
     from wd_di.testing import MockKafka
 
-DEAD = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+DEAD = "127.0.0.1:1"
 INSTEAD = r"await pool\.aopen\(\), or 'async with' the pool or running\(\.\.\.\)"
 
 
@@ -50,10 +51,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 @pytest.mark.parametrize("transactional_id", ["t-{instance}-{index}", None])
 async def test_a_pool_in_async_with(mock_kafka: MockKafka, transactional_id: str | None) -> None:
     """It is connected inside of the block and closed after it, and nothing of that blocks the loop."""
-    kafka = KafkaSettings(bootstrap_servers=mock_kafka.bootstrap_servers)
-    settings = PoolSettings(size=2, transactional_id=transactional_id, instance="test", kafka=kafka)
     with blockbuster_ctx(scanned_modules=["wd_di"]):
-        async with ProducerPool(settings, name="orders") as pool:
+        async with on_brokers(mock_kafka.bootstrap_servers, size=2, transactional_id=transactional_id) as pool:
             idle = pool.stats().idle
             async with pool.producer() as producer:
                 report = await producer.produce_sync("orders", "tea")
@@ -89,7 +88,7 @@ async def test_what_fails_is_told_to_the_task() -> None:
     refused = await _outcome(pool.areload(PoolSettings(size=9, deliver=False)))
     await pool.aclose()
     closed = await _outcome(pool.aopen())
-    dead = await _outcome(_within(ProducerPool(PoolSettings(size=1, open_timeout_ms=200, kafka=DEAD))))
+    dead = await _outcome(_within(plain(DEAD, size=1, open_timeout_ms=200)))
 
     assert [ValueError, SettingsError, PoolClosedError, PoolOpenError] == [
         type(each) for each in (wrong, refused, closed, dead)
@@ -98,7 +97,7 @@ async def test_what_fails_is_told_to_the_task() -> None:
 
 async def test_opening_many_at_a_dead_broker() -> None:
     """Each has its own deadline, however many pools of the process open at the same time."""
-    pools = [ProducerPool(PoolSettings(size=1, open_timeout_ms=300, kafka=DEAD), name=f"p{each}") for each in range(40)]
+    pools = [plain(DEAD, name=f"p{each}", size=1, open_timeout_ms=300) for each in range(40)]
     started = time.monotonic()
     outcomes = await asyncio.gather(*(_outcome(pool.aopen()) for pool in pools))
 

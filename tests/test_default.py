@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 import wd_di
+from tests.scripted import make_pool
 from tests.standin import at_once
 from wd_di import (
     AlreadyConfiguredError,
@@ -439,7 +440,7 @@ with wd_di.producer() as producer:
 @pytest.fixture
 def fake() -> Iterator[ProducerPool]:
     """A pool to put in place of the global one."""
-    with ProducerPool(MEMORY_IDS, name="fake") as pool:
+    with make_pool(name="fake", size=2) as pool:
         yield pool
 
 

@@ -16,20 +16,19 @@ import pytest
 from dependency_injector import containers, providers
 
 import wd_di
-from tests.scripted import Fault, FaultKind
+from tests.pools import plain
+from tests.scripted import Fault, FaultKind, plain_pool
 from wd_di import (
     Delivery,
     DeliveryError,
     DeliveryReport,
     DeliveryTimeoutError,
     FencedError,
-    KafkaSettings,
     LoggingObserver,
     Message,
     Observer,
     PoolResource,
     PoolSettings,
-    ProducerPool,
     TransactionError,
     errors,
     events,
@@ -199,8 +198,7 @@ def test_settled_deliveries_cross(fake, protocol):
 def test_a_pending_delivery_says_so(kept):
     """Its answer comes where it was sent: elsewhere nobody waits for it, neither a thread nor a task."""
     with MockKafka() as kafka:
-        kafka_settings = KafkaSettings.of({"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 60_000})
-        pool = kept(ProducerPool(PoolSettings(size=1, kafka=kafka_settings), name="orders"))
+        pool = kept(plain(kafka.bootstrap_servers, size=1, kafka={"linger.ms": 60_000}))
         with pool.producer() as producer:
             delivery = producer.produce_async("orders", "tea")
             there = pickle.loads(pickle.dumps(delivery))  # noqa: S301  (our own)
@@ -296,22 +294,22 @@ class Container(containers.DeclarativeContainer):
 @WAYS
 def test_what_belongs_to_its_process_says_so(fake, cross):
     """A pool, and what it lends, name the way out instead of a lock that can't be pickled."""
-    plain = ProducerPool(PoolSettings(deliver=False))
-    with plain, plain.producer() as producer, fake.transaction() as tx, MockKafka() as mock:
+    pool = plain_pool()
+    with pool, pool.producer() as producer, fake.transaction() as tx, MockKafka() as mock:
         for thing, way in (
-            (plain, r"^ProducerPool can't be .* Make a pool in each process, from the same settings"),
+            (pool, r"^ProducerPool can't be .* Make a pool in each process, from the same settings"),
             (fake, "^FakePool can't be pickled or copied"),
             (producer, "^Producer can't be pickled or copied: it is lent to one borrower.* Ask the process's own pool"),
             (tx, "^Transaction can't be pickled or copied"),
-            (plain.producer(), "^Checkout can't be pickled or copied: it belongs to its pool"),
-            (plain.producer().awaited, "^Checkout can't be pickled or copied"),
+            (pool.producer(), "^Checkout can't be pickled or copied: it belongs to its pool"),
+            (pool.producer().awaited, "^Checkout can't be pickled or copied"),
             (fake.transaction(), "^TransactionScope can't be pickled or copied"),
             (mock, "^MockKafka can't be .* Hand over its bootstrap_servers"),
         ):
             with pytest.raises(TypeError, match=way):
                 cross(thing)
     with pytest.raises(TypeError, match=r"^ProducerPool can't be"):
-        cross(plain)
+        cross(pool)
 
 
 @pytest.mark.parametrize("observer", [Observer(), LoggingObserver()], ids=["plain", "logging"])
@@ -329,7 +327,7 @@ def test_an_observer_is_copied_as_itself(observer):
 
 def test_containers_are_copied_as_before():
     """Making a container copies its pools' providers, and takes a pool that exists as it is."""
-    with ProducerPool(PoolSettings(deliver=False)) as pool:
+    with plain_pool() as pool:
 
         class Holder(Container):
             existing = providers.Object(pool)

@@ -8,16 +8,16 @@ import sys
 
 import pytest
 
+from tests.pools import plain
 from tests.scripted import plain_pool
-from wd_di import Event, Observer, PoolSettings, ProducerPool
+from wd_di import Event, Observer
 from wd_di.pool import close_all
 from wd_di.testing import MockKafka
 
 
 def test_what_a_forgotten_pool_owes_is_sent(mock_kafka: MockKafka) -> None:
     """A pool that is collected unclosed warns, and still sends what was produced, whatever linger.ms says."""
-    kafka = {"bootstrap.servers": mock_kafka.bootstrap_servers, "linger.ms": 60_000}
-    pool = ProducerPool(PoolSettings.model_validate({"kafka": kafka, "size": 1}), name="forgotten")
+    pool = plain(mock_kafka.bootstrap_servers, name="forgotten", size=1, kafka={"linger.ms": 60_000})
     with pool.producer() as producer:
         delivery = producer.produce_async("topic", "value")
     with pytest.warns(ResourceWarning, match="^pool 'forgotten' was never closed"):

@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 import pytest
 
 from tests import internals
-from tests.scripted import Fault, FaultKind, committed
+from tests.pools import plain
+from tests.pools import pool as on_brokers
+from tests.scripted import Fault, FaultKind, committed, plain_pool
 from wd_di import ProducerConfig
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.memory import MemoryBroker, MemoryClient
@@ -62,15 +64,20 @@ def make(pools: list[ProducerPool]) -> Callable[..., ProducerPool]:
     """Makes pools called orders that keep their messages in memory."""
 
     def build(observer: Observer | None = None, **given: Any) -> ProducerPool:
-        pool = ProducerPool(settings(**given), name="orders", observer=observer)
+        pool = two(observer=observer, **given)
         pools.append(pool)
         return pool
 
     return build
 
 
+def two(**given: Any) -> ProducerPool:
+    """An unopened pool of two producers without Kafka, but for what is given."""
+    return plain_pool(**{"size": 2, "timeout_ms": PATIENCE_MS, "close_timeout_ms": PATIENCE_MS, **given})
+
+
 def settings(**given: Any) -> PoolSettings:
-    """Settings of two producers without Kafka, but for what is given."""
+    """New settings for such a pool."""
     return PoolSettings.model_validate({"size": 2, "deliver": False, "timeout_ms": PATIENCE_MS, **given})
 
 
@@ -806,9 +813,8 @@ def test_a_pool_shows_itself_without_its_settings(make: Make) -> None:
 def test_a_slow_cluster_is_heard(mock_kafka: MockKafka) -> None:
     """A plain pool opens though an answer takes longer than the first question waits."""
     mock_kafka.set_rtt(250)
-    slow = settings(size=1, deliver=True, kafka={"bootstrap.servers": mock_kafka.bootstrap_servers})
 
-    with ProducerPool(slow) as pool:
+    with plain(mock_kafka.bootstrap_servers, size=1) as pool:
         assert 1 == pool.stats().idle
 
 
@@ -820,9 +826,7 @@ def test_producers_of_another_cluster_are_no_siblings(mock_kafka: MockKafka) -> 
         if index == 2:
             config.kafka["bootstrap.servers"] = other
 
-    ids = {"transactional_id": "t-{instance}-{index}", "instance": "siblings"}
-    three = settings(size=3, deliver=True, kafka={"bootstrap.servers": mock_kafka.bootstrap_servers}, **ids)
-    with ProducerPool(three, configure=configure) as pool:
+    with on_brokers(mock_kafka.bootstrap_servers, size=3, configure=configure) as pool:
         first, second, third = (slot.connection.client._siblings for slot in internals.table(pool)._slots)
 
     assert first is second
@@ -881,7 +885,7 @@ def test_reloading_what_was_never_used_is_over_at_once(make: Make) -> None:
 def test_a_reload_may_bring_new_settings(pools: list[ProducerPool]) -> None:
     """Configure is asked again for every index, and not for a replacement."""
     asked: list[int] = []
-    pool = ProducerPool(settings(timeout_ms=1), configure=lambda _, index: asked.append(index), name="orders")
+    pool = two(timeout_ms=1, configure=lambda _, index: asked.append(index))
     pools.append(pool)
     pool.open()
     assert [0, 1] == asked
@@ -1175,7 +1179,7 @@ def test_closing_sends_what_is_still_queued(make: Make) -> None:
 
 def test_a_pool_that_is_left_open_and_forgotten_warns(make: Make) -> None:
     """It names the pool, and what to do."""
-    pool = ProducerPool(settings(), name="forgotten")
+    pool = two(name="forgotten")
     with pool.producer():
         pass
     with pytest.warns(
@@ -1190,7 +1194,7 @@ def test_a_pool_that_is_left_open_and_forgotten_warns(make: Make) -> None:
 def test_every_transition_is_told_once_and_in_order() -> None:
     """From the pool's construction to its end."""
     told = Told()
-    with ProducerPool(settings(size=1, **IDS), name="orders", observer=told.observer) as pool:
+    with two(size=1, observer=told.observer, **IDS) as pool:
         with pool.transaction() as tx:
             tx.produce_sync("topic", "value")
         pool.reload()
@@ -1219,7 +1223,7 @@ def test_with_nobody_listening_no_event_is_built(monkeypatch: pytest.MonkeyPatch
     built: list[str] = []
     for event in EVENTS:
         monkeypatch.setattr(event, "__init__", lambda self, **_: built.append(type(self).__name__))
-    with ProducerPool(settings(size=1, **IDS), name="orders") as pool:
+    with two(size=1, **IDS) as pool:
         with pool.transaction() as tx:
             tx.produce_sync("topic", "value")
         with pytest.raises(ZeroDivisionError), pool.transaction() as tx:

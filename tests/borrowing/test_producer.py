@@ -11,6 +11,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
 import pytest
 
 from tests import internals
+from tests.pools import plain
 from tests.scripted import (
     PATIENCE,
     FaultKind,
@@ -36,7 +37,6 @@ from wd_di.errors import (
 )
 from wd_di.events import TransactionFinished
 from wd_di.pool import ProducerPool
-from wd_di.settings import KafkaSettings, PoolSettings
 from wd_di.testing import MockKafka
 
 
@@ -341,8 +341,8 @@ def test_a_failure_that_one_looks_at_while_it_is_raised(pool, script):
 def test_no_answer_keeps_a_payload(mock_kafka, handled):
     """Once a record is answered, neither its delivery, nor its error, nor the producer holds what was sent."""
     mock_kafka.create_topic("orders")
-    kafka = KafkaSettings.of({"bootstrap.servers": mock_kafka.bootstrap_servers, "message.timeout.ms": 500})
-    with ProducerPool(PoolSettings(size=1, kafka=kafka)) as pool, pool.producer() as producer:
+    servers, kafka = mock_kafka.bootstrap_servers, {"message.timeout.ms": 500}
+    with plain(servers, size=1, kafka=kafka) as pool, pool.producer() as producer:
         stored = producer.produce_async("orders", b"s" * 10_000, b"s" * 10_000, headers={"h": b"s" * 10_000})
         producer.flush()
         mock_kafka.broker_down(1)
@@ -630,9 +630,8 @@ async def test_allowed_on_a_running_loop(script):
 def real() -> Iterator[ProducerPool]:
     """An open pool of one producer on the mock cluster that sends late."""
     with MockKafka() as cluster:
-        servers = cluster.bootstrap_servers
-        kafka = KafkaSettings(bootstrap_servers=servers, linger_ms=2_000, queue_buffering_max_messages=5)
-        with ProducerPool(PoolSettings(size=1, kafka=kafka)) as pool:
+        late = {"linger.ms": 2_000, "queue.buffering.max.messages": 5}
+        with plain(cluster.bootstrap_servers, size=1, kafka=late) as pool:
             yield pool
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests import internals
+from tests.pools import pool as on_brokers
 from tests.scripted import (
     OFFSETS,
     PATIENCE,
@@ -55,7 +56,6 @@ from wd_di.events import (
     TransactionStarted,
 )
 from wd_di.pool import ProducerPool
-from wd_di.settings import KafkaSettings, PoolSettings
 from wd_di.testing import ApiKey, MockKafka
 
 LATE = 15.0
@@ -1082,8 +1082,7 @@ async def test_allowed_on_a_running_loop(script):
 
 def mock_pool(kafka: MockKafka, **given: Any) -> ProducerPool:
     """An unopened pool of one producer on the mock cluster."""
-    settings = {"kafka": KafkaSettings(bootstrap_servers=kafka.bootstrap_servers), "size": 1, "instance": "test"}
-    return ProducerPool(PoolSettings.model_validate({"transactional_id": "t-{instance}-{index}", **settings, **given}))
+    return on_brokers(kafka.bootstrap_servers, size=1, **given)
 
 
 def test_librdkafka_commits_and_aborts():

@@ -12,8 +12,9 @@ from pydantic import SecretStr
 
 from tests import internals
 from tests.connections import connected
+from tests.pools import plain
 from tests.scripted import in_thread
-from wd_di import PoolOpenError, PoolSettings, PoolTimeoutError, ProducerPool
+from wd_di import PoolOpenError, PoolTimeoutError
 from wd_di._errorlog import ErrorLog
 from wd_di._kafka import callbacks
 from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
@@ -150,8 +151,7 @@ def test_a_token_that_cannot_be_renewed_costs_no_client() -> None:
 
 def test_a_pool_says_that_oauth_cb_failed() -> None:
     """Opening a pool fails at once with what the callback raised."""
-    settings = PoolSettings.model_validate({"size": 1, "kafka": {**OAUTH, "oauth_cb": _raises}})
-    pool = ProducerPool(settings, name="orders")
+    pool = plain("127.0.0.1:1", size=1, kafka={**OAUTH, "oauth_cb": _raises})
 
     with pytest.raises(PoolOpenError, match="oauth_cb failed: ConnectionError: no way to the token service"):
         pool.open()
@@ -243,7 +243,7 @@ def test_a_client_class_that_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(*_: object) -> None:
         raise SystemExit(3)
 
-    pool = ProducerPool(PoolSettings.model_validate({"kafka": {"bootstrap.servers": "127.0.0.1:1"}, "size": 1}))
+    pool = plain("127.0.0.1:1", size=1)
     with monkeypatch.context() as patch:
         patch.setattr(confluent_kafka, "Producer", leave)
         with pytest.raises(PoolTimeoutError, match="producer 0: 3"):
@@ -322,6 +322,5 @@ def test_lines_that_another_thread_logs() -> None:
 def test_a_pool_takes_a_logger(caplog: pytest.LogCaptureFixture) -> None:
     """A logger among the settings survives the planning, also one that logging doesn't know."""
     logger = logging.Logger("unregistered")  # noqa: LOG001  (that's the point)
-    kafka = {"bootstrap.servers": "127.0.0.1:1", "logger": logger}
-    with ProducerPool(PoolSettings.model_validate({"kafka": kafka, "open_policy": "background"})) as pool:
+    with plain("127.0.0.1:1", kafka={"logger": logger}, open_policy="background") as pool:
         assert internals.plan(pool).slots[0].kafka["logger"] is logger

@@ -10,7 +10,9 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Consumer, cimpl
 
-from wd_di import KafkaSettings, PoolOpenError, PoolSettings, ProducerPool
+from tests.pools import plain
+from tests.pools import pool as on_brokers
+from wd_di import PoolOpenError
 from wd_di.testing import MockKafka
 
 TRACE = ("traceparent", b"00-1")
@@ -62,23 +64,23 @@ def kafka() -> Iterator[MockKafka]:
 
 def test_each_way_of_producing_is_seen(kafka, traced, kept):
     """Plain and transactional, for threads and for tasks: each record carries what the instrumentation adds, once."""
-    plain = kept(ProducerPool(_settings(kafka), name="plain"))
-    transactional = kept(ProducerPool(_settings(kafka, transactional_id="t-{pid}-{index}"), name="transactional"))
+    clicks = kept(plain(kafka.bootstrap_servers, size=1))
+    orders = kept(on_brokers(kafka.bootstrap_servers, size=1))
     own = [("source", "web")]
-    with plain.producer() as producer:
+    with clicks.producer() as producer:
         producer.produce_sync("orders", "1", headers=own)
-    with transactional.transaction() as tx:
+    with orders.transaction() as tx:
         tx.produce_async("orders", "2")
-    with transactional.producer() as alone:
+    with orders.producer() as alone:
         alone.produce_sync("orders", "3")
 
     async def task() -> None:
-        async with transactional.transaction() as tx:
+        async with orders.transaction() as tx:
             await tx.produce_sync("orders", "4", headers={"source": b"task"})
 
     asyncio.run(task())
-    transactional.reload()
-    with transactional.transaction() as tx:
+    orders.reload()
+    with orders.transaction() as tx:
         tx.produce_sync("orders", "5")
 
     assert [
@@ -93,10 +95,8 @@ def test_each_way_of_producing_is_seen(kafka, traced, kept):
 
 def test_a_second_try_starts_anew(kafka, traced, kept):
     """A record that waited for room in the queue doesn't collect a header from every try."""
-    full = KafkaSettings.of(
-        {"bootstrap.servers": kafka.bootstrap_servers, "queue.buffering.max.messages": 1, "linger.ms": 100}
-    )
-    pool = kept(ProducerPool(PoolSettings(size=1, kafka=full), name="orders"))
+    full = {"queue.buffering.max.messages": 1, "linger.ms": 100}
+    pool = kept(plain(kafka.bootstrap_servers, size=1, kafka=full))
     with pool.producer() as producer:
         for value in ("1", "2"):
             producer.produce_async("orders", value, headers={"source": "web"})
@@ -108,7 +108,7 @@ def test_a_second_try_starts_anew(kafka, traced, kept):
 
 def test_only_clients_that_send_are_seen(kafka, traced, kept):
     """Checking settings and the mock cluster itself make clients too, and those stay out of it."""
-    kept(ProducerPool(_settings(kafka), name="orders")).open()
+    kept(plain(kafka.bootstrap_servers, size=1)).open()
 
     with MockKafka():
         assert 1 == len(traced.made)
@@ -116,7 +116,7 @@ def test_only_clients_that_send_are_seen(kafka, traced, kept):
 
 def test_a_class_that_comes_later(kafka, kept, monkeypatch):
     """A pool that was there before the instrumentation is seen from its next reload on."""
-    pool = kept(ProducerPool(_settings(kafka), name="orders"))
+    pool = kept(plain(kafka.bootstrap_servers, size=1))
     pool.open()
     Traced.made, Traced.tries = [], []
     monkeypatch.setattr(confluent_kafka, "Producer", Traced)
@@ -129,18 +129,14 @@ def test_a_class_that_comes_later(kafka, kept, monkeypatch):
     assert [(b"1", None), (b"2", [TRACE])] == _read(kafka, 2)
 
 
-@pytest.mark.parametrize("more", [{}, {"transactional_id": "t-{pid}-{index}"}], ids=["plain", "transactional"])
-def test_a_hollow_producer_is_refused(kafka, kept, monkeypatch, more):
+@pytest.mark.parametrize("make", [plain, on_brokers], ids=["plain", "transactional"])
+def test_a_hollow_producer_is_refused(kafka, kept, monkeypatch, make):
     """A stand-in that forwards only part of a producer is named, with what to do, before a record is lost in it."""
     monkeypatch.setattr(confluent_kafka, "Producer", Hollow)
-    pool = kept(ProducerPool(_settings(kafka, **more), name="orders"))
+    pool = kept(make(kafka.bootstrap_servers, size=1))
 
     with pytest.raises(PoolOpenError, match=r"confluent_kafka\.Producer gave a Hollow, .*replace the class by a sub"):
         pool.open()
-
-
-def _settings(kafka: MockKafka, **more: Any) -> PoolSettings:
-    return PoolSettings(size=1, kafka=KafkaSettings(bootstrap_servers=kafka.bootstrap_servers), **more)
 
 
 def _read(kafka: MockKafka, count: int) -> list[tuple[bytes | None, list[tuple[str, bytes]] | None]]:

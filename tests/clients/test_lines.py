@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from wd_di import ProducerPool
+from tests.pools import plain
 from wd_di._kafka.lines import Lines
 from wd_di.testing import MockKafka
 
@@ -307,8 +307,7 @@ def test_a_pool_whose_broker_goes(caplog: pytest.LogCaptureFixture) -> None:
     kafka = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 50}
     with MockKafka() as mock, caplog.at_level(logging.INFO, "wd_di.librdkafka"):
         broker = f"orders: broker {mock.bootstrap_servers} is "
-        settings = {"size": 5, "warm": True, "kafka": {"bootstrap.servers": mock.bootstrap_servers, **kafka}}
-        with ProducerPool(settings, name="orders") as pool:
+        with plain(mock.bootstrap_servers, name="orders", size=5, warm=True, kafka=kafka) as pool:
             mock.broker_down(1)
             until(lambda: f"{broker}away: " in caplog.text)
             mock.broker_up(1)

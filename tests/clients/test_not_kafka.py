@@ -14,6 +14,7 @@ import pytest
 from dependency_injector import containers
 
 import wd_di
+from tests.pools import pool as on_brokers
 from wd_di import (
     DeliveryTimeoutError,
     PoolOpenError,
@@ -71,7 +72,7 @@ def server() -> Iterator[Server]:
 
 def pool(servers: str, **options: Any) -> ProducerPool:
     """A small pool, not open yet."""
-    return ProducerPool({"size": 1, "kafka": {"bootstrap.servers": servers}, **options}, name="orders")
+    return on_brokers(servers, **{"size": 1, "transactional_id": None, **options})
 
 
 def refused(*, transactional: bool, servers: str = "127.0.0.1:1", timeout_ms: int = 1_500) -> PoolOpenError:

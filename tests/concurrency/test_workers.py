@@ -7,12 +7,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from wd_di._concurrency.deadline import Deadline, check_timeout
-from wd_di._concurrency.waiters import ThreadWaiter
 from wd_di._concurrency.workers import Poller, Workers
 
 PATIENCE = 10.0
@@ -48,83 +45,6 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-
-
-# -- waiting ---------------------------------------------------------------------------------------
-
-
-def test_a_wake_up_before_the_wait_is_not_lost() -> None:
-    """The lock keeps it."""
-    waiter = ThreadWaiter()
-    waiter.wake()
-
-    assert waiter.wait(0)
-
-
-def test_a_waiter_that_nobody_wakes_gives_up() -> None:
-    """At its deadline, also when that is over already."""
-    assert not ThreadWaiter().wait(0)
-    assert not ThreadWaiter().wait(-1)
-
-
-def test_a_wake_up_ends_the_wait_of_another_thread() -> None:
-    """Long before its deadline."""
-    waiter, woken = ThreadWaiter(), threading.Event()
-    thread = threading.Thread(target=lambda: waiter.wait(PATIENCE) and woken.set())
-    thread.start()
-    waiter.wake()
-
-    assert passed(woken)
-    thread.join(PATIENCE)
-
-
-def test_a_wait_may_be_longer_than_the_platform_can_count() -> None:
-    """A deadline of some centuries is none, and no OverflowError."""
-    waiter = ThreadWaiter()
-    waiter.wake()
-
-    assert waiter.wait(1e15)
-
-
-# -- deadlines -------------------------------------------------------------------------------------
-
-
-def test_a_deadline_counts_down_to_zero_and_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left is never negative."""
-    now = 100.0
-    monkeypatch.setattr("wd_di._concurrency.deadline.time.monotonic", lambda: now)
-    deadline = Deadline(2.0)
-    assert (2.0, 0.5, False) == (deadline.left, deadline.slice(0.5), deadline.passed)
-    now = 101.75
-    assert (0.25, 0.25, False) == (deadline.left, deadline.slice(0.5), deadline.passed)
-    now = 103.0
-
-    assert (0.0, 0.0, True) == (deadline.left, deadline.slice(0.5), deadline.passed)
-
-
-def test_a_deadline_of_nothing_has_passed_at_once() -> None:
-    """Zero means don't wait."""
-    assert Deadline.of_ms(0, 5000).passed
-
-
-def test_none_means_the_setting_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a number overrides it."""
-    monkeypatch.setattr("wd_di._concurrency.deadline.time.monotonic", lambda: 0.0)
-
-    assert (5.0, 0.25) == (Deadline.of_ms(None, 5000).left, Deadline.of_ms(250, 5000).left)
-
-
-def test_there_is_no_for_ever() -> None:
-    """A negative time-out is refused by name, with what to write instead."""
-    with pytest.raises(ValueError, match=r"^close_ms is -1: it can't be negative \(None is .*, 0 doesn't wait\)$"):
-        check_timeout(-1, 5000, "close_ms")
-
-
-@pytest.mark.parametrize("wrong", [1.5, "100", True])
-def test_milliseconds_are_whole_numbers(wrong: Any) -> None:
-    """1.5 would be meant as seconds."""
-    with pytest.raises(TypeError, match=rf"^timeout_ms is milliseconds as an int, not {type(wrong).__name__}$"):
-        check_timeout(wrong, 5000)
 
 
 # -- workers ---------------------------------------------------------------------------------------

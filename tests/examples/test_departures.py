@@ -17,7 +17,7 @@ from examples.departures.publishing import Journal, Score, publish
 from examples.departures.readers import Seen, read_back
 from examples.departures.services import FlightCancelledError, depart
 from examples.departures.settings import Settings, Topics, settings_for
-from tests.kafka.pools import until
+from tests.pools import until
 from wd_di import (
     KafkaSettings,
     Observer,

@@ -12,8 +12,8 @@ from examples.order_processing import __main__ as demo
 from examples.order_processing import services
 from examples.order_processing.containers import Container, Settings
 from examples.order_processing.services import Order, OrderError, process_orders
-from tests.kafka.pools import unique
 from tests.kafka.readers import read
+from tests.pools import unique
 from wd_di import Event, PoolSettings, ProducerPool, TransactionAborted, TransactionCommitted, running
 
 if TYPE_CHECKING:

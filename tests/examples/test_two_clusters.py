@@ -13,8 +13,8 @@ from examples.two_clusters import services
 from examples.two_clusters.containers import Container, Settings
 from examples.two_clusters.services import notify, record
 from tests.kafka.clusters import started
-from tests.kafka.pools import unique
 from tests.kafka.readers import read
+from tests.pools import unique
 from wd_di import KafkaSettings, MessageAcknowledged, PoolSettings, ProducerPool, TransactionError, running
 from wd_di.testing import LocalKafka, MockKafka
 from wd_di.testing._cluster import admin_client

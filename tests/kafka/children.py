@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import Process, get_context
 from typing import TYPE_CHECKING, Any
 
-from tests.kafka.pools import plain, pool
+from tests.pools import plain, pool
 
 if TYPE_CHECKING:
     from wd_di import ProducerPool

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kafka.clusters import started
-from tests.kafka.pools import unique
+from tests.pools import unique
 from wd_di.testing import Cluster, LocalKafka
 
 CONFIG = {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kafka.pools import Recorder, plain, pool, unique
 from tests.kafka.readers import values
+from tests.pools import Recorder, plain, pool, unique
 from tests.storm import Options, on_kafka
 from wd_di import AbortTransaction, Delivery, TransactionFinished
 

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from tests.kafka.pools import pool, unique
 from tests.kafka.programs import hear, program
 from tests.kafka.readers import readable, values
+from tests.pools import pool, unique
 
 TIMEOUT_MS = 60_000
 
 HANGS = """
 import signal, sys
-from tests.kafka.pools import pool
+from tests.pools import pool
 servers, topic, instance = sys.argv[1:]
 with pool(servers, size=1, instance=instance, kafka={"transaction.timeout.ms": 60_000}) as orders:
     with orders.transaction() as tx:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from tests.kafka.pools import Recorder, bounded, plain, pool, unique, until
 from tests.kafka.readers import read, values
+from tests.pools import Recorder, bounded, plain, pool, unique, until
 from wd_di import (
     AbortTransaction,
     CommitOutcomeUnknownError,

@@ -20,7 +20,7 @@ START_MS = 2_000
 
 FORGETS_RECORDS = """
 import sys
-from tests.kafka.pools import plain
+from tests.pools import plain
 servers, topic = sys.argv[1:]
 clicks = plain(servers, size=1, kafka={"linger.ms": 60_000})
 with clicks.producer() as producer:
@@ -30,7 +30,7 @@ with clicks.producer() as producer:
 
 FORGETS_AN_OPEN_TRANSACTION = """
 import sys
-from tests.kafka.pools import pool
+from tests.pools import pool
 servers, topic = sys.argv[1:]
 orders = pool(servers, size=2)
 with orders.transaction() as tx:
@@ -41,7 +41,7 @@ tx.produce_sync(topic, "open")
 
 FORGETS_AND_WAITS = """
 import sys
-from tests.kafka.pools import plain, pool
+from tests.pools import plain, pool
 servers, topic = sys.argv[1:]
 orders, clicks = pool(servers, name="orders", size=3), plain(servers, size=1, kafka={"linger.ms": 60_000})
 orders.open()

@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, TopicPartition
 from tests import internals
 from tests.kafka.clusters import started
 from tests.kafka.conftest import CONFIG
-from tests.kafka.pools import Recorder, pool, unique, until
 from tests.kafka.readers import committed, values
+from tests.pools import Recorder, pool, unique, until
 from wd_di import DeliveryError, ProducerCreated, ProducerPool, ProducerRetired, Retry, Transaction
 from wd_di.errors import TransactionAbortedError
 

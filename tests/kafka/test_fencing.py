@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Producer
 
-from tests.kafka.pools import Recorder, bounded, pool, until
 from tests.kafka.readers import readable, values
+from tests.pools import Recorder, bounded, pool, until
 from wd_di import FencedError, PoolUnhealthyError, ProducerPool, ProducerRetired, Transaction, TransactionTimedOutError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from tests import internals
 from tests.kafka.clusters import started
-from tests.kafka.pools import Recorder, plain, pool, unique, until
+from tests.pools import Recorder, plain, pool, unique, until
 from wd_di import DeliveryError, DeliveryTimeoutError, ErrorOccurred, PoolOpenError, ProduceError
 from wd_di.testing import LocalKafka
 

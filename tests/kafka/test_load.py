@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kafka.pools import Recorder, plain, pool, until
 from tests.kafka.readers import read, values
+from tests.pools import Recorder, plain, pool, until
 from wd_di import (
     ConnectionPoolReloaded,
     PoolClosedError,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.kafka.pools import Recorder, pool, unique, until
 from tests.kafka.readers import committed, values
+from tests.pools import Recorder, pool, unique, until
 from wd_di import ProducerPool, ProducerRetired, RebalancedError, Transaction, UnexpectedAbortError
 
 if TYPE_CHECKING:

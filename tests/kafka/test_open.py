@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.kafka.pools import Recorder, plain, until
+from tests.pools import Recorder, plain, until
 from wd_di import StatisticsEmitted
 
 

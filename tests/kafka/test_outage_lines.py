@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from tests.kafka.clusters import started
-from tests.kafka.pools import pool, until
+from tests.pools import pool, until
 
 if TYPE_CHECKING:
     import pytest

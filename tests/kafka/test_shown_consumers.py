@@ -12,9 +12,9 @@ import confluent_kafka
 import pytest
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from tests.kafka.pools import pool, unique, until
 from tests.kafka.readers import committed, read
 from tests.pages import PLACEHOLDER, ROOT, blocks, files
+from tests.pools import pool, unique, until
 from wd_di import AbortTransaction, CommitOutcomeUnknownError, PoolTimeoutError, RebalancedError, Transaction
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from tests import internals
 from tests.kafka.clusters import started
-from tests.kafka.pools import Recorder, bounded, plain, pool, unique, until
 from tests.kafka.readers import values
+from tests.pools import Recorder, bounded, plain, pool, unique, until
 from wd_di import (
     DeliveryError,
     DeliveryTimeoutError,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kafka.pools import Recorder, plain, pool, unique
 from tests.kafka.readers import by_key, log_ends, read, readable, values
+from tests.pools import Recorder, plain, pool, unique
 from wd_di import AbortTransaction, DeliveryError, Message, ProducerRetired, Retry
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.kafka.pools import bounded, plain, pool, unique
 from tests.kafka.readers import values
+from tests.pools import bounded, plain, pool, unique
 from wd_di import DeliveryError, PoolOpenError
 
 if TYPE_CHECKING:

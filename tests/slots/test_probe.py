@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from tests import internals
+from tests.pools import plain
 from tests.scripted import PATIENCE, Fault, FaultKind, FutureThread
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._slots import making
 from wd_di.errors import PoolOpenError
 from wd_di.pool import ProducerPool
-from wd_di.settings import KafkaSettings, PoolSettings
 from wd_di.testing import MockKafka
 
 
@@ -60,10 +60,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @contextlib.contextmanager
-def plain(servers: str, **given: Any) -> Iterator[ProducerPool]:
-    """A pool without transactions."""
-    settings = PoolSettings(kafka=KafkaSettings.of({"bootstrap.servers": servers}), **given)
-    pool = ProducerPool(settings, name="clicks")
+def closed(pool: ProducerPool) -> Iterator[ProducerPool]:
+    """The pool, which nobody opens, and which is closed whatever is held."""
     yield pool
     pool.close(timeout_ms=0, force=True)
 
@@ -71,7 +69,7 @@ def plain(servers: str, **given: Any) -> Iterator[ProducerPool]:
 @pytest.mark.parametrize("timeout_ms", [40, 150, 2000])
 def test_a_short_deadline_at_a_dead_broker(dead: str, made: list[bool], timeout_ms: int) -> None:
     """A checkout waits for the answer for half of its own deadline at most, and then has a producer that is patient."""
-    with plain(dead) as pool:
+    with closed(plain(dead)) as pool:
         started = time.monotonic()
         with pool.producer(timeout_ms=timeout_ms):
             took = time.monotonic() - started
@@ -82,14 +80,14 @@ def test_a_short_deadline_at_a_dead_broker(dead: str, made: list[bool], timeout_
 
 async def test_a_tasks_short_deadline_at_a_dead_broker(dead: str, made: list[bool]) -> None:
     """The same for a task."""
-    with plain(dead) as pool:
+    with closed(plain(dead)) as pool:
         async with pool.producer(timeout_ms=150):
             assert [False, True] == made
 
 
 def test_who_comes_while_it_is_asked(silent: str) -> None:
     """A second borrower with less time than the first isn't kept waiting by the first one's patience."""
-    with plain(silent, size=1, share=2, timeout_ms=60_000) as pool:
+    with closed(plain(silent, size=1, share=2, timeout_ms=60_000)) as pool:
         patient = FutureThread(lambda: pool.producer().__enter__())
         patient.start()
         until = time.monotonic() + PATIENCE
@@ -102,13 +100,13 @@ def test_who_comes_while_it_is_asked(silent: str) -> None:
 
 def test_opening_has_its_reason(dead: str) -> None:
     """Half of the time that open has is left to find out why no broker answers."""
-    with plain(dead) as pool, pytest.raises(PoolOpenError, match=r"Connection refused|Timed out"):
+    with closed(plain(dead)) as pool, pytest.raises(PoolOpenError, match=r"Connection refused|Timed out"):
         pool.open(timeout_ms=400)
 
 
 def test_who_has_waited_long_already(made: list[bool]) -> None:
     """Half of what a borrower has left is time enough for a broker that is there: its producer isn't made twice."""
-    with MockKafka() as kafka, plain(kafka.bootstrap_servers, size=1) as pool:
+    with MockKafka() as kafka, closed(plain(kafka.bootstrap_servers, size=1)) as pool:
         pool.open()
         with pool.producer() as producer:
             producer.produce_sync("t", "v", timeout_ms=5000)
@@ -129,7 +127,7 @@ def test_an_interrupted_wait_leaves_no_hurry(monkeypatch: pytest.MonkeyPatch, ma
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with MockKafka() as kafka, plain(kafka.bootstrap_servers) as pool:
+    with MockKafka() as kafka, closed(plain(kafka.bootstrap_servers)) as pool:
         house = internals.house(pool)
         with monkeypatch.context() as patched:
             patched.setattr(house._changed, "notify_all", interrupt)
@@ -142,7 +140,7 @@ def test_an_interrupted_wait_leaves_no_hurry(monkeypatch: pytest.MonkeyPatch, ma
 
 def test_one_that_answers_is_made_once(made: list[bool]) -> None:
     """With brokers that are there no second handle is made."""
-    with MockKafka() as kafka, plain(kafka.bootstrap_servers) as pool, pool.producer() as producer:
+    with MockKafka() as kafka, closed(plain(kafka.bootstrap_servers)) as pool, pool.producer() as producer:
         producer.produce_sync("t", "v", timeout_ms=5000)
 
     assert [False] == made
@@ -157,7 +155,7 @@ def test_a_slow_link(monkeypatch: pytest.MonkeyPatch, made: list[bool]) -> None:
         probe(self, seconds)
 
     monkeypatch.setattr(KafkaClient, "probe", late)
-    with MockKafka() as kafka, plain(kafka.bootstrap_servers) as pool, pool.producer():
+    with MockKafka() as kafka, closed(plain(kafka.bootstrap_servers)) as pool, pool.producer():
         assert [False] == made
 
 
@@ -174,7 +172,7 @@ def test_no_handle_is_left(monkeypatch: pytest.MonkeyPatch, failure: Exception) 
         raise failure
 
     monkeypatch.setattr(KafkaClient, "probe", fail)
-    with MockKafka() as kafka, plain(kafka.bootstrap_servers, timeout_ms=200) as pool:
+    with MockKafka() as kafka, closed(plain(kafka.bootstrap_servers, timeout_ms=200)) as pool:
         came = FutureThread(lambda: pool.producer().__enter__())
         came.start()
         came.outcome()
@@ -191,7 +189,7 @@ def test_an_answer_that_comes_too_late(monkeypatch: pytest.MonkeyPatch, silent: 
     monkeypatch.setattr(
         KafkaClient, "__init__", lambda self, *given, **more: (clients.append(self), connect(self, *given, **more))[1]
     )
-    with plain(silent) as pool, pool.producer(timeout_ms=100):
+    with closed(plain(silent)) as pool, pool.producer(timeout_ms=100):
         first, second = clients
         wait_for(lambda: first._handle is None)
 

@@ -15,7 +15,7 @@ from dependency_injector import containers, providers
 
 import wd_di
 from tests import internals
-from tests.scripted import committed
+from tests.scripted import committed, make_pool
 from wd_di import (
     CommitOutcomeUnknownError,
     DeliveryError,
@@ -243,7 +243,7 @@ def test_settings_of_the_application():
 
 def test_the_same_engine_without_deliveries():
     """A pool with deliver=False runs on the very broker that a fake does, but for the cues."""
-    with ProducerPool(IN_MEMORY, name="orders") as silent, FakePool("orders") as fake:
+    with make_pool() as silent, FakePool("orders") as fake:
         commit(silent, "one")
         commit(fake, "one")
         memory, cued = internals.broker(silent), internals.broker(fake)

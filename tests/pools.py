@@ -1,4 +1,4 @@
-"""Pools for tests on a real broker: ids that nobody else has, and a list of what happened."""
+"""Pools for tests on brokers, real ones and the mock: ids that nobody else has, and a list of what happened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wd_di import Event, KafkaSettings, Observer, PoolSettings, ProducerPool
+from wd_di import Configure, Event, KafkaSettings, Observer, PoolSettings, ProducerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,14 +28,21 @@ def settings(servers: str, *, kafka: Mapping[str, object] | None = None, **optio
     return PoolSettings(kafka=KafkaSettings.of({"bootstrap.servers": servers, **(kafka or {})}), **options)
 
 
-def pool(servers: str, *, name: str = "orders", observer: Observer | None = None, **options: Any) -> ProducerPool:
+def pool(
+    servers: str,
+    *,
+    name: str = "orders",
+    observer: Observer | None = None,
+    configure: Configure | None = None,
+    **options: Any,
+) -> ProducerPool:
     """Return a pool that isn't open yet."""
-    return ProducerPool(settings(servers, **options), name=name, observer=observer)
+    return ProducerPool(settings(servers, **options), name=name, observer=observer, configure=configure)
 
 
-def plain(servers: str, **options: Any) -> ProducerPool:
+def plain(servers: str, *, name: str = "clicks", **options: Any) -> ProducerPool:
     """Return a pool without transactions."""
-    return pool(servers, name="clicks", transactional_id=None, **options)
+    return pool(servers, name=name, transactional_id=None, **options)
 
 
 class Recorder(Observer):
