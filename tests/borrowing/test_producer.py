@@ -236,6 +236,22 @@ def test_failed_many(pool, script):
     assert ["broken", "broken"] == [delivery.topic for delivery in caught.value.failed]
 
 
+def test_failed_alone(pool, script):
+    """A record that failed alone is listed, too, however one asks for it."""
+    script.failing.add("broken")
+    with pool.producer() as producer:
+        delivery = producer.produce_async("broken")
+        with pytest.raises(DeliveryError) as caught:
+            delivery.result()
+        with pytest.raises(DeliveryError) as synchronous:
+            producer.produce_sync("broken")
+        returned = delivery.exception()
+
+    assert (delivery,) == caught.value.failed
+    assert (delivery,) == returned.failed
+    assert ["broken"] == [delivery.topic for delivery in synchronous.value.failed]
+
+
 def test_failed_flush(pool, script):
     """Flush tells each failed record once."""
     script.failing.add("broken")

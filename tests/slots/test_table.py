@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wd_di._records.connection import Retirement
-from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, SlotPolicy
+from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, SlotPolicy, State
 from wd_di._slots.stats import PoolStats, Totals
 from wd_di._slots.table import SlotTable
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
@@ -620,6 +620,31 @@ def test_a_held_producer_does_not_expire_under_its_holder() -> None:
     assert Effects() == bench.advance(60)
     bench.table.release(lease)
     assert [bench.slots[0]] == bench.advance(0).retire
+
+
+def test_a_producer_that_is_too_old_goes_on_its_return_if_somebody_waits() -> None:
+    """Under load it might never be found idle; whoever waits gets its successor."""
+    bench = Bench(size=1, max_lifetime=10.0).warm()
+    lease = bench.borrow()
+    waiter = bench.queue()
+    bench.advance(10)
+
+    assert Effects(retire=[lease.slot]) == bench.table.release(lease)
+    assert Retirement("max_lifetime_ms") == lease.slot.retirement
+    bench.create(bench.table.retired(lease.slot))
+    assert ClaimState.GRANTED is waiter.state
+
+
+def test_under_load_too_producers_that_are_too_old_go_one_at_a_time() -> None:
+    """The second serves those who wait until the first is replaced."""
+    bench = Bench(max_lifetime=10.0).warm()
+    first, second = bench.borrow(), bench.borrow()
+    waiter = bench.queue()
+    bench.advance(10)
+    bench.table.release(first)
+
+    assert Effects(wake=[waiter]) == bench.table.release(second)
+    assert (State.RETIRING, State.LEASED) == (first.slot.state, second.slot.state)
 
 
 def test_a_lease_that_is_held_too_long_is_reported_once() -> None:

@@ -190,6 +190,8 @@ class Delivery:
             self._ledger.forget([self])
             if _leads_to(sys.exception(), self._error):
                 self.keep_another()
+            if isinstance(self._error, DeliveryError):
+                self._error.failed = (self,)
         return self._error
 
     def __await__(self) -> Generator[Any, None, DeliveryReport]:

@@ -5,9 +5,9 @@ The cases, in the order in which they are decided:
 - A borrower asks (`take`, `wait`). The pool is closing: refused. Somebody waits: it waits behind them. A shared slot
   has room, the fullest first: granted. A slot is idle: granted. ``max_waiting`` wait already: refused. No producer
   lives, and none can be made: refused. Else it waits, and an empty slot is created for it.
-- A slot comes free or was made (`release`, `created`). Its producer is no good any more, the pool is closing or was
-  reloaded: it retires when its last borrower is gone. Somebody waits: granted to the longest. Else it rests, and if
-  that makes all slots available after a reload, the next old one is replaced.
+- A slot comes free or was made (`release`, `created`). Its producer is no good any more or too old, the pool is closing
+  or was reloaded: it retires when its last borrower is gone. Somebody waits: granted to the longest. Else it rests, and
+  if that makes all slots available after a reload, the next old one is replaced.
 - A producer retires or couldn't be made (`doom`, `creation_failed`). Its handle is destroyed first (`retired`); then
   the slot is empty, and created again if somebody waits or the pool is kept warm, after its back-off.
 - Time passes (`tick`). What came back late is taken back, empty slots are created, one expired producer retires.
@@ -131,7 +131,7 @@ class Decisions(Generic[C]):
 
     def _settle(self, slot: Slot[C]) -> Effects[C] | None:
         """Decide what becomes of a slot that was returned or created: on to a waiter, to rest, or to be closed."""
-        if self._fit(slot):
+        if self._fit(slot) and not self._too_old(slot):
             return self._offer(slot)
         if slot.claims:
             return None
@@ -238,9 +238,20 @@ class Decisions(Generic[C]):
             self._idle.remove(old)
             self._retire(old, effects)
 
+    def _too_old(self, slot: Slot[C]) -> bool:
+        """Whether a returned producer goes although somebody waits: under load it might never be found idle."""
+        if not self._waiters or slot.claims or not slot.aged(self._clock(), self.policy) or self._one_moves():
+            return False
+        slot.retirement = Retirement("max_lifetime_ms")
+        return True
+
+    def _one_moves(self) -> bool:
+        """Whether a producer is being replaced; those that were made together would else all be gone at once."""
+        return any(slot.state in (State.RETIRING, State.CREATING) for slot in self._slots)
+
     def _expire(self, effects: Effects[C]) -> None:
-        """Retire one expired idle producer; producers made together would else all be gone at once."""
-        if any(slot.state in (State.RETIRING, State.CREATING) for slot in self._slots):
+        """Retire one expired idle producer."""
+        if self._one_moves():
             return
         now = self._clock()
         for slot in self._idle:

@@ -82,9 +82,13 @@ class Slot(Generic[C]):
         """Whether the coordinator may have forgotten the id, of which it last heard so long ago."""
         return lifetime is not None and now - self.heard_at >= lifetime
 
+    def aged(self, now: float, policy: SlotPolicy) -> bool:
+        """Whether the producer has lived for long enough."""
+        return policy.max_lifetime is not None and now - self.created_at >= policy.max_lifetime
+
     def expiry(self, now: float, policy: SlotPolicy) -> RetirementReason | None:
         """Why the idle producer has lived for long enough, if it has."""
-        if policy.max_lifetime is not None and now - self.created_at >= policy.max_lifetime:
+        if self.aged(now, policy):
             return "max_lifetime_ms"
         if policy.idle_timeout is not None and now - self.idle_since >= policy.idle_timeout:
             return "idle_timeout_ms"
