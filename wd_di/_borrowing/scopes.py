@@ -325,7 +325,10 @@ class TransactionRun(TransactionScope):
         return swallowed
 
     def _give_back(self, transaction: OpenTransaction | None) -> None:
-        """Give the slot back, if it was borrowed for this transaction; harmless when it is back."""
+        """Give the slot back, if it was borrowed for this transaction.
+
+        Harmless when it is back: after a signal's exception it is done again.
+        """
         lease = self._lease
         if lease is None:
             return

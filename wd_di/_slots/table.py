@@ -81,6 +81,9 @@ class SlotTable(Decisions[C]):
 
         From within another decision, as when the garbage collector ends an abandoned generator, it waits for the next
         :meth:`tick`.
+
+        Returns:
+            What is to be carried out; ``None`` if nothing is: the slot rests, or it was back, or will be.
         """
         if self._inside():
             self._late.append((claim, retirement))
