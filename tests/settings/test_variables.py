@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from traceback import format_exception
 from typing import Any, ClassVar
 
 import pytest
@@ -457,3 +458,61 @@ def test_each_pool_with_a_short_timeout_is_told(monkeypatch: pytest.MonkeyPatch)
     assert {__file__} == {each.filename for each in seen}
     assert 4 == len({each.lineno for each in seen})
     assert str(seen[-1].message).startswith("Bills: BILLS__TIMEOUT: timeout=5.0 is milliseconds")
+
+
+# -- what can't be read ------------------------------------------------------------------------------
+
+
+class Flock(Settings):
+    """Pools by whatever name, and a list."""
+
+    flock: dict[str, PoolSettings] = {}  # noqa: RUF012  (pydantic copies it)
+    tags: list[str] = []  # noqa: RUF012  (pydantic copies it)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "value", "said"),
+    [
+        (Bills, "BILLS__KAFKA", "hunter2:9092", "holds no JSON; for one setting: BILLS__KAFKA__BOOTSTRAP_SERVERS"),
+        (Bills, "BILLS", "{hunter2}", "holds no JSON; for one setting: BILLS__SIZE, BILLS__KAFKA__BOOTSTRAP_SERVERS"),
+        (Bills, "BILLS", "", "is empty, and takes JSON: unset it; for one setting: BILLS__SIZE"),
+        (Depot, "CLUSTER", "hunter2", "holds no JSON; for one setting: CLUSTER__BOOTSTRAP_SERVERS"),
+        (Prefixed, "DEPOT_LETTERS", "hunter2", "holds no JSON; for one setting: DEPOT_LETTERS__SIZE"),
+        (Nested, "YARD__SACKS", "hunter2", "holds no JSON; for one setting: YARD__SACKS__SIZE"),
+        (Nested, "SHEDS", "hunter2", "holds no JSON; for one setting: SHEDS__LEFT__SIZE"),
+        (Flock, "FLOCK", "hunter2", "holds no JSON; for one setting: FLOCK__ORDERS__SIZE of a pool 'orders'"),
+        (Flock, "TAGS", "hunter2", "holds no JSON"),
+    ],
+)
+def test_text_in_place_of_json(
+    kind: type[Settings], variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that holds no JSON where it should is named, with those of single settings; its value isn't shown."""
+    monkeypatch.setenv("ANOTHER", value)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as raised:
+        kind()
+
+    assert str(raised.value).startswith(f"{kind.__name__}: variable {variable} {said}")
+    assert "hunter2" not in "".join(format_exception(raised.value))
+
+
+def test_text_in_place_of_json_in_files(tmp_path: Path) -> None:
+    """A dotenv file and a folder of secrets are named as well."""
+    (tmp_path / "env").write_text("BILLS__KAFKA=hunter2\n", "utf-8")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "bills__kafka").write_text("hunter2", "utf-8")
+    for given, said in (
+        ({"_env_file": tmp_path / "env"}, f"variable BILLS__KAFKA in {tmp_path / 'env'} holds no JSON"),
+        ({"_secrets_dir": tmp_path / "secrets"}, f"file bills__kafka in {tmp_path / 'secrets'} holds no JSON"),
+    ):
+        with pytest.raises(SettingsError, match=re.escape(f"Bills: {said}; for one setting: ")):
+            Bills(**given)
+
+
+def test_the_global_pools_variable_without_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable of the global pool is named likewise, and its setup can be tried again."""
+    monkeypatch.setenv("WD_DI", "127.0.0.1:9092")
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=r"variable WD_DI holds no JSON; .*WD_DI__KAFKA__BOOTSTRAP_SERVERS"):
+            wd_di.setup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 import weakref
 from difflib import get_close_matches
@@ -14,6 +15,9 @@ from pydantic_settings import (
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+)
+from pydantic_settings import (
+    SettingsError as UnreadError,
 )
 
 from wd_di._settings.defaults import beneath
@@ -53,9 +57,12 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
+        told: Exception
         with reading() as sources:
             try:
                 super().__init__(**values)
+            except UnreadError as error:
+                told = _unread(error, Given(type(self), sources, _kinds))
             except ValidationError as error:
                 told = _told(error, Given(type(self), sources, _kinds))
             else:
@@ -129,3 +136,10 @@ _kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
 def _told(error: ValidationError, given: Given) -> ValidationError:
     """Return the error with the variables that it is about."""
     return retold(error, lambda each: each["msg"] + given.hint(each["loc"], each["type"], each["msg"]))
+
+
+def _unread(error: UnreadError, given: Given) -> Exception:
+    """Return what is raised where a source isn't read: for JSON that is none, an error that names the variable."""
+    cause = error.__cause__
+    text = given.no_json(cause.doc) if isinstance(cause, json.JSONDecodeError) else ""
+    return SettingsError(f"{given.title}: {text}") if text else error

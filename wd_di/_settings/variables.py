@@ -26,6 +26,9 @@ NEAR, NEAR_WITHIN = 0.8, 0.7
 _OFTEN = frozenset({"kafka", "order", "share"})
 """Settings of a pool that variables of other programs end with."""
 
+_EXAMPLES = {False: "size", True: "bootstrap_servers"}
+"""A setting of a pool, and one of Kafka's."""
+
 
 # -- the names of one source -------------------------------------------------------------------------
 
@@ -139,6 +142,7 @@ class Given:
     """
 
     def __init__(self, kind: type, sources: Iterable[InOneForm], others: Iterable[type]) -> None:
+        self.title = kind.__name__
         self._kind = kind
         self._sources = [_Names(each, kind) for each in sources]
         self._others = [each for each in others if each is not kind]
@@ -178,6 +182,31 @@ class Given:
             if found:
                 return _named(names.word, found)
         return ""
+
+    def no_json(self, text: str) -> str:
+        """Say which name holds this text, where JSON is wanted, and which hold one setting."""
+        # Of several empty ones it is that of a pool, or whatever else has settings in it.
+        found = [
+            (each.value is not text, bool(each.rest), number, names.word, each)
+            for number, names in enumerate(self._sources)
+            for each in names.given
+            if each.value == text and names.word
+        ]
+        if not found:
+            return ""
+        *_, word, name = min(found, key=lambda each: each[:3])
+        inside = [] if name.rest else [each for each in self._places if _starts(each.path, name.head)]
+        rests = [(*each.path[len(name.head) :], _EXAMPLES[is_kafka(each.kind)]) for each in inside]
+        ways = [name.called((*name.head, *each)) for each in rests]
+        said = "holds no JSON" if text.strip() else "is empty, and takes JSON: unset it"
+        if not ways and name.kind is None and self._leads(name.head):
+            ways = [f"{name.called((*name.head, 'orders', 'size'))} of a pool 'orders'"]
+        return f"{word} {name.name} {said}" + (f"; for one setting: {', '.join(ways[:2])}" if ways else "")
+
+    def _leads(self, head: Path) -> bool:
+        """Whether there are pools by whatever key."""
+        found = landing(self._kind, (*head, "orders"))
+        return found is not None and found[1] is not None
 
     def _whole(self, name: _Name) -> str:
         return self._full((*name.head, *_canonical(name)))
@@ -302,6 +331,10 @@ def _subjects(text: str) -> set[str]:
         return {""}
     found = re.match(r"(?:Value error, )?((?:[\w.]+(?:, | and ))*[\w.]+) ", text)
     return set(re.split(", | and ", found[1])) if found else set()
+
+
+def _starts(path: Path, head: Path) -> bool:
+    return _bare((*path[: len(head)], "")) == _bare((*head, ""))
 
 
 def _spellings(rest: Path) -> set[str]:
