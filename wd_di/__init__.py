@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         TransactionError,
         TransactionTimedOutError,
         UnexpectedAbortError,
+        UnopenedScopeError,
         WdDiError,
     )
     from wd_di.events import (
@@ -97,7 +98,8 @@ else:
                 "MissingExtraError NotConfiguredError NotTransactionalError PoolClosedError PoolError "
                 "PoolExhaustedError PoolOpenError PoolTimeoutError PoolUnhealthyError ProduceError PropagationError "
                 "QueueFullError RebalancedError ScopeError SettingsError TransactionAbortedError "
-                "TransactionClosedError TransactionError TransactionTimedOutError UnexpectedAbortError WdDiError"
+                "TransactionClosedError TransactionError TransactionTimedOutError UnexpectedAbortError "
+                "UnopenedScopeError WdDiError"
             ),
             "events": (
                 "CheckoutTimedOut ConnectionPoolCreated ConnectionPoolReload ConnectionPoolReloaded "
@@ -191,6 +193,7 @@ __all__ = [
     "TransactionStarted",
     "TransactionTimedOutError",
     "UnexpectedAbortError",
+    "UnopenedScopeError",
     "WdDiError",
     "__version__",
     "close",

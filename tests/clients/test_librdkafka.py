@@ -879,6 +879,15 @@ def test_check(wrong, text, caplog):
 
 
 @pytest.mark.parametrize(
+    ("given", "default"), [({}, ", without which it is GSSAPI,"), ({"sasl.mechanism": "GSSAPI"}, "")]
+)
+def test_a_mechanism_that_is_not_built_in(given, default):
+    """Who sets sasl_ssl and forgets the mechanism is told to set it, not to compile librdkafka."""
+    with pytest.raises(SettingsError, match=rf"No provider .*GSSAPI.*\. Set kafka\.sasl_mechanism{default} to one of"):
+        check("orders", {"security.protocol": "sasl_ssl", **given})
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
     [
         ("retires", "retries"),

@@ -38,6 +38,9 @@ def check(pool: str, config: Mapping[str, object]) -> None:
         reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         if unknown := re.fullmatch(r'No such configuration property: "(.*)"', reason, re.DOTALL):
             reason += near_setting(unknown[1])
+        if "SASL mechanism GSSAPI" in reason:
+            default = "" if "sasl.mechanism" in config else ", without which it is GSSAPI,"
+            reason += f". Set kafka.sasl_mechanism{default} to one that the brokers offer and that is built in"
         raise SettingsError(
             f"{pool}: librdkafka refuses the kafka settings: {Translator(config).scrub(reason)}"
         ) from None
