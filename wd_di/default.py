@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from dependency_injector import containers, providers
 
+from wd_di._borrowing.opening import Brief
 from wd_di._concurrency.caller import on_loop, refuse_in_trio
 from wd_di._forks import renew_in_child
 from wd_di._hints import no_keyword, settings_elsewhere
 from wd_di.errors import AlreadyConfiguredError, NotConfiguredError, ScopeError
 from wd_di.events import Observer
 from wd_di.pool import ProducerPool
-from wd_di.providers import Brief, PoolResource, refuse_undefined
+from wd_di.providers import PoolResource, refuse_undefined
 from wd_di.settings import PoolSettings, Settings, checked_pool, left_open
 
 if TYPE_CHECKING:
@@ -135,10 +136,11 @@ def setup(
     """
     _place.take()
     try:
-        if settings is None:
-            refuse_undefined(NAME, container.settings)
-        given = container.settings() if settings is None else settings
-        _place.pool = _build(_with(checked_pool(NAME, given), size=size, timeout_ms=timeout_ms), configure)
+        with Brief():
+            if settings is None:
+                refuse_undefined(NAME, container.settings)
+            given = container.settings() if settings is None else settings
+            _place.pool = _build(_with(checked_pool(NAME, given), size=size, timeout_ms=timeout_ms), configure)
     except BaseException:
         _place.free(None)
         raise
@@ -157,8 +159,7 @@ def _build(settings: PoolSettings, configure: Configure | None) -> ProducerPool:
     pool = ProducerPool(settings, name=NAME, configure=configure, observer=container.observer())
     if settings.open_policy == "fail":
         try:
-            with Brief():
-                pool.open()
+            pool.open()
         except BaseException:
             pool.close(timeout_ms=0, force=True)
             raise

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dependency_injector import containers, providers
 
+from wd_di._borrowing.opening import Brief
 from wd_di._concurrency.caller import on_loop, refuse_outside_of_a_task
 from wd_di._concurrency.tasks import outwaited
 from wd_di._concurrency.workers import Workers
 from wd_di.errors import ScopeError
 from wd_di.pool import ProducerPool
-from wd_di.providers import Brief, PoolResource
+from wd_di.providers import PoolResource
 from wd_di.wiring import diagnosis as _diagnosis
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, overload
 
 from wd_di._borrowing.checkout import Checkout, Lender
-from wd_di._borrowing.opening import Opening, only_begins
+from wd_di._borrowing.opening import Brief, Opening, only_begins
 from wd_di._borrowing.policies import Policies
 from wd_di._borrowing.scopes import TransactionRun, begin_on, run, run_async
 from wd_di._concurrency.caller import caller, on_loop, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
@@ -90,12 +90,13 @@ class ProducerPool:
     ) -> None:
         self.name = name
         refuse_eventlet(name)
-        settings = checked_pool(name, settings)
-        self.observer: Observer = checked_observer(name, observer)
-        self._planner = Planner(name, configure)
-        self._settings = settings
-        plan = self._planner.plan(settings)
-        reserve_ids(plan.ids, name, self)
+        with Brief():
+            settings = checked_pool(name, settings)
+            self.observer: Observer = checked_observer(name, observer)
+            self._planner = Planner(name, configure)
+            self._settings = settings
+            plan = self._planner.plan(settings)
+            reserve_ids(plan.ids, name, self)
         self._memory_broker = self._memory()
         policies = Policies.of(plan, backoff=self._memory_broker.backoff)
         self._house = Housekeeper(plan, policies.slots, self.observer, self._memory_broker)
@@ -309,8 +310,9 @@ class ProducerPool:
         started = time.monotonic()
         house = self._house
         self._refuse_if_closed()
-        given = None if settings is None else checked_pool(self.name, settings)
-        plan = None if given is None else self._planner.next_plan(given, house.plan)
+        with Brief():
+            given = None if settings is None else checked_pool(self.name, settings)
+            plan = None if given is None else self._planner.next_plan(given, house.plan)
         with self._changing:  # a close that comes meanwhile comes before or after all of this
             self._refuse_if_closed()  # again: configure may have taken its time, or closed the pool
             if given is not None and plan is not None:
@@ -336,7 +338,8 @@ class ProducerPool:
         ``configure`` is called on a worker thread. A cancellation waits for the end, and then goes on.
         """
         refuse_outside_of_a_task(self.name)
-        await outwaited(self._workers, lambda: self.reload(settings, timeout_ms=timeout_ms, **_foreign))
+        with Brief():
+            await outwaited(self._workers, lambda: self.reload(settings, timeout_ms=timeout_ms, **_foreign))
 
     # -- closing -------------------------------------------------------------------------------------
 

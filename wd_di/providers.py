@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import threading
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from dependency_injector import containers, providers
 
-from wd_di._borrowing.opening import begins_on_loops
+from wd_di._borrowing.opening import Brief, begins_on_loops
 from wd_di._forks import WeakCalls, renew_in_child
 from wd_di._hints import OF_RESOURCES, no_attribute, no_keyword, settings_elsewhere
 from wd_di._transactions.options import OPTIONS, Options
-from wd_di.errors import PoolClosedError, PoolError, ScopeError, SettingsError, uncopyable
+from wd_di.errors import PoolClosedError, ScopeError, SettingsError, uncopyable
 from wd_di.pool import ProducerPool
 from wd_di.settings import undefined
 
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from wd_di.settings import PoolSettings
 
 T_co = TypeVar("T_co", covariant=True)
-
-OUR_OWN = ("wd_di.", "dependency_injector.")
-"""Modules whose frames say nothing to whoever reads why a pool can't be opened."""
 
 
 class ScopeProvider(providers.MethodCaller, Generic[T_co]):
@@ -272,29 +268,6 @@ class PoolResource(providers.Resource[ProducerPool]):
         finally:
             self._opening = False
         return pool
-
-
-class Brief:
-    """In this block, what a pool can't be opened for keeps only the frames of its users' own code.
-
-    A container opens a pool through a dozen steps of its own, and the message is below them.
-    """
-
-    def __enter__(self) -> None:
-        """Nothing to begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, PoolError | SettingsError):
-            error.__traceback__ = _of_others(trace)
-
-
-def _of_others(trace: TracebackType | None) -> TracebackType | None:
-    if trace is None:
-        return None
-    below = _of_others(trace.tb_next)
-    frame = trace.tb_frame
-    where = str(frame.f_globals.get("__name__") or frame.f_code.co_name)  # Cython's frames have the one in the other
-    return below if where.startswith(OUR_OWN) else TracebackType(below, frame, trace.tb_lasti, trace.tb_lineno)
 
 
 def refuse_undefined(name: str, settings: object) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dependency_injector import containers
+from dependency_injector import containers, providers
+from pydantic import ValidationError
 
 import wd_di
 from tests.pools import pool as on_brokers
@@ -194,6 +195,69 @@ def test_the_traceback_of_settings_that_a_container_refuses() -> None:
         block(running(shop))
 
     assert ours(caught.value) == []
+
+
+class OfTheShop(wd_di.Settings):
+    """What the shop reads from the environment."""
+
+    orders: wd_di.PoolSettings
+
+
+@pytest.mark.parametrize("variables", [{}, {"ORDERS__SIZE": "many"}])
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda shop: block(running(shop)),
+        lambda shop: block_in_a_task(running(shop)),
+        open_pools,
+        lambda shop: shop.init_resources(),
+        lambda shop: shop.orders(),
+        lambda shop: (shop.wire([__name__]), place()),
+    ],
+)
+def test_the_traceback_of_an_applications_settings(
+    start: Callable[[Any], None], variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that is missing or wrong shows as shortly, though it is pydantic's error."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    shop = Shop()
+    shop.orders.set_args(providers.Singleton(OfTheShop).provided.orders)
+    try:
+        with pytest.raises(ValidationError, match="ORDERS__") as caught:
+            start(shop)
+    finally:
+        shop.unwire()
+
+    assert len(ours(caught.value)) <= 2, ours(caught.value)
+    assert "Singleton" not in "".join(traceback.format_tb(caught.value.__traceback__))
+
+
+@pytest.mark.parametrize("wrong", [{"kafka": {}}, {"size": 0}])
+@pytest.mark.parametrize(
+    "start",
+    [
+        ProducerPool,
+        lambda settings: wd_di.setup(settings=settings),
+        lambda settings: on_brokers("127.0.0.1:1").reload(settings),
+        lambda settings: asyncio.run(on_brokers("127.0.0.1:1").areload(settings)),
+    ],
+)
+def test_the_traceback_of_settings_that_a_pool_refuses(start: Callable[[Any], None], wrong: dict[str, Any]) -> None:
+    """Settings that clash show where they were given, with two frames of ours at most."""
+    with pytest.raises(SettingsError) as caught:
+        start(wrong)
+
+    assert len(ours(caught.value)) <= 2, ours(caught.value)
+
+
+def test_the_traceback_of_what_setup_reads_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong variable shows as shortly in ``setup``."""
+    monkeypatch.setenv("WD_DI__SIZE", "many")
+    with pytest.raises(ValidationError, match="WD_DI__SIZE") as caught:
+        wd_di.setup()
+
+    assert len(ours(caught.value)) <= 2, ours(caught.value)
 
 
 def test_a_failed_open_keeps_the_frames_of_its_users() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from wd_di._borrowing.lease import Lease
 from wd_di._concurrency.caller import caller
 from wd_di._kafka.port import Fault
 from wd_di._kafka.translation import without_frames
+from wd_di._settings.problems import REFUSALS
 from wd_di._slots.slots import State
-from wd_di.errors import PoolOpenError
+from wd_di.errors import PoolError, PoolOpenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 PROBE_PATIENCE = 0.2
 """Seconds of the first probe; between two of them we look for what makes all others pointless."""
+OUR_OWN = ("wd_di.", "dependency_injector.")
+"""Modules whose frames say nothing to whoever reads why a pool can't be opened."""
 
 
 _begins_on_loops: ContextVar[bool] = ContextVar("_begins_on_loops", default=False)
@@ -113,3 +117,26 @@ class Opening:
             f"{self._house.name}: {what} within {self._deadline.seconds:.3g} s{where} "
             f'(to start without a broker and go on connecting, set open_policy="background"); last error: {cause}'
         )
+
+
+class Brief:
+    """In this block, what a pool can't be made or opened for keeps only the frames of its users' own code.
+
+    A container opens a pool through a dozen steps of its own, and the message is below them.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, (PoolError, *REFUSALS)):
+            error.__traceback__ = _of_others(trace)
+
+
+def _of_others(trace: TracebackType | None) -> TracebackType | None:
+    if trace is None:
+        return None
+    below = _of_others(trace.tb_next)
+    frame = trace.tb_frame
+    where = str(frame.f_globals.get("__name__") or frame.f_code.co_name)  # Cython's frames have the one in the other
+    return below if where.startswith(OUR_OWN) else TracebackType(below, frame, trace.tb_lasti, trace.tb_lineno)

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from wd_di.errors import SettingsError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pydantic_core import ErrorDetails
+
+REFUSALS = (SettingsError, ValidationError)
+"""What is raised for settings that are wrong: by a pool, and by an application's own class of them."""
 
 
 def retold(error: ValidationError, text: Callable[[ErrorDetails], str]) -> ValidationError:
