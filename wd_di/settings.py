@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 
 from wd_di._settings.environment import Settings
 from wd_di._settings.kafka import MAX_INT, Frozen, KafkaSettings, is_kafkas
-from wd_di._settings.names import dotted
+from wd_di._settings.names import OF_RECORDS, dotted
 from wd_di._settings.passed import kind_of
 from wd_di._settings.problems import all_problems, problem, retold
 from wd_di._settings.warned import SettingsWarning, outside, short_timeout
@@ -200,6 +200,8 @@ def _no_setting(key: object, kind: type[PoolSettings] = PoolSettings) -> str:
     """Say what to write in place of a key that is no field of ``PoolSettings``, or of the class based on it."""
     if key == "timeout":
         return "model_copy takes the fields' own names only: it is timeout_ms"
+    if key in OF_RECORDS:
+        return OF_RECORDS[str(key)]
     if is_kafkas(key):
         return "it is Kafka's own: it belongs into the field kafka"
     like = str(key).lower().replace("-", "_").replace(".", "_")

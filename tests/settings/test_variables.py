@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from traceback import format_exception
 from typing import Any, ClassVar
@@ -102,6 +103,70 @@ def test_the_global_pool_still_connects_later(monkeypatch: pytest.MonkeyPatch) -
     for settings in (None, Bills(bills={"instance": "0"}).bills):
         wd_di.setup(settings=settings)
         wd_di.close(timeout_ms=0, force=True)
+
+
+class Tuned(KafkaSettings):
+    """Kafka's settings with one more."""
+
+    owner: str = "nobody"
+
+
+class Topical(PoolSettings):
+    """A pool's settings with some of the program's own."""
+
+    topic: str = "nowhere"
+    note: str = "none"
+
+
+class Market(BaseModel):
+    """The same one level down."""
+
+    stalls: PoolSettings = Topical(topic="stalls", note="own", kafka=Tuned(owner="me"))
+
+
+class Town(Settings):
+    """Fields that are typed as the base of what their defaults are."""
+
+    stalls: PoolSettings = Topical(topic="stalls", note="own", kafka=Tuned(owner="me"))
+    made: PoolSettings = Field(default_factory=lambda: Market().stalls)
+    market: Market = Market()
+    several: dict[str, PoolSettings] = {"stalls": Market().stalls}  # noqa: RUF012  (pydantic copies it)
+
+
+@pytest.mark.parametrize(
+    ("variable", "pool"),
+    [
+        ("STALLS", lambda town: town.stalls),
+        ("MADE", lambda town: town.made),
+        ("MARKET__STALLS", lambda town: town.market.stalls),
+        ("SEVERAL__STALLS", lambda town: town.several["stalls"]),
+    ],
+)
+def test_a_variable_leaves_a_default_its_class(
+    variable: str, pool: Callable[[Town], Topical], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is changed in part stays of the default's class, with the fields that only this has."""
+    monkeypatch.setenv(f"{variable}__SIZE", "3")
+    monkeypatch.setenv(f"{variable}__KAFKA__RETRIES", "9")
+    monkeypatch.setenv(f"{variable}__NOTE", "new")
+    changed = pool(Town())
+
+    assert (3, "stalls", "new", Topical) == (changed.size, changed.topic, changed.note, type(changed))
+    assert (Tuned, {"owner": "me", "retries": 9}) == (type(changed.kafka), changed.kafka.librdkafka())
+    monkeypatch.setenv(f"{variable}__SIZE", "many")
+    assert f"(variable {variable}__SIZE)" in _told(Town)
+
+
+@pytest.mark.parametrize("variable", ["BILLS__TOPIC", "BILLS__KAFKA__TOPIC"])
+def test_a_topic(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic is no setting, of a pool or of Kafka: it is told where it goes."""
+    monkeypatch.setenv(variable, "parcels")
+
+    said = _told(Bills)
+
+    assert (
+        f"belongs to a record: pass it to produce_sync(topic=..., value=...) and the like (variable {variable})" in said
+    )
 
 
 @pytest.mark.parametrize("common", [{"sasl.password": "hunter2", "linger.ms": 1}, {}])

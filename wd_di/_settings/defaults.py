@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import get_args
 
-from wd_di._settings.shapes import Values, fields_of, is_mapping, is_union, members, plain
+from wd_di._settings.shapes import Part, Values, fields_of, is_mapping, is_union, members, plain
 from wd_di._settings.sources import all_names
 from wd_di.errors import SettingsError
 
@@ -28,13 +28,13 @@ def beneath(
         dump: Makes mappings of models.
     """
     annotation = plain(annotation)
-    if not isinstance(value, Mapping) or not _leads(annotation):
+    if not isinstance(value, Mapping) or not leads(annotation):
         return {}
     dumped = dump(default())
     base = all_names(annotation, dict(dumped)) if isinstance(dumped, Mapping) else {}
     args = get_args(annotation)
     if is_union(annotation):
-        ways = [each for each in args if _leads(each)]
+        ways = [each for each in args if leads(each)]
         return {**beneath(ways[0], value, dict, argument, dump), **base} if len(ways) == 1 else base
     if is_mapping(annotation):
         given = isinstance(argument, Mapping)
@@ -54,7 +54,21 @@ def beneath(
     return {key: each for key, each in base.items() if key not in inner or each != {}}
 
 
-def _leads(annotation: object, seen: tuple[object, ...] = ()) -> bool:
+def in_its_class(value: object, default: object) -> object:
+    """Return what changes a default in part, to become what the default is, also where that's of a subclass."""
+    if not isinstance(value, Mapping):
+        return value
+    kind, within = type(default), default if isinstance(default, Mapping) else {}
+    if fields_of(kind):
+        ways = [(keys, ways[0][0]) for ways, _, _ in members(kind) for keys in ways if len(keys) == 1]
+        within = {keys[0]: getattr(default, str(name), None) for keys, name in ways}
+    made: Values = {key: in_its_class(each, within.get(key)) for key, each in value.items()}
+    if hasattr(kind, "_in_one_form"):
+        return Part(default, made)
+    return value if all(made[key] is value[key] for key in value) else made
+
+
+def leads(annotation: object, seen: tuple[object, ...] = ()) -> bool:
     """Whether there is a pool, or a block of Kafka's settings, somewhere below."""
     annotation = plain(annotation)
     if annotation in seen or hasattr(annotation, "_in_one_form"):
@@ -62,7 +76,7 @@ def _leads(annotation: object, seen: tuple[object, ...] = ()) -> bool:
     within = [inner for _, inner, _ in members(annotation)]
     if is_union(annotation) or is_mapping(annotation):
         within += get_args(annotation)
-    return any(_leads(each, (*seen, annotation)) for each in within)
+    return any(leads(each, (*seen, annotation)) for each in within)
 
 
 def _default(name: object, annotation: object, value: object, field: object) -> object:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -20,7 +20,7 @@ from pydantic_settings import (
     SettingsError as UnreadError,
 )
 
-from wd_di._settings.defaults import beneath
+from wd_di._settings.defaults import beneath, in_its_class, leads
 from wd_di._settings.problems import retold
 from wd_di._settings.sources import all_in_one_form, reading
 from wd_di._settings.variables import Given, misspelt_arguments
@@ -71,6 +71,15 @@ class Settings(BaseSettings):
                     warnings.warn(f"{type(self).__name__}: {remark}", SettingsWarning, outside())
                 return
         raise told  # outside of the handler: the original may show inputs
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_its_class(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[str(info.field_name)]
+        partly = cls.model_config.get("nested_model_default_partial_update") and isinstance(value, dict)
+        if not partly or field.default_factory_takes_validated_data or not leads(field.annotation):
+            return value
+        return in_its_class(value, field.get_default(call_default_factory=True))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy with changes, as pydantic does; a name that is no field would be kept where nobody looks.

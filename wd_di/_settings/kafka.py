@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from wd_di._settings.names import (
+    OF_RECORDS,
     TOPIC_DEFAULTS,
     UNTYPED,
     dotted,
@@ -32,6 +34,7 @@ from wd_di._settings.names import (
 )
 from wd_di._settings.passed import json_in, kind_of, refuse, topic_defaults
 from wd_di._settings.problems import all_problems, problem
+from wd_di._settings.shapes import Part
 from wd_di.errors import SettingsError
 
 MAX_INT = 2_147_483_647
@@ -81,6 +84,16 @@ class Frozen(BaseModel):
         if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
             raise ValueError("a boolean isn't a value of this setting")
         return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_the_defaults_class(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        default = data.default if isinstance(data, Part) else None
+        if not isinstance(data, Part) or not isinstance(default, cls) or type(default) is cls:
+            return handler(data)
+        # pydantic dumps a default within another model as what the field is typed as.
+        own = {name: getattr(default, name) for name in default.model_fields_set - cls.model_fields.keys()}
+        return type(default).model_validate(own | data)
 
 
 class KafkaSettings(Frozen):
@@ -323,7 +336,7 @@ def near_setting(name: str) -> str:
 
 def is_kafkas(key: object) -> bool:
     """Whether somebody may mean a setting of Kafka's by this key, which is none of a pool's."""
-    if not isinstance(key, str):
+    if not isinstance(key, str) or key in OF_RECORDS:
         return False
     names = {dotted(name) for name in KafkaSettings.model_fields}
     # ORDERS__KAFKA_LINGER_MS lacks an underscore.

@@ -51,6 +51,12 @@ INSTEAD: dict[str, str] = {
 }
 """Settings that the pool needs for itself or a producer hasn't got, and what to use in their place."""
 
+OF_RECORDS = dict.fromkeys(
+    ("topic", "topics", "default_topic", "default.topic"),
+    "it belongs to a record: pass it to produce_sync(topic=..., value=...) and the like",
+)
+"""What a pool has no setting for, and where it goes."""
+
 # These keep their underscores, as every callback does; all other keys are dotted (librdkafka 2.16, CONFIGURATION.md).
 _UNDERSCORED = {
     *CALLED,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
 
-from wd_di._settings.names import CALLED, INSTEAD, TOPIC_DEFAULTS, TOPIC_SETTINGS, under_names
+from wd_di._settings.names import CALLED, INSTEAD, OF_RECORDS, TOPIC_DEFAULTS, TOPIC_SETTINGS, under_names
 
 
 def kind_of(given: object) -> str:
@@ -31,6 +31,8 @@ def refuse(name: str, value: object, fields: Iterable[str], *, secret: bool) -> 
     """
     if name in INSTEAD and (name, value) != ("delivery.report.only.error", False):
         raise ValueError(f"{name} can't be set for a pool's producers: {INSTEAD[name]}")
+    if name in OF_RECORDS:
+        raise ValueError(f"{name} is no setting: {OF_RECORDS[name]}")
     if not (secret and "." in name):  # it may be a key in JSON; ssl_key takes none
         _refuse_json(name, value, fields)
     longer = [each for each in fields if each.startswith(f"{name}.")]

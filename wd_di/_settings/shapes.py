@@ -14,6 +14,14 @@ Keys = list[str | int]
 """The way to one value, of a field with an alias."""
 
 
+class Part(dict[object, object]):
+    """What changes a part of a default, with that: its class may be based on the one that a field is typed as."""
+
+    def __init__(self, default: object, values: Values) -> None:
+        super().__init__(values)
+        self.default = default
+
+
 class Field(Protocol):
     """A model's."""
 
