@@ -865,6 +865,10 @@ def test_a_reload_waits_for_a_holder_who_goes_on_undisturbed(make: Make) -> None
             PoolTimeoutError, match=r"^orders: producers \[0\] are still of the generation before: 0 held"
         ):
             pool.reload(timeout_ms=0)
+        with pytest.raises(
+            PoolTimeoutError, match=r"^orders: after 0\.02 s producers \[0\] are still of the generation"
+        ):
+            pool.reload(timeout_ms=20)
         Guest(pool).seated().go()
         assert producer.produce_sync("topic", "value")
         assert not job.done()

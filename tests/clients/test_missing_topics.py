@@ -337,6 +337,26 @@ def test_a_call_that_is_a_transaction_ends_in_time(script):
     assert took < 0.9
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_call_that_is_a_transaction_names_the_setting_of_its_time(script, asynchronous):
+    """Without a time of its own it names the pool's setting for calls, which is what can be raised."""
+
+    async def run() -> None:
+        async with orders.producer() as producer:
+            await producer.produce_sync("orders", "x")
+
+    def call() -> None:
+        with orders.producer() as producer:
+            producer.produce_sync("orders", "x")
+
+    script.silent = True
+    with make_pool(close_timeout_ms=0, timeout_ms=5_000, produce_timeout_ms=400) as orders:
+        error = outcome(lambda: asyncio.run(run()) if asynchronous else call())
+
+    assert isinstance(error, TransactionAbortedError)
+    assert "1 of 1 records had no answer in time (produce_timeout_ms is 400)" in str(error)
+
+
 @pytest.mark.usefixtures("missing")
 def test_topics_are_asked_for_side_by_side(monkeypatch):
     """One topic's slow answer doesn't keep the others waiting: all are asked for at once."""

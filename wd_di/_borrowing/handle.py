@@ -58,7 +58,7 @@ class Handle:
 
     def _deadline(self, timeout_ms: int | None) -> Deadline:
         if timeout_ms is None:
-            return Deadline(self._via.policy.produce_timeout_ms / 1000)
+            return Deadline(self._via.policy.produce_timeout_ms / 1000, "produce_timeout_ms")
         return Deadline.of_ms(timeout_ms, 0)
 
     def _refuse_on_loop(self, what: str) -> None:

@@ -7,11 +7,17 @@ import time
 
 
 class Deadline:
-    """A moment in the future, given once and asked for what is left of it."""
+    """A moment in the future, given once and asked for what is left of it.
 
-    __slots__ = ("_end", "seconds")
+    Args:
+        seconds: How far away it is.
+        setting: The argument or setting that says so, for messages.
+    """
 
-    def __init__(self, seconds: float) -> None:
+    __slots__ = ("_end", "seconds", "setting")
+
+    def __init__(self, seconds: float, setting: str = "timeout_ms") -> None:
+        self.setting: str = setting
         self.seconds: float = min(seconds, threading.TIMEOUT_MAX)  # no lock counts further
         self._end = time.monotonic() + self.seconds
 

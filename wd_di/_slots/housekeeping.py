@@ -13,6 +13,7 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.workers import Poller, Workers
 from wd_di._kafka.port import SLICE, Fault, FaultKind
 from wd_di._records.connection import Connection, Retirement, Services
+from wd_di._records.delivery import waited
 from wd_di._slots.asking import Asker
 from wd_di._slots.making import MAKERS_MAX, Maker, NotMadeError
 from wd_di._slots.slots import Claim, Effects, Slot, SlotPolicy, State
@@ -153,7 +154,8 @@ class Housekeeper:
         table = self.table
         if not self.wait_until(lambda: table.closing or not (self.started and table.outdated()), deadline):
             cause, old = self.trouble(), list(table.outdated())
-            text = f"{self.name}: producers {old} are still of the generation before: {listed(table.holders())}"
+            what = f"producers {old} are still of the generation before: {listed(table.holders())}"
+            text = f"{self.name}: {waited(deadline)}{what}"
             raise PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
         if table.closing:
             raise PoolClosedError(f"{self.name}: the pool was closed while it reloaded")

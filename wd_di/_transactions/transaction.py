@@ -178,7 +178,7 @@ class OpenTransaction(Writing):
 
     def _commit(self) -> None:
         self._end_writing()
-        deadline, answered_by = Deadline(self._limits.commit_timeout), self._answered_by
+        deadline, answered_by = Deadline(self._limits.commit_timeout, "commit_timeout_ms"), self._answered_by
         sooner = answered_by is not None and answered_by.left < deadline.left
         if self.ledger.records or self.client.fault is not None:
             self._flush_all(answered_by if answered_by is not None and sooner else deadline)
@@ -239,8 +239,7 @@ class OpenTransaction(Writing):
             return self.failures.homeless(lost, topics.hint(lost[0].topic))
         if late:
             why = f"{topics.hint(late[0].topic)}{because(self.client, deadline)}"  # both: as in a sender
-            name = "timeout_ms" if deadline is self._answered_by else "commit_timeout_ms"
-            text = f"{len(late)} of {ledger.records} records had no answer in time ({name} is "
+            text = f"{len(late)} of {ledger.records} records had no answer in time ({deadline.setting} is "
             return self.failures.error(TransactionAbortedError, f"{text}{deadline.seconds * 1000:.0f}){why}")
         return None
 
