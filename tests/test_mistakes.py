@@ -848,6 +848,23 @@ def reloading_on_a_loop() -> None:
 
 
 @mistake(
+    "wd_di.errors.ScopeError: default: reload would block the event loop that runs in this thread: await "
+    "asyncio.to_thread(wd_di.reload, ...), or set allow_blocking_in_loop=True in a notebook"
+)
+def reloading_the_global_pool_on_a_loop() -> None:
+    """A reload in a task of who has no pool at hand."""
+
+    async def main() -> None:
+        wd_di.setup(settings=PLAIN)
+        wd_di.reload()
+
+    try:
+        asyncio.run(main())
+    finally:
+        wd_di.close(timeout_ms=0, force=True)
+
+
+@mistake(
     'wd_di.errors.ScopeError: default: setup with open_policy="fail" would block the event loop that runs in this '
     "thread: await asyncio.to_thread(wd_di.setup, ...), leave out open_policy, so that the first use connects, or set "
     "allow_blocking_in_loop=True in a notebook"

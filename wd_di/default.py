@@ -38,6 +38,12 @@ class Environment(Settings):
     wd_di: PoolSettings = PoolSettings()
 
 
+class _GlobalPool(ProducerPool):
+    """The pool as those have it who call the functions of this module, and have none at hand."""
+
+    _reload_instead = "await asyncio.to_thread(wd_di.reload, ...)"
+
+
 class _Place:
     """Where the pool is: taken by one ``setup`` at a time, free again after ``close``."""
 
@@ -156,7 +162,7 @@ def _with(settings: PoolSettings, **given: int | None) -> PoolSettings:
 def _build(settings: PoolSettings, configure: Configure | None) -> ProducerPool:
     if settings.open_policy == "fail":
         _refuse_on_loop(settings)
-    pool = ProducerPool(settings, name=NAME, configure=configure, observer=container.observer())
+    pool = _GlobalPool(settings, name=NAME, configure=configure, observer=container.observer())
     if settings.open_policy == "fail":
         try:
             pool.open()

@@ -7,13 +7,20 @@ import threading
 import time
 import warnings
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeVar, overload
 
 from wd_di._borrowing.checkout import Checkout, Lender
 from wd_di._borrowing.opening import Brief, Opening, only_begins
 from wd_di._borrowing.policies import Policies
 from wd_di._borrowing.scopes import TransactionRun, begin_on, run, run_async
-from wd_di._concurrency.caller import caller, on_loop, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
+from wd_di._concurrency.caller import (
+    ON_A_THREAD,
+    caller,
+    on_loop,
+    refuse_in_trio,
+    refuse_on_loop,
+    refuse_outside_of_a_task,
+)
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import refuse_eventlet
 from wd_di._concurrency.tasks import outwaited
@@ -58,8 +65,7 @@ State = Literal["new", "open", "closed"]
 
 EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
-OPEN_INSTEAD = "await pool.aopen(), or 'async with' the pool or running(...)"
-RELOAD_INSTEAD = "await pool.areload()"
+OPEN_INSTEAD = f"await pool.aopen(), or 'async with' the pool or running(...), {ON_A_THREAD}"
 WORKERS_MAX = 16
 """Tasks that may wait at once for an open, a reload or a close of one pool."""
 
@@ -78,6 +84,8 @@ class ProducerPool:
         SettingsError: Settings clash with one another, with another pool of this process, or with librdkafka; or an
             argument is nothing of its kind.
     """
+
+    _reload_instead: ClassVar[str] = f"await pool.areload(), {ON_A_THREAD}"
 
     @settings_elsewhere("ProducerPool")
     def __init__(
@@ -305,7 +313,7 @@ class ProducerPool:
         deadline = Deadline.of_ms(timeout_ms, self._settings.close_timeout_ms)
         refuse_in_trio(f"{self.name}: reload")
         if not self._settings.allow_blocking_in_loop:
-            refuse_on_loop("reload", self.name, RELOAD_INSTEAD)
+            refuse_on_loop("reload", self.name, self._reload_instead)
         self._refresh()
         started = time.monotonic()
         house = self._house

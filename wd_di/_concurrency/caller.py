@@ -11,6 +11,9 @@ from asyncio import _get_running_loop
 from wd_di._concurrency.greenlets import current_greenlet
 from wd_di.errors import ScopeError
 
+ON_A_THREAD = "move it to asyncio.to_thread"
+"""A way out that whoever would block a loop always has."""
+
 
 def refuse_outside_of_a_task(what: str) -> None:
     """Refuse a coroutine that no asyncio task runs: who holds what is told by the task.
@@ -45,7 +48,7 @@ def on_loop() -> bool:
     return _get_running_loop() is not None or ("trio.lowlevel" in sys.modules and in_trio())
 
 
-def refuse_on_loop(what: str, pool: str, instead: str = "use 'async with' and await its calls") -> None:
+def refuse_on_loop(what: str, pool: str, instead: str = f"use 'async with' and await its calls, {ON_A_THREAD}") -> None:
     """Refuse a call that would block the event loop which runs in this thread.
 
     Raises:
@@ -53,8 +56,8 @@ def refuse_on_loop(what: str, pool: str, instead: str = "use 'async with' and aw
     """
     if on_loop():
         raise ScopeError(
-            f"{pool}: {what} would block the event loop that runs in this thread: {instead}, move it to "
-            "asyncio.to_thread, or set allow_blocking_in_loop=True in a notebook"
+            f"{pool}: {what} would block the event loop that runs in this thread: {instead}, or set "
+            "allow_blocking_in_loop=True in a notebook"
         )
 
 
