@@ -19,6 +19,7 @@ from wd_di._settings.kafka import MAX_INT, Frozen, KafkaSettings, is_kafkas
 from wd_di._settings.names import OF_RECORDS, dotted
 from wd_di._settings.passed import kind_of
 from wd_di._settings.problems import all_problems, problem, retold
+from wd_di._settings.shapes import WAY
 from wd_di._settings.warned import SettingsWarning, outside, short_timeout
 from wd_di.errors import SettingsError
 
@@ -145,6 +146,11 @@ def left_open(settings: PoolSettings, name: str) -> bool:
     """Whether nobody chose this setting: also where a default was updated in part, which sets every field."""
     chosen, fields = settings.model_fields_set, PoolSettings.model_fields
     return name not in chosen or (chosen >= fields.keys() and getattr(settings, name) == fields[name].default)
+
+
+def way_to_brokers(settings: PoolSettings) -> str:
+    """Return which variable says where the brokers are, if the settings are of a ``Settings``; else nothing."""
+    return str(settings.__dict__.get(WAY, ""))
 
 
 def checked_pool(name: object, given: object) -> PoolSettings:

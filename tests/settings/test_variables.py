@@ -581,3 +581,62 @@ def test_the_global_pools_variable_without_json(monkeypatch: pytest.MonkeyPatch)
     for _ in range(2):
         with pytest.raises(SettingsError, match=r"variable WD_DI holds no JSON; .*WD_DI__KAFKA__BOOTSTRAP_SERVERS"):
             wd_di.setup()
+
+
+# -- where the brokers are ---------------------------------------------------------------------------
+
+
+def _unreachable(pool: PoolSettings) -> str:
+    with pytest.raises(SettingsError, match="bootstrap_servers") as raised:
+        ProducerPool(pool)
+    return str(raised.value)
+
+
+def test_missing_brokers_are_told_with_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool without brokers names the variable that would give them, wherever it is, and what is set in its place."""
+    monkeypatch.setenv("PARCELS__SIZE", "5")
+    monkeypatch.setenv("DEPOT_LETTERS__SIZE", "5")
+    for pool, variable in (
+        (Wanted().parcels, "PARCELS__KAFKA__BOOTSTRAP_SERVERS"),  # type: ignore[call-arg]
+        (Prefixed().letters, "DEPOT_LETTERS__KAFKA__BOOTSTRAP_SERVERS"),  # type: ignore[call-arg]
+        (Docked().barrels.on(KafkaSettings(linger_ms=3)), "DOCK_CASKS__KAFKA__BOOTSTRAP_SERVERS"),
+        (Nested().yard.sacks, "YARD__SACKS__KAFKA__BOOTSTRAP_SERVERS"),
+        (Nested().sheds["left"].model_copy(update={"size": 2}), "SHEDS__LEFT__KAFKA__BOOTSTRAP_SERVERS"),
+    ):
+        assert f"(variable {variable})" in _unreachable(pool)
+    monkeypatch.setenv("PARCELS_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    said = _unreachable(Wanted().parcels)  # type: ignore[call-arg]
+    assert "; PARCELS_BOOTSTRAP_SERVERS is set, and no setting takes it)" in said
+
+
+def test_the_global_pools_missing_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The global pool names its variable, and the one that other programs take; what isn't of the environment, none."""
+    with pytest.raises(SettingsError, match=re.escape("(variable WD_DI__KAFKA__BOOTSTRAP_SERVERS), or deliver")):
+        wd_di.setup()
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    with pytest.raises(SettingsError, match="; KAFKA_BOOTSTRAP_SERVERS is set, and no setting takes it"):
+        wd_di.setup()
+    with pytest.raises(SettingsError) as raised:
+        wd_di.setup(settings=PoolSettings())
+    assert "variable" not in str(raised.value)
+
+
+def test_a_required_pool_and_brokers_of_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing pool is told with the variable that was set in place of its own."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+
+    assert "or give the field a default; KAFKA_BOOTSTRAP_SERVERS is set, and no setting takes it" in _told(Wanted)
+
+
+def test_what_is_known_of_the_variable_is_no_setting() -> None:
+    """Settings with a known variable are equal to others, hash and dump alike, and a shared default isn't touched."""
+    own, other = PoolSettings(), Depot().crates
+
+    assert (own, hash(own), own.model_dump(), dict(own), repr(own)) == (
+        other,
+        hash(other),
+        other.model_dump(),
+        dict(other),
+        repr(other),
+    )
+    assert "variable" not in _unreachable(Depot.model_fields["crates"].default)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 import weakref
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -21,14 +22,16 @@ from pydantic_settings import (
 )
 
 from wd_di._settings.defaults import beneath, in_its_class, leads
+from wd_di._settings.places import is_pool
 from wd_di._settings.problems import retold
+from wd_di._settings.shapes import WAY, members, read_as
 from wd_di._settings.sources import all_in_one_form, reading
 from wd_di._settings.variables import Given, misspelt_arguments
 from wd_di._settings.warned import SettingsWarning, outside
 from wd_di.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 
 class Settings(BaseSettings):
@@ -69,6 +72,7 @@ class Settings(BaseSettings):
                 given = Given(type(self), sources, _kinds)
                 for remark in given.remarks(misspelt_arguments(type(self), values)):
                     warnings.warn(f"{type(self).__name__}: {remark}", SettingsWarning, outside())
+                self.__dict__.update(_with_way(type(self), self.__dict__, (), given.way_to_brokers))
                 return
         raise told  # outside of the handler: the original may show inputs
 
@@ -139,6 +143,8 @@ class _Defaults(PydanticBaseSettingsSource):
         return {str(name): each for name, each in given.items()}
 
 
+_Way = Callable[[tuple[str, ...]], str]
+
 _kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
 
 
@@ -152,3 +158,29 @@ def _unread(error: UnreadError, given: Given) -> Exception:
     cause = error.__cause__
     text = given.no_json(cause.doc) if isinstance(cause, json.JSONDecodeError) else ""
     return SettingsError(f"{given.title}: {text}") if text else error
+
+
+def _with_way(kind: object, values: Mapping[str, Any], path: tuple[str, ...], way: _Way) -> dict[str, Any]:
+    """Return a model's fields, in which each pool without brokers knows how they could have been given."""
+    names = {str(ways[0][0]): map(str, read_as(kind, ways)[0]) for ways, _, _ in members(kind)}
+    return {name: _knowing(values[name], (*path, *keys), way) for name, keys in names.items() if name in values}
+
+
+def _knowing(value: Any, path: tuple[str, ...], way: _Way) -> Any:
+    kind = type(value)
+    if is_pool(kind):
+        if value.kafka.bootstrap_servers is not None or not (told := way(path)):
+            return value
+        copied = value.model_copy()  # the default is the program's, and may be that of several fields
+        copied.__dict__[WAY] = told  # no field and no private attribute: those are compared
+        return copied
+    if kind is dict:
+        made = {key: _knowing(each, (*path, str(key)), way) for key, each in value.items()}
+        return value if all(made[key] is value[key] for key in value) else made
+    if isinstance(value, BaseModel):
+        made = _with_way(kind, value.__dict__, path, way)
+        if any(made[name] is not value.__dict__[name] for name in made):
+            copied = value.model_copy()
+            copied.__dict__.update(made)
+            return copied
+    return value

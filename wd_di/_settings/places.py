@@ -24,6 +24,11 @@ def is_kafka(kind: object) -> TypeGuard[Kafka]:
     return hasattr(kind, "librdkafka")
 
 
+def is_pool(kind: object) -> bool:
+    """Whether this is a class of a pool's settings."""
+    return _is_ours(kind) and not is_kafka(kind)
+
+
 def kafka_of(pool: object) -> object:
     """Return the class of Kafka's settings in a class of a pool's."""
     return fields_of(pool)["kafka"].annotation

@@ -13,6 +13,9 @@ Values = dict[object, object]
 Keys = list[str | int]
 """The way to one value, of a field with an alias."""
 
+WAY = "_way_to_brokers"
+"""Under this a pool's settings without brokers hold which variable would have given them, if that is known."""
+
 
 class Part(dict[object, object]):
     """What changes a part of a default, with that: its class may be based on the one that a field is typed as."""

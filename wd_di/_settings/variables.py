@@ -29,6 +29,8 @@ _OFTEN = frozenset({"kafka", "order", "share"})
 _EXAMPLES = {False: "size", True: "bootstrap_servers"}
 """A setting of a pool, and one of Kafka's."""
 
+_BROKERS = re.compile(r"(^|_)(bootstrap_servers?|kafka_(brokers?|hosts?|servers?|urls?))$|^brokers?$")
+
 
 # -- the names of one source -------------------------------------------------------------------------
 
@@ -217,6 +219,21 @@ class Given:
         keys[:1] = [aliases(self._kind).get(each.lower(), each) for each in keys[:1]]
         return _bare(keys)
 
+    def way_to_brokers(self, path: Path) -> str:
+        """Return which variable says where the brokers of a pool are, and what was set in its place."""
+        names = next((each for each in self._sources if each.word == "variable"), None)
+        return f" (variable {names.called((*path, 'kafka', 'bootstrap_servers'))}{self._astray()})" if names else ""
+
+    def _astray(self) -> str:
+        """Return which names are set that other programs take for the brokers."""
+        found = [
+            name
+            for names in self._sources
+            for name, key in names.others
+            if _BROKERS.search(_bare([key])) and not any(self._takes(kind, key) for kind in self._others)
+        ]
+        return f"; {', '.join(found)} is set, and no setting takes it" if found else ""
+
     def _missing(self, path: Sequence[object]) -> str:
         place = next((each for each in self._places if self._full(each.path) == self._full(map(str, path))), None)
         variables = [names for names in self._sources if names.word == "variable"]
@@ -225,10 +242,14 @@ class Given:
         head = place.path if is_kafka(place.kind) else (*place.path, "kafka")
         hint = f": set {variables[0].called((*head, 'bootstrap_servers'))} and so on, or give the field a default"
         wanted = _bare((variables[0].prefix, *place.path))
-        return hint + "".join(
-            f"; {stray} is set, did you mean {better}?"
-            for stray, better in self.strays.items()
-            if f"{_bare([better])}_".startswith(f"{wanted}_")
+        return (
+            hint
+            + (self._astray() if not self.strays else "")
+            + "".join(
+                f"; {stray} is set, did you mean {better}?"
+                for stray, better in self.strays.items()
+                if f"{_bare([better])}_".startswith(f"{wanted}_")
+            )
         )
 
     def _all(self) -> Iterator[_Name]:
