@@ -116,7 +116,7 @@ class Running(Generic[C]):
             self._wire()
             with Brief():
                 await outwaited(_workers, lambda: open_pools(self._container))
-                await _settled(self._container.init_resources())
+                await _wait_for(self._container.init_resources())
         except BaseException as error:
             await self._stop_async(error)
             raise
@@ -242,7 +242,7 @@ async def _close_async(resources: Iterable[Resource]) -> tuple[list[Exception], 
                 if isinstance(resource, PoolResource):
                     await outwaited(_workers, resource.shutdown)
                 else:
-                    await _settled(resource.shutdown())
+                    await _wait_for(resource.shutdown())
         except asyncio.CancelledError as error:
             cancelled = error
     return errors, cancelled
@@ -263,7 +263,7 @@ class _Noting:
         return isinstance(error, Exception)
 
 
-async def _settled(result: Awaitable[object] | None) -> None:
+async def _wait_for(result: Awaitable[object] | None) -> None:
     """Await it, if there is something to await: a container without async resources returns None."""
     if result is not None:
         await result

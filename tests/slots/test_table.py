@@ -68,7 +68,7 @@ class Bench:
 
     def fence(self, slot: Slot) -> Effects:
         """Lose the slot's producer to another process."""
-        effects = self.table.doom(slot, slot.connection, FENCED)
+        effects = self.table.mark_broken(slot, slot.connection, FENCED)
         assert effects is not None
         assert [slot] == effects.retire
         return self.table.retired(slot)
@@ -389,7 +389,7 @@ def test_a_broken_shared_slot_takes_nobody_in_and_goes_with_its_last_borrower() 
     first, second = bench.borrow("first"), bench.borrow("second")
     broken = Retirement("broken", REFUSED)
 
-    assert bench.table.doom(bench.slots[0], bench.slots[0].connection, broken) is None
+    assert bench.table.mark_broken(bench.slots[0], bench.slots[0].connection, broken) is None
     assert not bench.table.take(Claim("third"))
     assert bench.table.release(first) is None
     assert [bench.slots[0]] == bench.table.release(second).retire  # type: ignore[union-attr]
@@ -514,7 +514,7 @@ def test_a_warm_pool_replaces_what_it_retired() -> None:
     """It doesn't wait for a borrower; a lazy one does."""
     warm, lazy = Bench(warm=True).warm(), Bench().warm()
     for bench in (warm, lazy):
-        bench.table.doom(bench.slots[0], bench.slots[0].connection, Retirement("broken"))
+        bench.table.mark_broken(bench.slots[0], bench.slots[0].connection, Retirement("broken"))
         bench.table.retired(bench.slots[0])
 
     assert "ci" == warm.states()
@@ -550,7 +550,7 @@ def test_a_broken_idle_producer_is_retired_where_it_rests() -> None:
     bench = Bench(size=1).warm()
     slot = bench.slots[0]
 
-    assert [slot] == bench.table.doom(slot, slot.connection, Retirement("broken")).retire  # type: ignore[union-attr]
+    assert [slot] == bench.table.mark_broken(slot, slot.connection, Retirement("broken")).retire  # type: ignore[union-attr]
     assert not bench.table.take(Claim("next"))
 
 
@@ -559,8 +559,8 @@ def test_the_first_reason_to_retire_is_kept() -> None:
     bench = Bench(size=1).warm()
     lease, slot = bench.borrow(), bench.slots[0]
     first = Retirement("broken")
-    bench.table.doom(slot, slot.connection, first)
-    bench.table.doom(slot, slot.connection, Retirement("again"))
+    bench.table.mark_broken(slot, slot.connection, first)
+    bench.table.mark_broken(slot, slot.connection, Retirement("again"))
     bench.table.release(lease, Retirement("commit failed"))
 
     assert first is slot.retirement
@@ -570,7 +570,7 @@ def test_news_of_a_producer_that_is_gone_says_nothing_of_its_successor() -> None
     """The poller may have looked at a client that was replaced meanwhile."""
     bench = Bench(size=1).warm()
 
-    assert bench.table.doom(bench.slots[0], object(), Retirement("broken")) is None
+    assert bench.table.mark_broken(bench.slots[0], object(), Retirement("broken")) is None
     assert bench.borrow()
 
 
@@ -835,7 +835,7 @@ def test_the_stats_are_one_picture_of_everything() -> None:
     effects.create = effects.create[:3]
     bench.create(effects)
     bench.borrow()
-    bench.table.doom(bench.slots[0], bench.slots[0].connection, Retirement("broken"))
+    bench.table.mark_broken(bench.slots[0], bench.slots[0].connection, Retirement("broken"))
     bench.fail(bench.slots[4])
 
     expected = PoolStats(

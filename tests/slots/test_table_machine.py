@@ -204,11 +204,11 @@ class Machine(RuleBasedStateMachine):
         self.carry_out(self.table.tick())
 
     @rule(number=ANY, stale=strategies.booleans(), fenced=strategies.booleans())
-    def doom(self, number: int, *, stale: bool, fenced: bool) -> None:
+    def mark_broken(self, number: int, *, stale: bool, fenced: bool) -> None:
         slot = self.one(self.table._slots, number)
         client = Client(-1) if stale or slot.connection is None else slot.connection
         self.banned.add(client)
-        self.carry_out(self.table.doom(slot, client, Retirement("broken", fenced=fenced)))
+        self.carry_out(self.table.mark_broken(slot, client, Retirement("broken", fenced=fenced)))
 
     # -- the pool's owner -------------------------------------------------------------------------
 

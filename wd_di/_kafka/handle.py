@@ -156,8 +156,8 @@ class Handle(ABC):
 
     # -- translation -------------------------------------------------------------------------------
 
-    def _call(self, call: Callable[[cimpl.Producer], object], seconds: float, *, settle: bool = True) -> None:
-        """A call of at most so many seconds whose error concerns the caller. Its callbacks are settled either way."""
+    def _call(self, call: Callable[[cimpl.Producer], object], seconds: float, *, serve: bool = True) -> None:
+        """A call of at most so many seconds whose error concerns the caller. Its callbacks are served either way."""
         handle = self._open()
         try:
             yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (it is deleted after that)
@@ -170,8 +170,8 @@ class Handle(ABC):
             raise self._translated(error) from error
         finally:
             del handle  # as in Calls.make
-            if settle:
-                self._settle()
+            if serve:
+                self._serve_notes()
 
     def _serve(self, call: Callable[[cimpl.Producer], object], seconds: float) -> None:
         self._serve_on(call, self._open(), seconds)
@@ -198,9 +198,9 @@ class Handle(ABC):
             self._translated(error)
         finally:
             del handle  # as in Calls.make
-            self._settle()
+            self._serve_notes()
 
-    def _settle(self) -> None:
+    def _serve_notes(self) -> None:
         if self._answers.take_in(self.verdict):
             self._stored()
         if (overdue := self._hearing.overdue()) is not None and not self._idle():

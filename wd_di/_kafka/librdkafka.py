@@ -60,7 +60,7 @@ class KafkaClient(Handle):
     def begin(self) -> None:
         """Begin; local, no request is sent."""
         # On an event loop nothing may be looked up.
-        self._call(methodcaller("begin_transaction"), 0, settle=False)
+        self._call(methodcaller("begin_transaction"), 0, serve=False)
         self.in_transaction, self._unheard, self._wrote = True, False, False
 
     def send_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:

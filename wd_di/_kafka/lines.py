@@ -102,7 +102,7 @@ class Lines:
             elif away is not None and (outage := self._outage(away, logger, now)) is not None:
                 return self._failed(outage, level, _cause(away["cause"]), now)
             elif level == logging.WARNING and _SETTLING.search(text):
-                level = self._settled(now)
+                level = self._settling_level(now)
             left_out = self._limiter.admit(f"{level} {facility} {kind}", now)
             return (logging.DEBUG, None, "") if left_out is None else (level, None, and_more(left_out))
 
@@ -127,7 +127,7 @@ class Lines:
             return logging.DEBUG, None, ""
         return level, f"{self._pool}: broker {outage.address} is away: {cause}" if first else None, ""
 
-    def _settled(self, now: float) -> int:
+    def _settling_level(self, now: float) -> int:
         """Return the level of a line that every new cluster brings, and that only matters if it doesn't end."""
         if now - self._settling_at >= SETTLING:
             self._settling_since = now

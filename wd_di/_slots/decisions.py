@@ -8,8 +8,8 @@ The cases, in the order in which they are decided:
 - A slot comes free or was made (`release`, `created`). Its producer is no good any more or too old, the pool is closing
   or was reloaded: it retires when its last borrower is gone. Somebody waits: granted to the longest. Else it rests, and
   if that makes all slots available after a reload, the next old one is replaced.
-- A producer retires or couldn't be made (`doom`, `creation_failed`). Its handle is destroyed first (`retired`); then
-  the slot is empty, and created again if somebody waits or the pool is kept warm, after its back-off.
+- A producer retires or couldn't be made (`mark_broken`, `creation_failed`). Its handle is destroyed first (`retired`);
+  then the slot is empty, and created again if somebody waits or the pool is kept warm, after its back-off.
 - Time passes (`tick`). What came back late is taken back, empty slots are created, one expired producer retires.
 """
 
@@ -113,7 +113,7 @@ class Decisions(Generic[C]):
             slot.claims.remove(claim)
         if known is None and retirement is not None and retirement.expired:
             return self._retire_expired(slot)
-        return self._settle(slot)
+        return self._place(slot)
 
     def _retire_expired(self, found: Slot[C]) -> Effects[C] | None:
         """Retire with this slot all idle ones that may share its fate: one that rested half as long, or longer.
@@ -121,7 +121,7 @@ class Decisions(Generic[C]):
         How long the coordinator keeps an id isn't known, only that it was no longer than this one rested. A new
         producer costs less than another failed transaction.
         """
-        effects = self._settle(found) or Effects()
+        effects = self._place(found) or Effects()
         resting = (found.heard_at + self._clock()) / 2
         for slot in [slot for slot in self._idle if slot.heard_at <= resting]:
             self._idle.remove(slot)
@@ -129,7 +129,7 @@ class Decisions(Generic[C]):
             self._retire(slot, effects)
         return effects
 
-    def _settle(self, slot: Slot[C]) -> Effects[C] | None:
+    def _place(self, slot: Slot[C]) -> Effects[C] | None:
         """Decide what becomes of a slot that was returned or created: on to a waiter, to rest, or to be closed."""
         if self._fit(slot) and not self._too_old(slot):
             return self._offer(slot)
@@ -174,7 +174,7 @@ class Decisions(Generic[C]):
             elif slot.state is State.RETIRING and not slot.at_work:
                 effects.retire.append(slot)
             elif astray and not slot.claims:
-                effects.add(self._settle(slot))
+                effects.add(self._place(slot))
 
     def _retire(self, slot: Slot[C], effects: Effects[C]) -> None:
         slot.state = State.RETIRING

@@ -324,7 +324,7 @@ class Housekeeper:
             except Fault:  # closed meanwhile
                 return False
         if (broken := connection.broken()) is not None:
-            self.carry_out(self.table.doom(slot, connection, broken))
+            self.carry_out(self.table.mark_broken(slot, connection, broken))
         self._asker.ask_for_topics(connection)
         return client.owes() > 0 and not (served and connection.shared)
 

@@ -191,7 +191,7 @@ class SlotTable(Decisions[C]):
             self._last_error = None
             self._permanent = False
             self._counts.created += 1
-            return self._settle(slot) or Effects()
+            return self._place(slot) or Effects()
 
     def creation_failed(self, slot: Slot[C], error: BaseException, *, permanent: bool) -> Effects[C]:
         """The slot couldn't be connected; it stays RETIRING until :meth:`retired` says that its handle is gone.
@@ -221,7 +221,7 @@ class SlotTable(Decisions[C]):
         """Whether it may have by now, while the slot was held; a closing pool has no other one to give."""
         return not self.closing and claim.slot.forgotten(self._clock(), self.policy.id_lifetime)
 
-    def doom(self, slot: Slot[C], connection: C, retirement: Retirement) -> Effects[C] | None:
+    def mark_broken(self, slot: Slot[C], connection: C, retirement: Retirement) -> Effects[C] | None:
         """A producer was found broken while idle or shared: retire it now, or when its last holder returns."""
         with self._lock:
             if slot.connection is not connection or slot.retirement is not None:
@@ -230,7 +230,7 @@ class SlotTable(Decisions[C]):
             if slot.state is not State.IDLE:
                 return None
             self._idle.remove(slot)
-            return self._settle(slot)
+            return self._place(slot)
 
     def retired(self, slot: Slot[C]) -> Effects[C]:
         """The old handle's destroy has returned, so the same index may be created again.

@@ -367,7 +367,7 @@ class FakePool(ProducerPool):
         table = self._house.table
         for slot, connection in table.living():
             if slot.state is State.IDLE:
-                self._house.carry_out(table.doom(slot, connection, Retirement(reason)))
+                self._house.carry_out(table.mark_broken(slot, connection, Retirement(reason)))
 
     def _hold_all(self, leases: list[Lease]) -> None:
         with suppress(PoolError):  # whatever it is, there is nothing left to hold
