@@ -93,6 +93,7 @@ class Running(Generic[C]):
         self._container = container
         self._modules = modules
         self._packages = packages
+        _diagnosis.asked(container, [*modules, *packages], _package(container))
 
     def __enter__(self) -> C:
         try:

@@ -64,7 +64,7 @@ Make = Callable[..., ModuleType]
 def make(monkeypatch) -> Iterator[Make]:
     """Makes modules whose function ``place`` names the given marker."""
     gc.collect()  # the containers of earlier tests
-    for noted in ("_stopped", "_running"):
+    for noted in ("_stopped", "_running", "_asked"):
         monkeypatch.setattr(_diagnosis, noted, WeakKeyDictionary())
     made = []
 
@@ -334,6 +334,90 @@ def test_the_program_itself(make, tmp_path):
 
     assert "it belongs to the running program" in lines[0]
     assert "the Other that is wired to '__main__' isn't of the class that the marker names, Shop.orders" in lines[1]
+
+
+PROGRAM = """
+import asyncio, sys
+from dependency_injector import containers
+from wd_di import PoolResource, inject, injected, running
+
+
+class Shop(containers.DeclarativeContainer):
+    wiring_config = containers.WiringConfiguration(modules={modules}, auto_wire=False)
+    orders = PoolResource({{"deliver": False}})
+
+
+@inject
+def place(producer=injected(Shop.orders.producer)):
+    pass
+
+
+async def main():
+    async with running(Shop()):
+        await asyncio.to_thread(place)
+
+
+if __name__ == "__main__":
+    {use}
+"""
+
+
+@pytest.mark.parametrize(
+    ("modules", "use", "reason"),
+    [
+        (
+            [],
+            "with running(Shop(), modules=[__name__]): pass\n    place()",
+            (
+                "container.wire(modules=['__main__']) wasn't called again since its container was stopped, or "
+                "unwire() has taken it back: call it while running(...) lasts"
+            ),
+        ),
+        (
+            [],
+            "running(Shop(), modules=[__name__])\n    place()",
+            "running(...) was only called, which wires nothing yet: call it inside of 'with running(...):'",
+        ),
+        (
+            [],
+            "asyncio.run(main())",
+            (
+                "it belongs to the running program, which nobody has wired: call container.wire(modules=['__main__']), "
+                "or use running(container, modules=['__main__']); there is a Shop, and it is wired to none, or not any "
+                "more"
+            ),
+        ),
+        (
+            ["program"],
+            "asyncio.run(main())",
+            (
+                "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
+                "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
+            ),
+        ),
+    ],
+)
+def test_the_program_and_its_container(tmp_path, modules, use, reason):
+    """In the running program, too, it is told whether its container has stopped, or wasn't started, or looks away."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.format(modules=modules, use=use))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=50, check=False)
+
+    assert done.stderr.splitlines()[-1].endswith(f"nothing was injected for 'producer': {reason}")
+
+
+def test_running_that_was_never_entered(make):
+    """Who calls ``running`` without ``with`` is told so, until somebody enters it."""
+    module = make("why.services")
+    shop = Shop()
+    started = running(shop, modules=[module])
+
+    assert "running(...) was only called, which wires nothing yet: call it inside of 'with running(...):'" == said(
+        module
+    )
+    with started:
+        assert module.place() is not None
+    assert "since its container was stopped" in said(module)
 
 
 def test_a_container_need_not_be_kept(make):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import resolve_name
@@ -46,6 +47,8 @@ _stopped: WeakKeyDictionary[_Declared, set[str]] = WeakKeyDictionary()
 """Of which containers one has stopped, by their class, with the modules and packages that it was wired to."""
 _running: WeakKeyDictionary[_Container, set[str]] = WeakKeyDictionary()
 """Which containers run, with what they were wired to at their start."""
+_asked: WeakKeyDictionary[_Declared, set[str]] = WeakKeyDictionary()
+"""For which containers, by their class, a ``running`` was made that nobody has entered yet, with what it will wire."""
 
 
 def waits(lifespan: Callable[..., object], container: containers.Container, more: Modules, package: str | None) -> None:
@@ -58,8 +61,15 @@ def started(lifespan: Callable[..., object]) -> None:
     _waiting.pop(lifespan, None)
 
 
+def asked(container: containers.Container, more: Modules, package: str | None) -> None:
+    """Note that somebody has made what wires this container at its start."""
+    with suppress(ImportError):  # a relative name of nowhere, which entering will say
+        _asked[_declared(_seen(container))] = set(_to_wire(_seen(container), more, package))
+
+
 def runs(container: containers.Container) -> None:
     """Note what was wired at the start of a container."""
+    _asked.pop(_declared(_seen(container)), None)
     _running[_seen(container)] = set(_wired_to(_seen(container)))
 
 
@@ -111,11 +121,6 @@ def _reason(module: str, target: object) -> str:
 
 def _unseen(module: str, fitting: list[_Container], target: object) -> str:
     """Say why no container looks at the module."""
-    if module == "__main__":
-        return (
-            "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
-            "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
-        )
     if any(_covers(names, module) and _has(owner, target) for owner, names in _running.items()):
         return (
             f"{module!r} was wired when its container was started, and unwire() has taken it back: leave that to "
@@ -126,11 +131,30 @@ def _unseen(module: str, fitting: list[_Container], target: object) -> str:
             f"{_not_called(module)} again since its container was stopped, or unwire() has taken it back: call it "
             "while running(...) lasts"
         )
+    if any(_covers(names, module) and _has(owner, target) for owner, names in _asked.items()):
+        return "running(...) was only called, which wires nothing yet: call it inside of 'with running(...):'"
     text = f"{_not_called(module)} for the function's module"
+    if module == "__main__":
+        if _copied():
+            return (
+                "it belongs to the running program, and wiring imports a copy of that under its file's name. Move the "
+                "function to a module of its own, or wire this one: container.wire(modules=['__main__'])"
+            )
+        text = (
+            "it belongs to the running program, which nobody has wired: call container.wire(modules=['__main__']), or "
+            "use running(container, modules=['__main__'])"
+        )
     if fitting:
         names = ", ".join(map(repr, _wired_to(fitting[-1])))
         return f"{text}; there is a {_class(fitting[-1])}, and it is wired to {names or 'none, or not any more'}"
     return text
+
+
+def _copied() -> bool:
+    """Whether the running program was imported as a module, too."""
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    others = (each for name, each in tuple(sys.modules.items()) if name != "__main__")
+    return program is not None and any(getattr(each, "__dict__", {}).get("__file__") == program for each in others)
 
 
 def _lacking(container: _Container, target: object, module: str) -> str:
