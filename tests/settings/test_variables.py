@@ -640,3 +640,74 @@ def test_what_is_known_of_the_variable_is_no_setting() -> None:
         repr(other),
     )
     assert "variable" not in _unreachable(Depot.model_fields["crates"].default)
+
+
+# -- pools by whatever key ---------------------------------------------------------------------------
+
+
+class Boats(BaseModel):
+    """Pools by their names, one level down."""
+
+    boats: dict[str, PoolSettings] = {}
+
+
+class Fleet(Settings):
+    """The same with names from everywhere that a default comes from."""
+
+    ships: dict[str, PoolSettings] = {"ferries": PoolSettings(), "eu_tugs": PoolSettings()}  # noqa: RUF012
+    made: dict[str, PoolSettings] = Field(default_factory=lambda: {"yachts1": PoolSettings(), "Canoes": PoolSettings()})
+    port: Boats = Boats(boats={"rowing": PoolSettings()})
+    others: dict[str, PoolSettings] = {}  # noqa: RUF012  (pydantic copies it)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("SHIPS__FERRY_S__SIZE", ""),
+        ("SHIPS__FERRIE__SIZE", "'ferrie' beside 'ferries': did you mean SHIPS__FERRIES__SIZE?"),
+        ("SHIPS__FERIRES__SIZE", "'ferires' beside 'ferries': did you mean SHIPS__FERRIES__SIZE?"),
+        ("SHIPS__FERRIE__KAFKA__RETRIES", "'ferrie' beside 'ferries': did you mean SHIPS__FERRIES__KAFKA__RETRIES?"),
+        ("SHIPS__FERRIES__SIZE", ""),
+        ("SHIPS__US_TUGS__SIZE", ""),
+        ("SHIPS__ROWING__SIZE", ""),
+        ("MADE__YACHTS2__SIZE", ""),
+        ("MADE__YACHT__SIZE", "'yacht' beside 'yachts1': did you mean MADE__YACHTS1__SIZE?"),
+        ("MADE__CANOES__SIZE", "'canoes' beside 'Canoes'"),
+        ("PORT__BOATS__ROWNG__SIZE", "'rowng' beside 'rowing': did you mean PORT__BOATS__ROWING__SIZE?"),
+        ("OTHERS__ANY__SIZE", ""),
+    ],
+)
+def test_a_further_pool_near_to_one_of_the_default(variable: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping takes further pools; one whose name is near to another's, not in a series with it, is a warning."""
+    monkeypatch.setenv(variable, "3")
+
+    assert _told(Fleet) == (f"Fleet: {variable} makes a further pool {said}" if said else "")
+
+
+def test_a_further_pool_of_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that the program itself gives is no mistake; several variables of one further pool are one warning."""
+    monkeypatch.setenv("SHIPS__FERRIE__SIZE", "3")
+    monkeypatch.setenv("SHIPS__FERRIE__KAFKA__RETRIES", "3")
+
+    assert _told(Fleet, ships={"ferrie": {"share": 2}}) == ""
+    assert _told(Fleet).count("makes a further pool") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("OTHER__ANY__SIZE", "OTHERS__ANY__SIZE"),
+        ("OTHERS_ANY__SIZE", "OTHERS__ANY__SIZE"),
+        ("OTHERS_ANY__KAFKA__RETRIES", "OTHERS__ANY__KAFKA__RETRIES"),
+        ("PORT_BOATS__ANY__SIZE", "PORT__BOATS__ANY__SIZE"),
+        ("PARTS__ANY__SIZE", ""),
+        ("OTHER_MAX_SIZE", ""),
+        ("OTHER__ANY__COLOUR", ""),
+    ],
+)
+def test_a_name_near_to_a_mapping(variable: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that would be of a pool by whatever key, but for how it begins, is a warning."""
+    monkeypatch.setenv(variable, "3")
+
+    said = f"Fleet: {variable} is set, and no setting takes it: did you mean {meant}?"
+    assert _told(Fleet) == (said if meant else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard, get_args
 
@@ -77,7 +78,33 @@ def places(
     elif annotation not in seen:
         for ways, inner, field in members(annotation):
             keys = map(str, read_as(annotation, ways)[0])
-            yield from places(inner, (*path, *keys), getattr(field, "default", None), (*seen, annotation))
+            own = getattr(default, str(ways[0][0]), None)  # of a model within, its default may have other pools
+            own = _default(inner, field) if own is None else own
+            yield from places(inner, (*path, *keys), own, (*seen, annotation))
+
+
+def _default(annotation: object, field: object) -> object:
+    factory = getattr(field, "default_factory", None)
+    if callable(factory) and is_mapping(annotation):
+        with suppress(Exception):  # pydantic tells of it, and gives one that takes an argument what it wants
+            return factory()
+    return getattr(field, "default", None)
+
+
+def open_places(
+    annotation: object, path: tuple[str, ...] = (), seen: tuple[object, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Find the mappings that take pools by whatever key; with the class of those."""
+    annotation = plain(annotation)
+    if is_union(annotation):
+        for each in get_args(annotation):
+            yield from open_places(each, path, seen)
+    elif is_mapping(annotation):
+        if is_pool(kind := plain(get_args(annotation)[-1])):
+            yield path, kind
+    elif not _is_ours(annotation) and annotation not in seen:
+        for ways, inner, _ in members(annotation):
+            yield from open_places(inner, (*path, *map(str, read_as(annotation, ways)[0])), (*seen, annotation))
 
 
 # -- where a name ends -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from difflib import SequenceMatcher, get_close_matches
 from typing import TYPE_CHECKING
 
 from wd_di._settings.names import dotted
-from wd_di._settings.places import Place, is_kafka, kafka_of, landing, places
+from wd_di._settings.places import Place, is_kafka, kafka_of, landing, open_places, places
 from wd_di._settings.shapes import aliases, config_of, fields_of
 from wd_di._settings.warned import short_timeout
 
@@ -149,9 +149,7 @@ class Given:
         self._sources = [_Names(each, kind) for each in sources]
         self._others = [each for each in others if each is not kind]
         self._places = list(places(kind))
-        self._by_kind: dict[object, list[Place]] = {}
-        for place in self._places:
-            self._by_kind.setdefault(place.kind, []).append(place)
+        self._open = list(open_places(kind))
         self.strays = {
             text: meant for names in self._sources for text, key in names.others if (meant := self._meant(names, key))
         }
@@ -161,6 +159,7 @@ class Given:
         unheard = {**self.strays, **others, **self._misspelt()}
         for text, better in unheard.items():
             yield f"{text} is set, and no setting takes it: did you mean {better}?"
+        yield from self._further_pools()
         for name in self._all():
             if name.rest == ("timeout",) and not is_kafka(name.kind) and (said := short_timeout(name.value)):
                 yield f"{name.text}: {said}"
@@ -271,16 +270,7 @@ class Given:
     def _meant(self, names: _Names, key: str) -> str | None:
         """Return what a name was meant to be, by its likeness to the places where there are pools."""
         words = re.split(r"((?:_|\.|/)+)", key)
-        found = []
-        for cut in range(1, len(words) - 1, 2):
-            setting, delimited = "_".join(words[cut + 1 :: 2]), words[cut] == names.delimiter
-            for kind, these in self._by_kind.items():
-                exact = _is_setting(kind, setting, delimited=delimited)
-                for place in these if exact or delimited else ():
-                    how = _likeness(words[:cut], names.prefix, place, names.delimiter, delimited=delimited)
-                    meant = None if how is None else setting if exact else _near_setting(kind, setting)
-                    if meant:
-                        found.append((how, not exact, _Name("", "", "", names.called, place.path, kind, (meant,))))
+        found = _like(names, words, self._places) or _like(names, words, self._further_places(names, words))
         if not found or any(self._takes(kind, key) for kind in self._others):
             return None
         better = min(found, key=lambda each: each[:2])[2]
@@ -288,10 +278,83 @@ class Given:
             return None
         return names.called((*better.head, *better.rest))
 
+    def _further_places(self, names: _Names, words: list[str]) -> list[Place]:
+        """Return where pools would be that a mapping takes by whatever key, if a name begins nearly as that."""
+        made = []
+        for path, kind in self._open if names.delimiter in words[1::2] else ():
+            wanted = _bare((names.prefix, *path)).strip("_")
+            start = 2 * len(wanted.split("_"))
+            if SequenceMatcher(None, "_".join(words[:start:2]), wanted).ratio() >= NEAR:
+                keys = ["".join(words[start:end]) for end in range(start + 1, len(words), 2)]
+                made += [Place(kind, (*path, key)) for key in keys]
+                made += [Place(kafka_of(kind), (*path, key, "kafka"), 2) for key in keys]
+        return made
+
+    def _further_pools(self) -> Iterator[str]:
+        """Say which pools a mapping gets beside those of its default that are likely meant to be one of them."""
+        own = (name.head for names in self._sources if not names.word for name in names.given)
+        told = {head[:end] for head in own for end in range(len(head) + 1)}  # also what the program itself says
+        for name in self._all() if self._open else ():
+            at, meant = self._near_pool(name) or (0, "")
+            key = name.head[: at + 1]
+            if meant and key not in told:
+                told.add(key)
+                better = name.called((*name.head[:at], meant, *name.head[at + 1 :], *name.rest))
+                way = f": did you mean {better}?" if meant.lower() != key[at].lower() else ""
+                yield f"{name.text} makes a further pool {key[at]!r} beside {meant!r}{way}"
+
+    def _near_pool(self, name: _Name) -> tuple[int, str] | None:
+        """Return which key of a path is nearly that of a mapping's default, and that; none if it is one."""
+        lower = [each.lower() for each in name.head]
+        near = None
+        for place in self._places:
+            path = [each.lower() for each in place.path]
+            at = next(
+                (
+                    len(each)
+                    for each, _ in self._open
+                    if len(each) < len(path) == len(lower) and _starts(place.path, each) and _starts(name.head, each)
+                ),
+                None,
+            )
+            if at is None or path[at + 1 :] != lower[at + 1 :]:
+                continue
+            if place.path[at] == name.head[at]:
+                return None
+            if _near_keys(lower[at], path[at]):
+                near = at, place.path[at]
+        return near
+
     def _takes(self, kind: type, key: str) -> bool:
         prefix, delimiter = (str(config_of(kind).get(each) or "") for each in ("env_prefix", "env_nested_delimiter"))
         rest = key.removeprefix(prefix.lower())
         return len(rest) == len(key) - len(prefix) and landing(kind, tuple(rest.split(delimiter or "\0"))) is not None
+
+
+def _like(names: _Names, words: list[str], places: Iterable[Place]) -> list[tuple[int, bool, _Name]]:
+    """Return which settings a name may mean; less is nearer."""
+    by_kind: dict[object, list[Place]] = {}
+    for place in places:
+        by_kind.setdefault(place.kind, []).append(place)
+    found = []
+    for cut in range(1, len(words) - 1, 2):
+        setting, delimited = "_".join(words[cut + 1 :: 2]), words[cut] == names.delimiter
+        for kind, these in by_kind.items():
+            exact = _is_setting(kind, setting, delimited=delimited)
+            for place in these if exact or delimited else ():
+                how = _likeness(words[:cut], names.prefix, place, names.delimiter, delimited=delimited)
+                meant = None if how is None else setting if exact else _near_setting(kind, setting)
+                if how is not None and meant:
+                    found.append((how, not exact, _Name("", "", "", names.called, place.path, kind, (meant,))))
+    return found
+
+
+def _near_keys(one: str, other: str) -> bool:
+    """Whether one key is likely the other, misspelt; not one of a series, nor of two regions."""
+    words, others = one.split("_"), other.split("_")
+    pairs = list(zip(words, others, strict=True)) if len(words) == len(others) else [(one, other)]
+    series = one != other and re.sub(r"\d+", "", one) == re.sub(r"\d+", "", other)
+    return not series and all(SequenceMatcher(None, *pair).ratio() >= NEAR for pair in pairs)
 
 
 def _likeness(head: list[str], prefix: str, place: Place, delimiter: str, *, delimited: bool) -> int | None:
