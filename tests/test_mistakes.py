@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 from confluent_kafka import TopicPartition
-from dependency_injector import containers, providers
+from dependency_injector import containers, providers, wiring
 
 import wd_di
 from tests.scripted import in_thread
@@ -802,10 +802,13 @@ def asking_a_provider() -> None:
     Shop().orders.stats()  # type: ignore[attr-defined]
 
 
-@mistake(
-    "AttributeError: this is what injected(...) gives, without 'produce_sync': nothing was injected: put @inject "
-    "directly above the function"
+NOT_INJECTED = (
+    "nothing was injected: put @inject directly above the function, from wd_di; dependency-injector's own gives "
+    "nothing until its container is wired: container.wire(modules=[...])"
 )
+
+
+@mistake(f"AttributeError: this is what injected(...) gives, without 'produce_sync': {NOT_INJECTED}")
 def inject_is_forgotten() -> None:
     """Only the default is there."""
 
@@ -813,6 +816,39 @@ def inject_is_forgotten() -> None:
         producer.produce_sync("orders", "v")
 
     place()
+
+
+@mistake(f"AttributeError: this is what injected(...) gives, without 'flush': {NOT_INJECTED}")
+def the_other_inject_is_not_wired() -> None:
+    """dependency-injector's own decorator, which hands over the default until its container is wired."""
+
+    @wiring.inject
+    def place(producer: Producer = injected(Shop.orders.producer)) -> None:
+        producer.flush()
+
+    place()
+
+
+@mistake(f"TypeError: this is what injected(...) gives, and nothing for 'with': {NOT_INJECTED}")
+def entering_what_is_not_injected() -> None:
+    """A block of the default."""
+
+    def place(pool: ProducerPool = injected(Shop.orders)) -> None:
+        with pool:
+            pass
+
+    place()
+
+
+@mistake(f"TypeError: this is what injected(...) gives, and nothing for 'async with': {NOT_INJECTED}")
+def entering_what_is_not_injected_in_a_task() -> None:
+    """A block of the default, in a task."""
+
+    async def place(pool: ProducerPool = injected(Shop.orders)) -> None:
+        async with pool:
+            pass
+
+    asyncio.run(place())
 
 
 # -- event loops -------------------------------------------------------------------------------------

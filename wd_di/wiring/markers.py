@@ -25,13 +25,29 @@ T = TypeVar("T")
 _PROVIDE: Any = wiring.Provide  # the stubs declare it as an instance of a protocol
 _NAMES_A_MARKER = re.compile(r"\b(Provide|Provider|Closing)\[|\binjected\(")
 
+_HINT = (
+    "nothing was injected: put @inject directly above the function, from wd_di; dependency-injector's own gives "
+    "nothing until its container is wired: container.wire(modules=[...])"
+)
+
 
 class _Injected(_PROVIDE):  # type: ignore[misc]  # as just said
     """The marker ``Provide``, which tells whoever uses it for what it stands for that nothing was injected."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        hint = "nothing was injected: put @inject directly above the function"
-        raise AttributeError(f"this is what injected(...) gives, without {name!r}: {hint}", name=name, obj=self)
+        raise AttributeError(f"this is what injected(...) gives, without {name!r}: {_HINT}", name=name, obj=self)
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(f"this is what injected(...) gives, and nothing for 'with': {_HINT}")
+
+    def __exit__(self, *_: object) -> None:
+        """Never called; without it, ``with`` wouldn't ask ``__enter__``."""
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(f"this is what injected(...) gives, and nothing for 'async with': {_HINT}")
+
+    async def __aexit__(self, *_: object) -> None:
+        """As ``__exit__``."""
 
     def __repr__(self) -> str:
         return f"injected({self.provider!r})"
