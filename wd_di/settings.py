@@ -212,6 +212,8 @@ def _no_setting(key: object, kind: type[PoolSettings] = PoolSettings) -> str:
         return "it is Kafka's own: it belongs into the field kafka"
     like = str(key).lower().replace("-", "_").replace(".", "_")
     near = get_close_matches(like, kind.model_fields, n=1)
+    if not near and (kafkas := KafkaSettings.nearly(like)):
+        near = [f"kafka.{kafkas.replace('.', '_')}"]
     return f"a pool has no such setting{f', did you mean {near[0]}?' if near else ''}"
 
 

@@ -605,7 +605,9 @@ def test_missing_brokers_are_told_with_their_variable(monkeypatch: pytest.Monkey
     ):
         assert f"(variable {variable})" in _unreachable(pool)
     monkeypatch.setenv("PARCELS_BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    said = _unreachable(Wanted().parcels)  # type: ignore[call-arg]
+    with pytest.warns(SettingsWarning, match="did you mean PARCELS__KAFKA__BOOTSTRAP_SERVERS"):
+        pool = Wanted().parcels  # type: ignore[call-arg]
+    said = _unreachable(pool)
     assert "; PARCELS_BOOTSTRAP_SERVERS is set, and no setting takes it)" in said
 
 
@@ -711,3 +713,55 @@ def test_a_name_near_to_a_mapping(variable: str, meant: str, monkeypatch: pytest
 
     said = f"Fleet: {variable} is set, and no setting takes it: did you mean {meant}?"
     assert _told(Fleet) == (said if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("CLUSTER_BOOTSTRAP_SEVERS", "CLUSTER__BOOTSTRAP_SERVERS"),
+        ("CLUSTER__BROKERS", "CLUSTER__BOOTSTRAP_SERVERS"),
+        ("CRATES__KAFKA__HOST", "CRATES__KAFKA__BOOTSTRAP_SERVERS"),
+        ("CRATES_BOOTSTRAP_SERVERS", "CRATES__KAFKA__BOOTSTRAP_SERVERS"),
+        ("CLUSTER_HOST", ""),
+        ("CLUSTER_HEAP_OPTS", ""),
+        ("CLUSTER_CLIENTID", ""),
+        ("CRATES_CLIENT_ID", ""),
+    ],
+)
+def test_other_names_of_the_brokers(variable: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written for the brokers is a warning with their setting; what other programs have so often is none."""
+    monkeypatch.setenv(variable, "127.0.0.1:1")
+
+    said = f"Depot: {variable} is set, and no setting takes it: did you mean {meant}?"
+    assert _told(Depot) == (said if meant else "")
+
+
+@pytest.mark.parametrize("name", ["brokers", "broker", "host", "servers"])
+def test_other_names_of_the_brokers_in_a_pool(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among a pool's settings they are refused with the right one, and among Kafka's told where that is missing."""
+    assert f"missing ({name} is set, and is no setting)" in _unreachable(
+        PoolSettings(kafka=KafkaSettings.of({name: "x"}))
+    )
+    monkeypatch.setenv(f"CRATES__{name.upper()}", "127.0.0.1:1")
+    assert "did you mean kafka.bootstrap_servers?" in _told(Depot)
+
+
+class Stack(Settings):
+    """Pools that are a list."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_prefix="STACK_")
+
+    plates: list[PoolSettings] = []  # noqa: RUF012  (pydantic copies it)
+
+
+def test_a_list_of_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a list can't be set: the variable is named, with that of the whole and with a mapping as the way."""
+    monkeypatch.setenv("STACK_PLATES__0__SIZE", "3")
+    said = _told(Stack)
+    assert "(variable STACK_PLATES__0__SIZE): a list is given as a whole, as JSON in STACK_PLATES; " in said
+    assert "dict[str, PoolSettings]" in said
+    monkeypatch.delenv("STACK_PLATES__0__SIZE")
+    monkeypatch.setenv("STACK_PLATES", '[{"size": 3}, {"size": "many"}]')
+    assert "(variable STACK_PLATES)" in _told(Stack)
+    monkeypatch.setenv("STACK_PLATES", '[{"size": 3}]')
+    assert [3] == [each.size for each in Stack().plates]

@@ -87,6 +87,9 @@ _SECOND_NAMES = {
     "sasl.oauthbearer.client.credentials.client.secret": "sasl.oauthbearer.client.secret",
 }
 
+_BROKERS = frozenset({"bootstrap", "broker", "brokers", "broker.list", "host", "hosts", "server", "servers"})
+"""What is written for ``bootstrap.servers`` and isn't like it."""
+
 # A list of our own: confluent-kafka has none, and librdkafka prints its own to a file of C's only.
 _UNTYPED = """
   allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
@@ -151,6 +154,8 @@ def nearly(name: str, typed: Iterable[str], cutoff: float) -> str | None:
         cutoff: As in ``difflib.get_close_matches``.
     """
     like = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s_-]+", ".", name.strip()).lower().removeprefix("kafka.")
+    if like in _BROKERS:
+        return "bootstrap.servers"
     names = {each.replace("_", "."): each for each in (*UNTYPED, *_SECOND_NAMES, *CALLED, TOPIC_DEFAULTS)}
     names |= {each.replace("_", "."): dotted(each) for each in (*typed, "transactional.id")}
     near = get_close_matches(like, names, n=1, cutoff=cutoff)

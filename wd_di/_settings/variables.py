@@ -29,6 +29,7 @@ _OFTEN = frozenset({"kafka", "order", "share"})
 _EXAMPLES = {False: "size", True: "bootstrap_servers"}
 """A setting of a pool, and one of Kafka's."""
 
+_LISTS = frozenset({"frozen_set_type", "list_type", "set_type", "tuple_type"})
 _BROKERS = re.compile(r"(^|_)(bootstrap_servers?|kafka_(brokers?|hosts?|servers?|urls?))$|^brokers?$")
 
 
@@ -96,7 +97,7 @@ class _Names:
             return False
         made = _Name(name, text, value, called, *found)
         self.given.append(made)
-        if isinstance(value, str) and value.lstrip().startswith("{") and not made.inside_kafka:
+        if isinstance(value, str) and value.lstrip().startswith(("{", "[")) and not made.inside_kafka:
             with suppress(ValueError, RecursionError):
                 self._flat(json.loads(value), path, name, f" in {name}")
         return True
@@ -104,6 +105,8 @@ class _Names:
     def _flat(self, value: object, path: Path, name: str, where: str, outer: int | None = None) -> None:
         """Add what a mapping gives, by the keys within it."""
         start = len(path) if outer is None else outer
+        if isinstance(value, list):
+            value = dict(enumerate(value))
         if isinstance(value, Mapping):
             for key, each in value.items():
                 self._flat(each, (*path, str(key)), name, where, start)
@@ -168,6 +171,8 @@ class Given:
         """Return which names an error is about, or would mend it."""
         if problem == "missing":
             return self._missing(path)
+        if problem in _LISTS and (variables := self._in_lists(path)):
+            return variables
         if "is given JSON" in text:  # that names the variables in its place
             return ""
         wanted = self._full(map(str, path))
@@ -182,6 +187,18 @@ class Given:
                     found[name.name] = _right(name)
             if found:
                 return _named(names.word, found)
+        return ""
+
+    def _in_lists(self, path: Sequence[object]) -> str:
+        """Return which names are of something within a list, which sources give as a whole only."""
+        for names in self._sources:
+            found = [name for name in names.given if _starts(self._own(name.head), self._own(map(str, path)))]
+            if found and names.word:
+                whole = names.called(found[0].head[: len(path)])
+                return (
+                    f" ({names.word} {found[0].name}): a list is given as a whole, as JSON in {whole}; for single "
+                    "settings make it a mapping, as dict[str, PoolSettings] of pools by their names"
+                )
         return ""
 
     def no_json(self, text: str) -> str:
@@ -213,10 +230,12 @@ class Given:
         return self._full((*name.head, *_canonical(name)))
 
     def _full(self, path: Iterable[str]) -> str:
+        return _bare(self._own(path))
+
+    def _own(self, path: Iterable[str]) -> Path:
         """Return a path by the field's own name, which an error may tell in place of the alias, or the other way."""
-        keys = list(path)
-        keys[:1] = [aliases(self._kind).get(each.lower(), each) for each in keys[:1]]
-        return _bare(keys)
+        keys = tuple(path)
+        return tuple(aliases(self._kind).get(each.lower(), each) for each in keys[:1]) + keys[1:]
 
     def way_to_brokers(self, path: Path) -> str:
         """Return which variable says where the brokers of a pool are, and what was set in its place."""
@@ -341,10 +360,15 @@ def _like(names: _Names, words: list[str], places: Iterable[Place]) -> list[tupl
         setting, delimited = "_".join(words[cut + 1 :: 2]), words[cut] == names.delimiter
         for kind, these in by_kind.items():
             exact = _is_setting(kind, setting, delimited=delimited)
-            for place in these if exact or delimited else ():
-                how = _likeness(words[:cut], names.prefix, place, names.delimiter, delimited=delimited)
+            for place in these if exact or delimited or (is_kafka(kind) and "_" in setting) else ():
+                head = words[:cut]
+                if exact and place.own > 1 and setting == "bootstrap_servers" and not delimited:
+                    head += ["_", "kafka"] * (head[-1] != "kafka")  # of no other program's name that's the pool's
+                how = _likeness(head, names.prefix, place, names.delimiter, delimited=delimited)
                 meant = None if how is None else setting if exact else _near_setting(kind, setting)
-                if how is not None and meant:
+                # KAFKA_BOOTSTRAP_SEVERS is ours where that block is; else such a name is often another program's.
+                sure = exact or delimited or (how, meant) == (0, "bootstrap_servers")
+                if how is not None and meant and sure:
                     found.append((how, not exact, _Name("", "", "", names.called, place.path, kind, (meant,))))
     return found
 

@@ -20,7 +20,7 @@ from wd_di._settings.names import CALLED, TOPIC_DEFAULTS, dotted, revealed
 from wd_di._settings.warned import outside
 from wd_di._slots.ids import Id, address
 from wd_di.errors import SettingsError
-from wd_di.settings import PoolSettings, SettingsWarning, way_to_brokers
+from wd_di.settings import KafkaSettings, PoolSettings, SettingsWarning, way_to_brokers
 
 # librdkafka's 60,000 would block read_committed readers for a minute after a crash.
 _TRANSACTION_TIMEOUT_MS = 15_000
@@ -450,6 +450,7 @@ def _check_plain(plan: Plan) -> None:
 def _check_reachable(slot: SlotPlan, who: str, way: str) -> None:
     if slot.remote and "bootstrap.servers" not in slot.kafka:
         near = get_close_matches("bootstrap.servers", slot.kafka, n=1, cutoff=0.8)
+        near += [key for key in slot.kafka if KafkaSettings.nearly(key) == "bootstrap.servers"]
         hint = f" ({near[0]} is set, and is no setting)" if near else ""
         raise SettingsError(
             f"{who}: bootstrap.servers is missing{hint}: set kafka.bootstrap_servers{way}, or deliver=False to "
