@@ -10,17 +10,10 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeVar, overload
 
 from wd_di._borrowing.checkout import Checkout, Lender
-from wd_di._borrowing.opening import Brief, Opening, only_begins
+from wd_di._borrowing.opening import OPEN_INSTEAD, RELOAD_INSTEAD, Brief, Opening, only_begins
 from wd_di._borrowing.policies import Policies
 from wd_di._borrowing.scopes import TransactionRun, begin_on, run, run_async
-from wd_di._concurrency.caller import (
-    ON_A_THREAD,
-    caller,
-    on_loop,
-    refuse_in_trio,
-    refuse_on_loop,
-    refuse_outside_of_a_task,
-)
+from wd_di._concurrency.caller import caller, on_loop, refuse_in_trio, refuse_on_loop, refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import refuse_eventlet
 from wd_di._concurrency.tasks import outwaited
@@ -65,7 +58,6 @@ State = Literal["new", "open", "closed"]
 
 EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
-OPEN_INSTEAD = f"await pool.aopen(), or 'async with' the pool or running(...), {ON_A_THREAD}"
 WORKERS_MAX = 16
 """Tasks that may wait at once for an open, a reload or a close of one pool."""
 
@@ -85,7 +77,7 @@ class ProducerPool:
             argument is nothing of its kind.
     """
 
-    _reload_instead: ClassVar[str] = f"await pool.areload(), {ON_A_THREAD}"
+    _reload_instead: ClassVar[str] = RELOAD_INSTEAD
 
     @settings_elsewhere("ProducerPool")
     def __init__(

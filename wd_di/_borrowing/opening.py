@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from wd_di._borrowing.lease import Lease
-from wd_di._concurrency.caller import caller
+from wd_di._concurrency.caller import ON_A_THREAD, caller
 from wd_di._kafka.port import Fault
 from wd_di._kafka.translation import without_frames
 from wd_di._settings.problems import REFUSALS
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from wd_di._concurrency.deadline import Deadline
     from wd_di._kafka.port import Client
 
+OPEN_INSTEAD = f"await pool.aopen(), or 'async with' the pool or running(...), {ON_A_THREAD}"
+RELOAD_INSTEAD = f"await pool.areload(), {ON_A_THREAD}"
+"""What else can be done on an event loop's thread."""
 PROBE_PATIENCE = 0.2
 """Seconds of the first probe; between two of them we look for what makes all others pointless."""
 OUR_OWN = ("wd_di.", "dependency_injector.")
