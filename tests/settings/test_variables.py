@@ -659,7 +659,7 @@ class Fleet(Settings):
     ships: dict[str, PoolSettings] = {"ferries": PoolSettings(), "eu_tugs": PoolSettings()}  # noqa: RUF012
     made: dict[str, PoolSettings] = Field(default_factory=lambda: {"yachts1": PoolSettings(), "Canoes": PoolSettings()})
     port: Boats = Boats(boats={"rowing": PoolSettings()})
-    others: dict[str, PoolSettings] = {}  # noqa: RUF012  (pydantic copies it)
+    barges: dict[str, PoolSettings] = {}  # noqa: RUF012  (pydantic copies it)
 
 
 @pytest.mark.parametrize(
@@ -676,7 +676,7 @@ class Fleet(Settings):
         ("MADE__YACHT__SIZE", "'yacht' beside 'yachts1': did you mean MADE__YACHTS1__SIZE?"),
         ("MADE__CANOES__SIZE", "'canoes' beside 'Canoes'"),
         ("PORT__BOATS__ROWNG__SIZE", "'rowng' beside 'rowing': did you mean PORT__BOATS__ROWING__SIZE?"),
-        ("OTHERS__ANY__SIZE", ""),
+        ("BARGES__ANY__SIZE", ""),
     ],
 )
 def test_a_further_pool_near_to_one_of_the_default(variable: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -698,13 +698,13 @@ def test_a_further_pool_of_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("variable", "meant"),
     [
-        ("OTHER__ANY__SIZE", "OTHERS__ANY__SIZE"),
-        ("OTHERS_ANY__SIZE", "OTHERS__ANY__SIZE"),
-        ("OTHERS_ANY__KAFKA__RETRIES", "OTHERS__ANY__KAFKA__RETRIES"),
+        ("BARGE__ANY__SIZE", "BARGES__ANY__SIZE"),
+        ("BARGES_ANY__SIZE", "BARGES__ANY__SIZE"),
+        ("BARGES_ANY__KAFKA__RETRIES", "BARGES__ANY__KAFKA__RETRIES"),
         ("PORT_BOATS__ANY__SIZE", "PORT__BOATS__ANY__SIZE"),
         ("PARTS__ANY__SIZE", ""),
-        ("OTHER_MAX_SIZE", ""),
-        ("OTHER__ANY__COLOUR", ""),
+        ("BARGE_MAX_SIZE", ""),
+        ("BARGE__ANY__COLOUR", ""),
     ],
 )
 def test_a_name_near_to_a_mapping(variable: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
