@@ -31,12 +31,11 @@ TWICE = 2
 """Looks after which what is gone counts as forgotten: its end may be under way at the first."""
 
 
-class Keeper(Protocol):
-    """Who lends, and takes back."""
+class Lends(Protocol):
+    """Who lends, and takes back: what a lease asks of its lender."""
 
     name: str
     table: SlotTable[Connection]
-
     policies: Policies
 
     @property
@@ -114,10 +113,10 @@ class Lease(Claim[Connection]):
         "vacant",
     )
 
-    def __init__(self, lender: Keeper, owner: object) -> None:
+    def __init__(self, lender: Lends, owner: object) -> None:
         policies = lender.policies
         super().__init__(owner, _place() if policies.settings.leak_after_ms else None)
-        self.lender: Keeper = lender
+        self.lender: Lends = lender
         self.policy: SendPolicy = policies.sending
         self.table: SlotTable[Connection] = lender.table
         self.connection: Connection | None = None
