@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.scripted import Script
 from wd_di import ProducerPool
 
 # A shell without job control starts what it runs in the background with SIGINT ignored; Python then makes no
@@ -18,6 +19,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Earlier tests leave raw Kafka clients in reference cycles. A forked child that collects one of them destroys a handle
 # whose threads stayed in the parent, which hangs or crashes (librdkafka#4869); wd_di's own clients are pinned there.
 os.register_at_fork(before=gc.collect)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """What the clients of pools in memory do on cue."""
+    return Script.install(monkeypatch)
 
 
 @pytest.fixture

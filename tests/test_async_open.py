@@ -39,12 +39,6 @@ DEAD = "127.0.0.1:1"
 INSTEAD = r"await pool\.aopen\(\), or 'async with' the pool or running\(\.\.\.\)"
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the pool's clients do."""
-    return Script.install(monkeypatch)
-
-
 # -- what tasks do -----------------------------------------------------------------------------------
 
 

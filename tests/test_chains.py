@@ -24,12 +24,6 @@ SOURCES = sorted(Path(wd_di.__file__).parent.rglob("*.py"))
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of one scripted transactional producer."""
     with make_pool(commit_timeout_ms=300) as pool:

@@ -53,12 +53,6 @@ class Gate:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of one scripted producer."""
     with make_pool() as pool:

@@ -44,12 +44,6 @@ LAG = 0.15
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of two scripted producers without transactions."""
     with plain_pool(size=2) as pool:

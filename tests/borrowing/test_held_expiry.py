@@ -40,12 +40,6 @@ TWICE = Retry(attempts=2, backoff_ms=0)
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of two scripted producers that knows how long their ids live."""
     with make_pool(size=2, transactional_id_expiry_ms=EXPIRY_MS) as pool:

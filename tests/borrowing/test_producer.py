@@ -41,12 +41,6 @@ from wd_di.testing import MockKafka
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of one scripted producer without transactions."""
     with plain_pool(produce_timeout_ms=200) as pool:

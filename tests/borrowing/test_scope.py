@@ -39,12 +39,6 @@ from wd_di.pool import ProducerPool
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of two scripted producers."""
     with make_pool(size=2) as pool:

@@ -73,12 +73,6 @@ class Clock:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of one scripted producer."""
     with make_pool(commit_timeout_ms=300, abort_timeout_ms=300) as pool:

@@ -21,12 +21,6 @@ from wd_di.events import ErrorOccurred
 HINT = "the brokers know no topic 'oders': does the topic exist?"
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the pool's clients do."""
-    return Script.install(monkeypatch)
-
-
 def send(topics: Topics, topic: str, outcome: str = "pending") -> None:
     """A record for the topic, with this outcome."""
     first = topics.first(topic, lambda *_: None)

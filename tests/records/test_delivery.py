@@ -34,12 +34,6 @@ class Acknowledgement:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of one scripted producer without transactions."""
     with plain_pool(produce_timeout_ms=100) as pool:

@@ -39,12 +39,6 @@ class Flaky:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the clients do on cue."""
-    return Script.install(monkeypatch)
-
-
-@pytest.fixture
 def pool(script: Script) -> Iterator[ProducerPool]:
     """An open pool of two scripted producers."""
     with make_pool(size=2, commit_timeout_ms=200, abort_timeout_ms=200) as pool:

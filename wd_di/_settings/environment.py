@@ -60,21 +60,18 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
-        told: Exception
+        told: Exception | None = None
         with reading() as sources:
             try:
                 super().__init__(**values)
-            except UnreadError as error:
-                told = _unread(error, Given(type(self), sources, _kinds))
-            except ValidationError as error:
+            except (UnreadError, ValidationError) as error:
                 told = _told(error, Given(type(self), sources, _kinds))
-            else:
-                given = Given(type(self), sources, _kinds)
-                for remark in given.remarks(misspelt_arguments(type(self), values)):
-                    warnings.warn(f"{type(self).__name__}: {remark}", SettingsWarning, outside())
-                self.__dict__.update(_with_way(type(self), self.__dict__, (), given.way_to_brokers))
-                return
-        raise told  # outside of the handler: the original may show inputs
+        if told is not None:
+            raise told  # outside of the handler: the original may show inputs
+        given = Given(type(self), sources, _kinds)
+        for remark in given.remarks(misspelt_arguments(type(self), values)):
+            warnings.warn(f"{type(self).__name__}: {remark}", SettingsWarning, outside())
+        self.__dict__.update(_with_way(type(self), self.__dict__, (), given.way_to_brokers))
 
     @field_validator("*", mode="before")
     @classmethod
@@ -148,13 +145,10 @@ _Way = Callable[[tuple[str, ...]], str]
 _kinds: weakref.WeakSet[type[Settings]] = weakref.WeakSet()
 
 
-def _told(error: ValidationError, given: Given) -> ValidationError:
-    """Return the error with the variables that it is about."""
-    return retold(error, lambda each: each["msg"] + given.hint(each["loc"], each["type"], each["msg"]))
-
-
-def _unread(error: UnreadError, given: Given) -> Exception:
-    """Return what is raised where a source isn't read: for JSON that is none, an error that names the variable."""
+def _told(error: UnreadError | ValidationError, given: Given) -> Exception:
+    """Return the error with the variables that it is about; also that of a source that isn't read, for want of JSON."""
+    if isinstance(error, ValidationError):
+        return retold(error, lambda each: each["msg"] + given.hint(each["loc"], each["type"], each["msg"]))
     cause = error.__cause__
     text = given.no_json(cause.doc) if isinstance(cause, json.JSONDecodeError) else ""
     return SettingsError(f"{given.title}: {text}") if text else error

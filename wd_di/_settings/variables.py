@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from wd_di._settings.names import dotted
+from wd_di._settings.passed import json_in
 from wd_di._settings.places import Place, is_kafka, kafka_of, landing, open_places, places
 from wd_di._settings.shapes import aliases, config_of, fields_of
 from wd_di._settings.warned import short_timeout
@@ -97,9 +96,8 @@ class _Names:
             return False
         made = _Name(name, text, value, called, *found)
         self.given.append(made)
-        if isinstance(value, str) and value.lstrip().startswith(("{", "[")) and not made.inside_kafka:
-            with suppress(ValueError, RecursionError):
-                self._flat(json.loads(value), path, name, f" in {name}")
+        if not made.inside_kafka and (read := json_in(value)) is not None:
+            self._flat(read, path, name, f" in {name}")
         return True
 
     def _flat(self, value: object, path: Path, name: str, where: str, outer: int | None = None) -> None:
@@ -303,7 +301,7 @@ class Given:
         for path, kind in self._open if names.delimiter in words[1::2] else ():
             wanted = _bare((names.prefix, *path)).strip("_")
             start = 2 * len(wanted.split("_"))
-            if SequenceMatcher(None, "_".join(words[:start:2]), wanted).ratio() >= NEAR:
+            if _alike("_".join(words[:start:2]), wanted):
                 keys = ["".join(words[start:end]) for end in range(start + 1, len(words), 2)]
                 made += [Place(kind, (*path, key)) for key in keys]
                 made += [Place(kafka_of(kind), (*path, key, "kafka"), 2) for key in keys]
@@ -378,7 +376,7 @@ def _near_keys(one: str, other: str) -> bool:
     words, others = one.split("_"), other.split("_")
     pairs = list(zip(words, others, strict=True)) if len(words) == len(others) else [(one, other)]
     series = one != other and re.sub(r"\d+", "", one) == re.sub(r"\d+", "", other)
-    return not series and all(SequenceMatcher(None, *pair).ratio() >= NEAR for pair in pairs)
+    return not series and all(_alike(*pair) for pair in pairs)
 
 
 def _likeness(head: list[str], prefix: str, place: Place, delimiter: str, *, delimited: bool) -> int | None:
@@ -396,7 +394,11 @@ def _likeness(head: list[str], prefix: str, place: Place, delimiter: str, *, del
         return 2
     if delimited and "_".join(found).endswith("_".join(wanted)):
         return 3
-    return 4 if SequenceMatcher(None, "_".join(found), "_".join(wanted)).ratio() >= NEAR else None
+    return 4 if _alike("_".join(found), "_".join(wanted)) else None
+
+
+def _alike(one: str, other: str) -> bool:
+    return bool(get_close_matches(other, [one], n=1, cutoff=NEAR))  # which asks what costs less first
 
 
 def _is_setting(kind: object, name: str, *, delimited: bool) -> bool:

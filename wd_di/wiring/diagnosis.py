@@ -121,17 +121,17 @@ def _reason(module: str, target: object) -> str:
 
 def _unseen(module: str, fitting: list[_Container], target: object) -> str:
     """Say why no container looks at the module."""
-    if any(_covers(names, module) and _has(owner, target) for owner, names in _running.items()):
+    if _among(_running, module, target):
         return (
             f"{module!r} was wired when its container was started, and unwire() has taken it back: leave that to "
             f"running(...), or call container.wire(modules=[{module!r}]) again"
         )
-    if any(_covers(names, module) and _has(owner, target) for owner, names in _stopped.items()):
+    if _among(_stopped, module, target):
         return (
             f"{_not_called(module)} again since its container was stopped, or unwire() has taken it back: call it "
             "while running(...) lasts"
         )
-    if any(_covers(names, module) and _has(owner, target) for owner, names in _asked.items()):
+    if _among(_asked, module, target):
         return "running(...) was only called, which wires nothing yet: call it inside of 'with running(...):'"
     text = f"{_not_called(module)} for the function's module"
     if module == "__main__":
@@ -148,6 +148,11 @@ def _unseen(module: str, fitting: list[_Container], target: object) -> str:
         names = ", ".join(map(repr, _wired_to(fitting[-1])))
         return f"{text}; there is a {_class(fitting[-1])}, and it is wired to {names or 'none, or not any more'}"
     return text
+
+
+def _among(noted: Mapping[_Container, set[str]] | Mapping[_Declared, set[str]], module: str, target: object) -> bool:
+    """Whether one of these containers has the target, and was to look at the module."""
+    return any(_covers(names, module) and _has(owner, target) for owner, names in noted.items())
 
 
 def _copied() -> bool:
