@@ -210,6 +210,22 @@ def test_a_variable_that_reaches_no_pool(name: str, meant: str, monkeypatch: pyt
         Bills()
 
 
+@pytest.mark.parametrize("extra", ["allow", "forbid"])
+def test_a_variable_that_reaches_no_pool_of_a_class_with_extras(extra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a class says of extras concerns no environment: it is told of a misspelt pool, and others beside it are."""
+
+    class Chests(Settings):
+        model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(extra=extra)
+        chests: PoolSettings = PoolSettings()
+
+    monkeypatch.setenv("CHEST__SIZE", "3")
+    monkeypatch.setenv("BILL__SIZE", "3")
+    with pytest.warns(SettingsWarning, match="^Chests: CHEST__SIZE is set.* did you mean CHESTS__SIZE"):
+        Chests()
+    with pytest.warns(SettingsWarning, match="^Bills: BILL__SIZE is set.* did you mean BILLS__SIZE"):
+        Bills()
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "meant"),
     [

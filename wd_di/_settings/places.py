@@ -113,8 +113,13 @@ def open_places(
 Landing = tuple[tuple[str, ...], object, tuple[str, ...]]
 
 
-def landing(annotation: object, path: tuple[str, ...]) -> Landing | None:
+def landing(annotation: object, path: tuple[str, ...], *, extras: bool = True) -> Landing | None:
     """Follow a path of keys into a class of settings.
+
+    Args:
+        annotation: The class, or what a field of one is to become.
+        path: The keys.
+        extras: Whether what the class has no field for gets to it at all; from an environment it doesn't.
 
     Returns:
         The part that leads to a pool or a block of Kafka's settings, the class of that and the rest; without a class if
@@ -128,19 +133,19 @@ def landing(annotation: object, path: tuple[str, ...]) -> Landing | None:
     if is_mapping(annotation) and path:
         return _further(path[:1], landing(args[-1], path[1:]))
     if not _is_ours(annotation):
-        return _within(annotation, path)
+        return _within(annotation, path, extras=extras)
     if path and path[0].lower() == "kafka" and not is_kafka(annotation):
         return _further(path[:1], landing(kafka_of(annotation), path[1:]))
     return (), annotation, path
 
 
-def _within(annotation: object, path: tuple[str, ...]) -> Landing | None:
+def _within(annotation: object, path: tuple[str, ...], *, extras: bool) -> Landing | None:
     given, fields = [each.lower() for each in path], list(members(annotation))
     for ways, inner, _ in fields:
         for keys in read_as(annotation, ways):
             if path and [str(key).lower() for key in keys] == given[: len(keys)]:
                 return _further(path[: len(keys)], landing(inner, path[len(keys) :]))
-    ignores = config_of(annotation).get("extra", "ignore") == "ignore"
+    ignores = not extras or config_of(annotation).get("extra", "ignore") == "ignore"
     return None if path and fields and ignores else (path, None, ())
 
 

@@ -67,6 +67,7 @@ class _Names:
         """What a name is; empty where it is the same as the path."""
         self.prefix, self.delimiter, self._upper = "", ".", False
         self._kind = kind
+        self._extras = True
         found = getattr(source, "env_vars", None)
         if isinstance(found, dict) and not hasattr(source, "root_parser"):  # the command line's are arguments
             self._read(source, found)
@@ -80,7 +81,7 @@ class _Names:
         elif hasattr(source, "env_file"):
             self.word, where, spelt = "variable", _in(source.env_file), {}
         elif spelt.keys() >= {key.lower() for key in found}:
-            self.word, where = "variable", ""
+            self.word, where, self._extras = "variable", "", False
         else:  # a vault, say, that pretends to be an environment
             return
         self.prefix, self.delimiter = str(source.env_prefix), str(source.env_nested_delimiter or "\0")
@@ -91,7 +92,7 @@ class _Names:
                 self.others.append((name, key.lower()))
 
     def _add(self, name: str, text: str, path: Path, value: object, called: Callable[[Path], str]) -> bool:
-        found = landing(self._kind, path)
+        found = landing(self._kind, path, extras=self._extras)
         if found is None:
             return False
         made = _Name(name, text, value, called, *found)
@@ -345,7 +346,8 @@ class Given:
     def _takes(self, kind: type, key: str) -> bool:
         prefix, delimiter = (str(config_of(kind).get(each) or "") for each in ("env_prefix", "env_nested_delimiter"))
         rest = key.removeprefix(prefix.lower())
-        return len(rest) == len(key) - len(prefix) and landing(kind, tuple(rest.split(delimiter or "\0"))) is not None
+        path = tuple(rest.split(delimiter or "\0"))
+        return len(rest) == len(key) - len(prefix) and landing(kind, path, extras=False) is not None
 
 
 def _like(names: _Names, words: list[str], places: Iterable[Place]) -> list[tuple[int, bool, _Name]]:
