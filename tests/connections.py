@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def connected(connect: Callable[[Answers], Any]) -> Any:
     """The client that ``connect`` makes; its ``connection`` is an attribute of it."""
-    services = Services(Observer(), nudge=lambda: None, jobs=Workers("j", 1), callbacks=Workers("w", 1))
+    services = Services(
+        Observer(), nudge=lambda: None, jobs=Workers("j", 1), callbacks=Workers("w", 1), errands=Workers("e", 1)
+    )
     connection = Connection("orders", 0, services, connect)
     client: Any = connection.client
     client.connection = connection

@@ -149,6 +149,7 @@ RetirementReason = Literal[
     "commit failed",
     "abort failed",
     "commit in doubt",
+    "send_offsets timed out",
     "record refused",
     "transactional.id expired",
     "transactional_id_expiry_ms",

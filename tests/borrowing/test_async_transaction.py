@@ -208,7 +208,7 @@ async def test_send_offsets(pool, script):
     async with pool.transaction() as tx:
         await tx.send_offsets(OFFSETS, object())
 
-    assert ["wd_di-orders-job"] == threads
+    assert ["wd_di-orders-errand"] == threads
     assert ["begin", "send_offsets", "commit"] == [call for call in script.calls if call not in {"init", "poll"}]
 
 

@@ -6,10 +6,11 @@ import itertools
 import re
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from tests.kafka.readers import read, values
 from tests.pools import Recorder, bounded, plain, pool, unique, until
@@ -262,6 +263,30 @@ def test_pools_recover_by_themselves(episode: Episode) -> None:
 
 
 # -- and back --------------------------------------------------------------------------------------
+
+
+def test_offsets_for_a_frozen_broker(own_kafka: LocalKafka, own_topic: str) -> None:
+    """send_offsets and the scope end by the deadline, though librdkafka's call goes on until the broker answers."""
+    recorder, [broker] = Recorder(), own_kafka.brokers
+    member = Consumer({"bootstrap.servers": own_kafka.bootstrap_servers, "group.id": unique("group")})
+    with closing(member), pool(own_kafka.bootstrap_servers, size=1, observer=recorder) as orders:
+        scope = orders.transaction()
+        tx = scope.__enter__()
+        tx.produce_sync(own_topic, "never")
+        broker.pause()
+        with bounded(500), pytest.raises(TransactionAbortedError, match="no answer within 500 ms") as caught:
+            tx.send_offsets([TopicPartition(own_topic, 0, 1)], member.consumer_group_metadata(), timeout_ms=500)
+        with bounded(0):
+            assert not scope.__exit__(TransactionAbortedError, caught.value, None)
+        assert "aborted" == caught.value.outcome
+        assert 1 == orders.stats().retiring
+
+        broker.resume()
+        with orders.transaction(timeout_ms=RECOVERY_MS) as tx:
+            tx.produce_async(own_topic, "after")
+
+    assert ["after"] == values(own_kafka.bootstrap_servers, own_topic)
+    assert "send_offsets timed out" in [event.reason for event in recorder.of(ProducerRetired)]
 
 
 @DEATHS

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
+    from wd_di._concurrency.errands import Errand
     from wd_di._concurrency.workers import Workers
     from wd_di._kafka.port import Answers, Noted
     from wd_di._kafka.topics import Topics
@@ -49,12 +50,14 @@ class Services:
         nudge: Ends the nap of whoever serves the connections.
         jobs: Does what would block an event loop.
         callbacks: Calls what the users have given to be called.
+        errands: Makes the calls that may take longer than their callers wait; one for each producer at a time.
     """
 
     observer: Observer
     nudge: Callable[[], None]
     jobs: Workers
     callbacks: Workers
+    errands: Workers
 
 
 class Connection:
@@ -67,7 +70,8 @@ class Connection:
         served_until: A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since
             whoever would have to take a flag back may not come to it: a thread that can't start, an interrupt.
         ending: Held by whoever ends a transaction: its scope, the collector or the poller.
-        offering: Held by whoever sends offsets, so that they don't slip into the next transaction.
+        offering: Held by whoever begins to send offsets, so that they don't slip into the next transaction.
+        errand: The call that a worker makes, or has made last. Until it is over the client isn't closed.
     """
 
     __slots__ = (
@@ -75,6 +79,7 @@ class Connection:
         "client",
         "doubtful",
         "ending",
+        "errand",
         "full_at",
         "in_flight",
         "index",
@@ -109,6 +114,7 @@ class Connection:
         # Of the one transaction at a time; re-entrant, for a listener may end it from inside.
         self.ending: threading.RLock = threading.RLock()
         self.offering: threading.RLock = threading.RLock()
+        self.errand: Errand | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.index} of {self.pool!r}>"
@@ -144,6 +150,17 @@ class Connection:
         if self.client.fault is not None:
             return self.broken()
         return Retirement("left in a transaction") if self.client.in_transaction else None
+
+    # -- what may take longer than its caller waits ------------------------------------------------
+
+    def entrust(self, errand: Errand) -> None:
+        """Let a worker do this. Who waits for it no longer has nothing more to do with the client, but its end."""
+        self.errand = errand
+        errand.run_on(self.services.errands)
+
+    def at_rest(self, deadline: Deadline) -> bool:
+        """Wait for the end of what a worker does here; whether it has come."""
+        return self.errand is None or self.errand.over or self.errand.known(deadline.left)
 
     # -- serving it --------------------------------------------------------------------------------
 

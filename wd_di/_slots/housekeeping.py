@@ -79,8 +79,9 @@ class Housekeeper:
         self._reaper = Workers(f"wd_di-{self.name}-reaper", min(policy.size, REAPERS_MAX))
         self.jobs: Workers = Workers(f"wd_di-{self.name}-job", 2 * policy.size)
         callbacks = Workers(f"wd_di-{self.name}-callback", 1)
+        errands = Workers(f"wd_di-{self.name}-errand", policy.size)
         self._asker = Asker(self.name, observer)
-        self._maker = Maker(plan, memory, Services(observer, self.nudge, self.jobs, callbacks), self._changed)
+        self._maker = Maker(plan, memory, Services(observer, self.nudge, self.jobs, callbacks, errands), self._changed)
 
     def apply(self, plan: Plan, policy: SlotPolicy) -> None:
         """Take the plan as the one by which producers are made from now on."""
@@ -236,7 +237,9 @@ class Housekeeper:
 
     def _retire(self, slot: Slot[Connection], *, late: bool = False) -> None:
         """Close a producer; one that comes back late, after the pool's close, still has time to send what it owes."""
-        connection = slot.connection
+        connection, again = slot.connection, partial(self._reaper.submit, partial(self._retire, slot, late=late))
+        if connection is not None and connection.errand is not None and connection.errand.then(again):
+            return  # librdkafka is still at it, and the index mustn't be made again before
         if connection is None or not self.table.begin(slot, State.RETIRING):
             return
         retirement = slot.retirement or Retirement("close")

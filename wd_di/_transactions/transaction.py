@@ -50,12 +50,11 @@ class OpenTransaction(Writing):
     """What one transaction has sent, what is known of its fate, and how it ends.
 
     Attributes:
-        retirement: Why its producer must not be handed out again.
         heard: Whether the coordinator certainly heard of the id, which keeps it from expiring.
         hooks: What is to be done before its commit and after its end, if anything is.
     """
 
-    __slots__ = ("_began", "_closed", "_interrupt", "_lent", "heard", "hooks", "retirement")
+    __slots__ = ("_began", "_closed", "_interrupt", "_lent", "heard", "hooks")
 
     def __init__(
         self,
@@ -68,7 +67,6 @@ class OpenTransaction(Writing):
         owner: object,
     ) -> None:
         super().__init__(connection, policy, limits, number=number, owner=owner)
-        self.retirement: Retirement | None = None
         self.heard: bool = False
         self.hooks: Hooks | None = None
         self._lent = lent
@@ -180,6 +178,10 @@ class OpenTransaction(Writing):
         self._end_writing()
         deadline, answered_by = Deadline(self._limits.commit_timeout, "commit_timeout_ms"), self._answered_by
         sooner = answered_by is not None and answered_by.left < deadline.left
+        if self.connection.errand is not None and not self.connection.at_rest(deadline):
+            late = self._offsets_late(deadline)
+            self.abort(late)
+            raise late
         if self.ledger.records or self.client.fault is not None:
             self._flush_all(answered_by if answered_by is not None and sooner else deadline)
         # Phase (b): the same call again until it answers. From here on only the answer decides, so never abort.
@@ -301,6 +303,9 @@ class OpenTransaction(Writing):
         if self.client.fault is not None:
             # Not by raising it: it may be the cause of what is being handled, and would become its own.
             self._abort_failed(self.client.fault, cause, deadline)
+        elif not self._at_rest(deadline):
+            # What answers late would meet an abort; the next producer of this id aborts, as soon as there may be one.
+            self._abort_failed(Fault(FaultKind.RETRIABLE, "send_offsets has no answer yet"), cause, deadline)
         else:
             self._try_to_abort(deadline, cause)
         self._emit(TransactionAborted, records=self.ledger.records, duration_ms=self._duration_ms(), cause=cause)
@@ -316,12 +321,17 @@ class OpenTransaction(Writing):
             if not isinstance(raised, WdDiError):  # a signal's, which may be the time limit of a task queue
                 raise
 
+    def _at_rest(self, deadline: Deadline) -> bool:
+        """Wait for the end of a send_offsets that was interrupted, or is another thread's; not again of a late one."""
+        return self.connection.at_rest(Deadline(0) if self.retirement is not None else deadline)
+
     def _all_homeless(self) -> bool:
         """Whether flushing is no use: no partition is registered for what never got one."""
         return all(self.client.topics.missing(delivery.topic) for delivery in tuple(self.ledger.pending))
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None, deadline: Deadline) -> None:
-        self.retirement = self._retirement("abort failed", raised)
+        if self.retirement is None or self.retirement.reason != "send_offsets timed out":  # which says it all
+            self.retirement = self._retirement("abort failed", raised)
         why = f"{raised}{because(self.client, deadline, raised)}"
         text = f"{self.policy.pool}: transaction {self.id} couldn't be aborted ({why}); its producer is retired"
         if cause is not None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.errands import Errand
 from wd_di._concurrency.tasks import outwaited
 from wd_di._kafka.offsets import checked_offsets
 from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
-from wd_di._records.sender import Sender
+from wd_di._records.connection import Retirement
+from wd_di._records.sender import Sender, because
 from wd_di._transactions.failures import Failures
-from wd_di.errors import AbortTransaction, DeliveryError, TransactionClosedError
+from wd_di.errors import AbortTransaction, DeliveryError, TransactionAbortedError, TransactionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from wd_di._records.record import Prepared
     from wd_di._records.sender import SendPolicy
     from wd_di._transactions.hooks import Outcome
+    from wd_di.errors import TransactionError
 
 SOFT_LIMIT = 0.8
 """Share of ``transaction.timeout.ms`` after which we end the transaction, before the coordinator fences us."""
@@ -62,9 +65,20 @@ class Writing(Sender):
         phase: Where it is.
         doomed_by: Why it will abort, however its block ends.
         first_write: When the coordinator's clock was started.
+        retirement: Why its producer must not be handed out again.
     """
 
-    __slots__ = ("_answered_by", "_limits", "_offsets_sent", "doomed_by", "first_write", "id", "owner", "phase")
+    __slots__ = (
+        "_answered_by",
+        "_limits",
+        "_offsets_sent",
+        "doomed_by",
+        "first_write",
+        "id",
+        "owner",
+        "phase",
+        "retirement",
+    )
 
     def __init__(
         self, connection: Connection, policy: SendPolicy, limits: TransactionPolicy, *, number: int, owner: object
@@ -75,6 +89,7 @@ class Writing(Sender):
         self.phase: Phase = "new"
         self.doomed_by: BaseException | None = None
         self.first_write: float | None = None
+        self.retirement: Retirement | None = None
         self._limits = limits
         self._answered_by: Deadline | None = None  # of a call that is a transaction of its own
         self._offsets_sent = False
@@ -132,13 +147,14 @@ class Writing(Sender):
 
         Raises:
             TypeError, ValueError: They can't be sent; nothing was, and the transaction lives on.
+            TransactionAbortedError: No answer came in time, or the broker refused them.
         """
         deadline = Deadline.of_ms(timeout_ms, int(self._limits.commit_timeout * 1000))
         self.refuse_if_ended()
         offsets = checked_offsets(offsets)
         self._note_write()
         try:
-            self._again(lambda seconds: self._offer_offsets(offsets, group_metadata, seconds), deadline)
+            self._again(lambda seconds: self._offer_offsets(offsets, group_metadata, seconds, deadline), deadline)
         except Fault as fault:
             error = self.failures.of_offsets(fault)
             self.doom(error)
@@ -152,12 +168,30 @@ class Writing(Sender):
         """Add them as :meth:`send_offsets` does, while the loop goes on."""
         await outwaited(self.jobs, lambda: self.send_offsets(offsets, group_metadata, timeout_ms))
 
-    def _offer_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:
-        # As a record, they must not slip into the next transaction. But not under the gate: this blocks, and a task
-        # that produces meanwhile must not.
-        with self.connection.offering:
-            self.refuse_if_ended()
-            self.client.send_offsets(offsets, group_metadata, seconds)
+    def _offer_offsets(self, offsets: object, group_metadata: object, seconds: float, deadline: Deadline) -> None:
+        """Let a worker make the call: librdkafka keeps no deadline in this one, however short (seen in 2.16.0).
+
+        As a record, they must not slip into the next transaction: whoever ends this one waits for the worker.
+        """
+        while True:
+            with self.connection.offering:
+                self.refuse_if_ended()
+                if self.connection.at_rest(Deadline(0)):
+                    offer = Errand(lambda: self.client.send_offsets(offsets, group_metadata, seconds))
+                    self.connection.entrust(offer)
+                    break
+            if not self.connection.at_rest(deadline):  # another thread's
+                raise self._offsets_late(deadline)
+        if not offer.known(deadline.left):
+            raise self._offsets_late(deadline)
+        offer.get()
+
+    def _offsets_late(self, deadline: Deadline) -> TransactionError:
+        why = f"send_offsets had no answer within {deadline.seconds * 1000:.0f} ms"
+        error = self.failures.error(TransactionAbortedError, f"{why}{because(self.client, deadline)}")
+        self.doom(error)
+        self.retirement = self.retirement or Retirement("send_offsets timed out", error)
+        return error
 
     def _again(self, call: Callable[[float], None], deadline: Deadline) -> None:
         """The same call in slices while the client says that it may be repeated."""

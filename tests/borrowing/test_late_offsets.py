@@ -1,0 +1,159 @@
+# ruff: noqa: PT012  (what a transaction's block does is the case)
+"""Offsets that the broker doesn't answer: librdkafka keeps no deadline there, so the pool does."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.pools import bounded, until
+from tests.scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, make_pool, watch
+from wd_di.errors import TransactionAbortedError, UnexpectedAbortError
+from wd_di.events import ProducerRetired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wd_di.pool import ProducerPool
+
+SHORT_MS = 50
+GROUP = object()
+
+
+@pytest.fixture
+def pool(script: Script, kept: Callable[[ProducerPool], ProducerPool]) -> ProducerPool:
+    """An open pool of one scripted producer."""
+    pool = kept(make_pool(commit_timeout_ms=300, abort_timeout_ms=300))
+    pool.open()
+    return pool
+
+
+@pytest.fixture
+def broker(script: Script) -> Iterator[threading.Event]:
+    """Set when the broker answers the first question for offsets."""
+    thawed = threading.Event()
+    script.on("send_offsets", lambda: thawed.wait(PATIENCE))
+    yield thawed
+    thawed.set()
+
+
+def send_late(pool: ProducerPool) -> Any:
+    """Send offsets that have no answer in time; the error and the transaction's calls after that."""
+    with pytest.raises(TransactionAbortedError) as caught, pool.transaction() as tx:
+        tx.produce_async("orders", "never")
+        tx.send_offsets(OFFSETS, GROUP, timeout_ms=SHORT_MS)
+    return caught.value
+
+
+def test_the_deadline_holds(pool, broker):
+    """The caller has the time-out at its deadline, and leaves the transaction without another wait."""
+    with bounded(SHORT_MS):
+        error = send_late(pool)
+
+    assert f"send_offsets had no answer within {SHORT_MS} ms" in str(error)
+    assert "couldn't be aborted (send_offsets has no answer yet); its producer is retired" in error.__notes__[0]
+    assert ("aborted", False) == (error.outcome, error.safe_to_retry)
+
+
+def test_the_slot_is_made_again_when_the_call_comes_back(pool, broker, script):
+    """Until then the index has no other producer, which the late request would fence; its client is left alone."""
+    retirements = watch(pool, ProducerRetired)
+    send_late(pool)
+    assert (1, 0) == (pool.stats().retiring, pool.stats().creating)
+    assert not {"commit", "abort"} & set(script.calls)
+    assert 1 == script.calls.count("init")
+
+    broker.set()
+    with pool.transaction() as tx:
+        tx.produce_async("orders", "next")
+
+    assert ["next"] == committed(pool)
+    assert ["send_offsets timed out"] == [event.reason for event in retirements]
+    assert 2 == script.calls.count("init")
+
+
+def test_an_error_that_is_swallowed_dooms(pool, broker):
+    """Who goes on after the time-out can't commit."""
+    with pytest.raises(UnexpectedAbortError, match="send_offsets had no answer"), pool.transaction() as tx:
+        with pytest.raises(TransactionAbortedError):
+            tx.send_offsets(OFFSETS, GROUP, timeout_ms=SHORT_MS)
+        tx.produce_async("orders", "never")
+
+    assert [] == committed(pool)
+
+
+async def test_the_deadline_of_a_task(pool, broker):
+    """A task's call has its time-out as a thread's, and so has the scope that it leaves."""
+    with bounded(SHORT_MS), pytest.raises(TransactionAbortedError, match=f"no answer within {SHORT_MS} ms"):
+        async with pool.transaction() as tx:
+            await tx.send_offsets(OFFSETS, GROUP, timeout_ms=SHORT_MS)
+
+
+def test_the_pool_closes_meanwhile(pool, broker):
+    """A close doesn't wait for the call beyond its own deadline, and says which producer is left."""
+    send_late(pool)
+    with bounded(SHORT_MS):
+        report = pool.close(timeout_ms=SHORT_MS)
+
+    assert (0,) == report.abandoned
+
+
+def test_a_late_close_is_done(pool, broker):
+    """The client that a close left behind is closed when its call comes back."""
+    send_late(pool)
+    pool.close(timeout_ms=0)
+    broker.set()
+
+    until(lambda: pool.stats().retiring == 0)
+
+
+def test_a_commit_waits_for_another_threads_offsets(pool, broker, script):
+    """Offsets that another thread sends are in before the commit, as a record is."""
+    with pool.transaction() as tx:
+        other = FutureThread(lambda: tx.send_offsets(OFFSETS, GROUP))
+        other.start()
+        until(lambda: "send_offsets" in script.calls)
+        threading.Timer(0.1, broker.set).start()
+
+    assert other.outcome() is None
+    assert ["send_offsets", "commit"] == [call for call in script.calls if call in {"send_offsets", "commit", "abort"}]
+
+
+def test_a_commit_that_offsets_are_too_late_for(pool, broker, script):
+    """When they have no answer within commit_timeout_ms the transaction aborts, a known outcome."""
+    with pytest.raises(TransactionAbortedError, match="had no answer within 300 ms"), pool.transaction() as tx:
+        other = FutureThread(lambda: tx.send_offsets(OFFSETS, GROUP))
+        other.start()
+        until(lambda: "send_offsets" in script.calls)
+
+    assert "commit" not in script.calls
+
+
+def test_ctrl_c_while_offsets_are_sent(pool, broker, script):
+    """An interrupt comes out at once; the abort waits for the answer, and the producer stays."""
+
+    def interrupted(_: float) -> bool:
+        broker.set()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt), pool.transaction() as tx:
+        patch.setattr("wd_di._concurrency.errands.Errand.known", _once(interrupted))
+        tx.send_offsets(OFFSETS, GROUP)
+
+    assert "abort" in script.calls
+    assert 0 == pool.stats().totals.retired
+
+
+def _once(first: Callable[[float], bool]) -> Callable[[Any, float], bool]:
+    """Return a method that raises what ``first`` does, and the next time waits as the real one."""
+    from wd_di._concurrency.errands import Errand  # noqa: PLC0415  (before it is replaced)
+
+    real, calls = Errand.known, []
+
+    def known(self: Errand, seconds: float) -> bool:
+        calls.append(seconds)
+        return first(seconds) if len(calls) == 1 else real(self, seconds)
+
+    return known

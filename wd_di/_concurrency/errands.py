@@ -1,0 +1,80 @@
+"""How a call is made that may take longer than its caller waits."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from wd_di._concurrency.outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di._concurrency.workers import Workers
+
+
+_TAKEN: Outcome[object] = Outcome()
+_TAKEN.of(lambda: None)
+
+
+class Errand:
+    """A job that a worker does to its end, whoever has stopped waiting for it.
+
+    Args:
+        job: What is to be done; what it raises is for whoever waits.
+        afterwards: Done next by the same worker, while nobody waits for it.
+
+    Attributes:
+        over: Whether nothing of it is still to be done.
+    """
+
+    __slots__ = ("_afterwards", "_job", "_known", "_lock", "_outcome", "_then", "over")
+
+    def __init__(self, job: Callable[[], object], afterwards: Callable[[], object] | None = None) -> None:
+        self.over: bool = False
+        self._job: Callable[[], object] | None = job
+        self._afterwards = afterwards
+        self._outcome: Outcome[object] = Outcome()
+        self._then: list[Callable[[], object]] = []
+        self._lock = threading.RLock()
+        self._known = threading.Lock()  # a bare one, see Alarm; free when the outcome is known
+        self._known.acquire()
+
+    def run_on(self, workers: Workers) -> None:
+        """Let one of them do it."""
+        workers.submit(self._run)
+
+    def known(self, seconds: float) -> bool:
+        """Wait at most so many seconds for the outcome; whether it is there."""
+        if not self._outcome.known and self._known.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            self._known.release()  # for the next one who waits
+        return self._outcome.known
+
+    def get(self) -> object:
+        """Return what the job gave, or raise what it raised, once; for whoever has seen that it is known."""
+        outcome, self._outcome = self._outcome, _TAKEN  # a traceback leads to the borrower's frames
+        return outcome.get()
+
+    def then(self, call: Callable[[], object]) -> bool:
+        """Let the worker call this when it is over; false if it is over already."""
+        with self._lock:
+            if not self.over:
+                self._then.append(call)
+            return not self.over
+
+    def _run(self) -> None:
+        job, self._job = self._job, None
+        try:
+            if job is not None:
+                self._outcome.of(job)
+            del job
+            self._known.release()
+            if self._afterwards is not None:
+                self._afterwards()
+        finally:
+            self._afterwards = None
+            with self._lock:
+                self.over = True
+            for call in self._then:
+                call()
+            self._then.clear()
