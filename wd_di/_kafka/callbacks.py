@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from wd_di._errorlog import is_ctrl_c
+from wd_di._kafka.interrupts import hold, uninterrupted
 from wd_di._settings.names import revealed
 from wd_di.events import log_error
 
@@ -49,12 +50,13 @@ class LaterLogger:
         self._logger = logger
         self._writing: set[int] = set()
 
+    @uninterrupted
     def log(self, *line: Any) -> None:
-        """Called by librdkafka. As in ``Delivery._arrive``."""
+        """Called by librdkafka."""
         try:
             self.lines.append(line)
-        except SystemError:
-            return
+        except BaseException as raised:  # noqa: BLE001  (as in Delivery.arrive)
+            hold(raised)
 
     def write(self) -> None:
         """Log what was noted so far; what comes of that is for the next time, or there might be no end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, cimpl
 from wd_di._concurrency.greenlets import yielding
 from wd_di._forks import leave_to_parent, renew_in_child
 from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
+from wd_di._kafka.interrupts import hold, uninterrupted
 from wd_di._kafka.lines import Lines
 from wd_di._kafka.nested import Calls, NestedCallError
 from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
@@ -161,9 +161,6 @@ class Handle(ABC):
         handle = self._open()
         try:
             yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (it is deleted after that)
-        except SystemError as error:
-            _raise_interrupt(error)
-            raise
         except NestedCallError as error:
             raise Fault(FaultKind.RETRIABLE, str(error)) from error
         except (KafkaException, RuntimeError, TypeError) as error:
@@ -189,9 +186,6 @@ class Handle(ABC):
                 yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (as above)
             else:
                 self._calls.make(call, handle, 0)
-        except SystemError as error:
-            _raise_interrupt(error)
-            raise
         except NestedCallError:
             time.sleep(BREATH)  # whoever waits for something looks again until its deadline
         except (KafkaException, RuntimeError) as error:
@@ -233,15 +227,13 @@ class Handle(ABC):
         """The same, or what went wrong since then, whatever else succeeded; or that there never was an answer."""
         return self._hearing.since(started)
 
+    @uninterrupted
     def _note(self, error: KafkaError) -> None:
-        """Called by librdkafka: note what came, and where among the answers, and do nothing else.
-
-        It may run with a foreign exception pending; its first C call then raises SystemError although it worked.
-        """
+        """Called by librdkafka: note what came, and where among the answers, and do nothing else."""
         try:
             self._answers.noted.append((self._trouble, error, None))
-        except SystemError:
-            return
+        except BaseException as raised:  # noqa: BLE001  (as in Delivery.arrive)
+            hold(raised)
 
     def _stored(self) -> None:
         self._hearing.stored()
@@ -328,15 +320,6 @@ def _refuse_hollow(handle: cimpl.Producer) -> None:
             f"confluent_kafka.Producer gave a {type(handle).__qualname__}, whose transactions reach no client "
             f"({error}): replace the class by a subclass that is a producer itself",
         ) from error
-
-
-def _raise_interrupt(error: SystemError) -> None:
-    """Raise what a call without a result and without an exception means on the main thread: Ctrl-C in a callback.
-
-    confluent-kafka keeps a callback's exception only if it has a value, and KeyboardInterrupt has none on Python 3.11.
-    """
-    if threading.current_thread() is threading.main_thread():
-        raise KeyboardInterrupt from error
 
 
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:

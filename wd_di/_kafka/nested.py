@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from functools import partial
 from traceback import clear_frames
 from typing import TYPE_CHECKING, TypeVar
 
 from wd_di._concurrency.outcome import Outcome
+from wd_di._kafka.interrupts import held, hold, let_go, thread_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +18,6 @@ R = TypeVar("R")
 
 PATIENCE = 0.5
 """Seconds that another thread has for a nested call beyond its own time: it may need a lock that the callback holds."""
-
-
-_thread_id = ctypes.pythonapi.PyThread_get_thread_ident  # gevent's get_ident, in its place, tells greenlets apart
-_thread_id.restype = ctypes.c_ulong
 
 
 class NestedCallError(RuntimeError):
@@ -48,8 +44,9 @@ class Calls:
 
         Raises:
             NestedCallError: It is nested, and no other thread could make it in time.
+            BaseException: What came up in one of its callbacks, in place of its own answer.
         """
-        thread = _thread_id()
+        thread = thread_id()
         if thread in self._inside:
             jobs: list[Callable[[], R]] = [partial(self.make, call, handle, seconds)]
             del call, handle  # as below
@@ -60,18 +57,24 @@ class Calls:
         except BaseException as error:
             # Whoever keeps the error must not keep the client, with its threads and connections, by a frame of ours.
             clear_frames(error.__traceback__)
+            if isinstance(error, SystemError):
+                hold(error)
             raise
         finally:
-            self._inside.discard(thread)
-            del call, handle
+            try:
+                self._inside.discard(thread)
+                del call, handle
+            finally:
+                if held:
+                    let_go(thread)
 
     def _make_elsewhere(self, jobs: list[Callable[[], R]], seconds: float) -> R:
         """Wait for another thread to make it; one that is stuck behind the callback goes on when that has returned."""
         outcome: Outcome[R] = Outcome()
-        here = _thread_id()
+        here = thread_id()
 
         def make() -> R:
-            if _thread_id() == here:  # a greenlet, which would only try again
+            if thread_id() == here:  # a greenlet, which would only try again
                 raise NestedCallError("called while a callback of this producer waits")
             return jobs.pop()()
 

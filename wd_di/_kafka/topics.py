@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from wd_di._kafka.interrupts import hold, uninterrupted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -94,11 +96,15 @@ class First:
         self.stored: bool = False
         self._on_delivery = on_delivery
 
+    @uninterrupted
     def __call__(self, error: object, acknowledgement: object) -> None:
         """Called by librdkafka."""
-        self.stored = error is None
-        self.answered = True
-        self._on_delivery(error, acknowledgement)
+        try:
+            self.stored = error is None
+            self.answered = True
+            self._on_delivery(error, acknowledgement)
+        except BaseException as raised:  # noqa: BLE001  (as in Delivery.arrive)
+            hold(raised)
 
 
 class Topics:

@@ -17,6 +17,7 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.waiters import Batches, TaskWaiter, ThreadWaiter
 from wd_di._concurrency.workers import Workers
 from wd_di._forks import renew_in_child
+from wd_di._kafka.interrupts import hold, uninterrupted
 from wd_di._kafka.topics import Topics
 from wd_di._kafka.troubles import last_error
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
@@ -293,17 +294,16 @@ class Delivery:
 
     # -- for whoever sends and serves it -----------------------------------------------------------
 
+    @uninterrupted
     def arrive(self, error: object, acknowledgement: Any) -> None:
         """Called by librdkafka: note what came, nothing else.
-
-        It may run with a foreign exception pending; its first C call then raises SystemError although it worked.
 
         :meta private:
         """
         try:
             self._ledger.way.noted.append((self, error, acknowledgement))
-        except SystemError:
-            return
+        except BaseException as raised:  # noqa: BLE001  (it goes on when the call has ended)
+            hold(raised)
 
     def decide(
         self, outcome: DeliveryOutcome, error: BaseException | None, place: Place | None, batches: Batches
