@@ -8,8 +8,11 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests import secured
+from tests.issuer import Issuer
 from tests.scripted import Script
 from wd_di import ProducerPool
+from wd_di.testing import LocalKafka
 
 # A shell without job control starts what it runs in the background with SIGINT ignored; Python then makes no
 # KeyboardInterrupt of it, for which some tests wait.
@@ -37,3 +40,28 @@ def kept() -> Iterator[Callable[[ProducerPool], ProducerPool]]:
             return pool
 
         yield keep
+
+
+@pytest.fixture(scope="session")
+def secured_kafka() -> Iterator[LocalKafka]:
+    """A broker with security, where everybody has the rights that a test gives."""
+    with secured.secured() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def _strict() -> Iterator[tuple[LocalKafka, Issuer]]:
+    with secured.strict() as both:
+        yield both
+
+
+@pytest.fixture
+def strict(_strict: tuple[LocalKafka, Issuer]) -> LocalKafka:
+    """A broker where something is wrong with most ways in."""
+    return _strict[0]
+
+
+@pytest.fixture
+def issuer(_strict: tuple[LocalKafka, Issuer]) -> Issuer:
+    """Who issues the tokens for that one."""
+    return _strict[1]

@@ -107,9 +107,10 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def deliver(servers: str) -> None:
+def deliver(servers: str | None = None, **config: str) -> None:
     """Have a record acknowledged there."""
-    producer = Producer({"bootstrap.servers": servers, "log_level": 0})
+    where = {} if servers is None else {"bootstrap.servers": servers}
+    producer = Producer({**where, **config, "log_level": 0})
     producer.produce("orders", b"tea")
     assert 0 == producer.flush(ENDING_S)
 
@@ -169,6 +170,29 @@ def test_three_brokers_with_their_log(program: Callable[..., Program]) -> None:
 
 @PATIENCE
 @NEEDS_KAFKA
+def test_a_broker_with_security(program: Callable[..., Program]) -> None:
+    """--security prints how to connect by each protocol, as settings of librdkafka's that work."""
+    kafka = program("--security")
+    servers, told = kafka.servers(), ""
+    assert kafka.process.stdout is not None
+    while "The log:" not in told:
+        told += kafka.process.stdout.readline()
+    ways = {
+        found[1]: dict(line.strip().split("=", 1) for line in found[2].splitlines())
+        for found in re.finditer(r"^By (\w+):\n\n((?:    .*\n)+)", told, re.MULTILINE)
+    }
+
+    for way in ways.values():
+        deliver(**way)
+    kafka.process.send_signal(signal.SIGINT)
+
+    assert ["SSL", "SASL_PLAINTEXT", "SASL_SSL"] == list(ways)
+    assert 4 == len({servers, *(way["bootstrap.servers"] for way in ways.values())})
+    assert 0 == kafka.ends()
+
+
+@PATIENCE
+@NEEDS_KAFKA
 @EITHER_WAY
 def test_before_it_is_up(program: Callable[..., Program], number: int) -> None:
     """Whoever asks for the end while a broker starts gets it, with the signal as exit code."""
@@ -209,8 +233,9 @@ def test_without_the_extra(program: Callable[..., Program]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--mock", "--port", "9092"], "the mock takes neither --port nor --log"),
-        (["--mock", "--log"], "the mock takes neither --port nor --log"),
+        (["--mock", "--port", "9092"], "the mock takes neither --port nor --log nor --security"),
+        (["--mock", "--log"], "the mock takes neither --port nor --log nor --security"),
+        (["--mock", "--security"], "the mock takes neither --port nor --log nor --security"),
         (["--port", "0"], "port is a number from 1 to 65535, not 0"),
         (["--port", "65534", "--brokers", "3"], "port is a number from 1 to 65533, not 65534"),
         (["--brokers", "2"], "invalid choice: "),

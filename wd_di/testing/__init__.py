@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from wd_di.testing._jars import kafka_jars
     from wd_di.testing._local import LocalKafka
     from wd_di.testing._mock import ApiKey, MockKafka, raise_fatal_error
+    from wd_di.testing._rights import Grant
+    from wd_di.testing._security import Security
     from wd_di.testing._sent import ANY, Sent
 else:
     __getattr__, __dir__ = lazily(
@@ -24,6 +26,8 @@ else:
             "_jars": "kafka_jars",
             "_local": "LocalKafka",
             "_mock": "ApiKey MockKafka raise_fatal_error",
+            "_rights": "Grant",
+            "_security": "Security",
             "_sent": "ANY Sent",
         },
     )
@@ -35,9 +39,11 @@ __all__ = [
     "ClusterError",
     "FakePool",
     "GivenKafka",
+    "Grant",
     "KafkaUnavailableError",
     "LocalKafka",
     "MockKafka",
+    "Security",
     "Sent",
     "faked",
     "kafka_jars",

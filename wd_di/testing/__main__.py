@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from wd_di.errors import WdDiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import NoReturn
 
     from wd_di.testing._broker import Broker
@@ -41,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, _ask)
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.mock and (options.port is not None or options.log):
-        parser.error("the mock takes neither --port nor --log: librdkafka chooses its ports, and it writes no log")
+    if options.mock and (options.port is not None or options.log or options.security):
+        parser.error(
+            "the mock takes neither --port nor --log nor --security: librdkafka chooses its ports, and it has no more"
+        )
     try:
         (_run_mock if options.mock else _run_local)(options)
     except _AskedToStop:
@@ -73,7 +75,7 @@ def _run_local(options: argparse.Namespace) -> None:
     from wd_di.testing._local import LocalKafka
 
     try:
-        kafka = LocalKafka(options.brokers, port=options.port)
+        kafka = LocalKafka(options.brokers, port=options.port, security=options.security)
     except ValueError as error:
         _parser().error(str(error))
     _say(f"Starting Apache Kafka {KAFKA_VERSION} ...")
@@ -84,9 +86,19 @@ def _run_local(options: argparse.Namespace) -> None:
             for log in logs:
                 log.look(show=options.log)
 
-        _wait(f"Apache Kafka {KAFKA_VERSION}", kafka, look, [f"The log: tail -f {log.broker.log}" for log in logs])
+        notes = [f"The log: tail -f {log.broker.log}" for log in logs]
+        _wait(f"Apache Kafka {KAFKA_VERSION}", kafka, look, [*(_secured(kafka) if options.security else ()), *notes])
     finally:
         kafka.stop()
+
+
+def _secured(kafka: LocalKafka) -> Iterator[str]:
+    """Say how to connect in any other way than without security."""
+    from wd_di.testing._security import SECURED
+
+    for protocol in SECURED:
+        told = kafka.client_config(protocol)
+        yield "\n".join([f"By {protocol}:\n", *(f"    {key}={value}" for key, value in told.items()), ""])
 
 
 def _wait(
@@ -138,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="the first broker's; the others have the next (default: free ones)")
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="how many (default: 1)")
     parser.add_argument("--mock", action="store_true", help="librdkafka's mock instead: at once, and without the extra")
+    parser.add_argument("--security", action="store_true", help="TLS and SASL besides, on ports of their own")
     parser.add_argument("--log", action="store_true", help="show the brokers' log, from its beginning")
     return parser
 

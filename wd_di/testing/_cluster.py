@@ -13,7 +13,6 @@ from confluent_kafka.cimpl import NewTopic
 
 from wd_di.errors import uncopyable
 from wd_di.testing._errors import ClusterError, KafkaUnavailableError
-from wd_di.testing._kraft import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from wd_di.testing._broker import Broker
 
-_TIMEOUT_MS = 30_000
+TIMEOUT_MS = 30_000
 _PROBE_S = 0.5
 _ANSWER_S = 10
 _QUIET = {"log_level": 0, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200}
@@ -40,6 +39,11 @@ class Cluster(ABC):
     @abstractmethod
     def brokers(self) -> Sequence[Broker]:
         """The brokers, to kill, pause and restart."""
+
+    @property
+    def _admin(self) -> Mapping[str, str]:
+        """What a client is told that manages topics."""
+        return {"bootstrap.servers": self.bootstrap_servers}
 
     def __reduce__(self) -> NoReturn:
         raise uncopyable(self, "it belongs to this process. Hand over its bootstrap_servers")
@@ -59,7 +63,7 @@ class Cluster(ABC):
         *,
         replication: int | None = None,
         config: Mapping[str, object] | None = None,
-        timeout_ms: int = _TIMEOUT_MS,
+        timeout_ms: int = TIMEOUT_MS,
     ) -> str:
         """Create a topic and wait until every partition has a leader.
 
@@ -77,7 +81,7 @@ class Cluster(ABC):
             ClusterError: The topic exists, or couldn't be created in time.
         """
         topic = NewTopic(name, partitions, replication or -1, config={k: str(v) for k, v in (config or {}).items()})
-        admin = admin_client(self.bootstrap_servers)
+        admin = admin_client(self._admin)
         deadline = time.monotonic() + timeout_ms / 1000
         try:
             admin.create_topics([topic], operation_timeout=timeout_ms / 1000)[name].result(timeout_ms / 1000)
@@ -88,13 +92,13 @@ class Cluster(ABC):
                 raise ClusterError(f"topic {name!r} has no leader for each partition after {timeout_ms} ms")
         return name
 
-    def delete_topic(self, name: str, *, timeout_ms: int = _TIMEOUT_MS) -> None:
+    def delete_topic(self, name: str, *, timeout_ms: int = TIMEOUT_MS) -> None:
         """Delete a topic.
 
         Raises:
             ClusterError: The topic doesn't exist, or couldn't be deleted in time.
         """
-        admin = admin_client(self.bootstrap_servers)  # held: its end would end the deletion
+        admin = admin_client(self._admin)  # held: its end would end the deletion
         try:
             admin.delete_topics([name], operation_timeout=timeout_ms / 1000)[name].result(timeout_ms / 1000)
         except (KafkaException, TimeoutError) as error:
@@ -114,7 +118,7 @@ class GivenKafka(Cluster):
     def __init__(self, bootstrap_servers: str) -> None:
         self._bootstrap_servers = bootstrap_servers
         try:
-            admin_client(bootstrap_servers).list_topics(timeout=_ANSWER_S)
+            admin_client(self._admin).list_topics(timeout=_ANSWER_S)
         except KafkaException as error:
             raise KafkaUnavailableError(
                 f"no Kafka answers at {bootstrap_servers!r} within {_ANSWER_S} s: {error}. Start it, or name another."
@@ -146,19 +150,20 @@ class GivenKafka(Cluster):
         """Leave it as it is."""
 
 
-def admin_client(bootstrap_servers: str) -> AdminClient:
+def admin_client(config: Mapping[str, str]) -> AdminClient:
     """A client that reconnects soon and logs nothing, for brokers that come and go."""
-    return AdminClient({"bootstrap.servers": bootstrap_servers, **_QUIET})
+    return AdminClient({**config, **_QUIET})
 
 
-def answers(broker: int, port: int, cluster_id: str) -> bool:
-    """Whether the broker itself says that it is alive. One that starts answers only once the controllers agree.
+def answers(broker: int, config: Mapping[str, str], cluster_id: str) -> bool:
+    """Whether the broker says that it is alive, which is the only one that a client with this ``config`` is told of.
 
+    One that starts answers only once the controllers agree.
     On a port that somebody else has taken meanwhile, a broker of another cluster may have that number, too.
     """
     # A new client each time: one that has met the other brokers would ask those.
     with contextlib.suppress(KafkaException):
-        found = admin_client(f"{HOST}:{port}").list_topics(timeout=_PROBE_S)
+        found = admin_client(config).list_topics(timeout=_PROBE_S)
         return found.cluster_id == cluster_id and broker in found.brokers
     return False
 

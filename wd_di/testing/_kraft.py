@@ -19,6 +19,15 @@ _PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A port of a broker besides the one without security; the listener is called as its protocol."""
+
+    protocol: str
+    port: int
+    advertised: str
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One broker, which is also one of the cluster's controllers."""
 
@@ -27,6 +36,7 @@ class Node:
     internal_port: int
     controller_port: int
     advertised: str
+    secured: Sequence[Endpoint] = ()
 
 
 def free_ports(count: int, *, besides: Sequence[int] = ()) -> list[int]:
@@ -70,8 +80,10 @@ def _network(node: Node, nodes: Sequence[Node]) -> dict[str, object]:
         "node.id": node.id,
         "controller.quorum.voters": ",".join(f"{n.id}@{HOST}:{n.controller_port}" for n in nodes),
         "listeners": f"CLIENT://{HOST}:{node.port},INTERNAL://{HOST}:{node.internal_port},"
-        f"CONTROLLER://{HOST}:{node.controller_port}",
-        "advertised.listeners": f"CLIENT://{node.advertised},INTERNAL://{HOST}:{node.internal_port}",
+        f"CONTROLLER://{HOST}:{node.controller_port}"
+        + "".join(f",{each.protocol}://{HOST}:{each.port}" for each in node.secured),
+        "advertised.listeners": f"CLIENT://{node.advertised},INTERNAL://{HOST}:{node.internal_port}"
+        + "".join(f",{each.protocol}://{each.advertised}" for each in node.secured),
         "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name": "INTERNAL",
         "controller.listener.names": "CONTROLLER",

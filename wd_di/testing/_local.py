@@ -13,21 +13,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from confluent_kafka.admin import ResourceType
+
 from wd_di._forks import renew_in_child
 from wd_di.testing import _jars, _kraft
 from wd_di.testing._broker import Broker
-from wd_di.testing._cluster import Cluster, answers
+from wd_di.testing._cluster import TIMEOUT_MS, Cluster, answers
 from wd_di.testing._errors import ClusterError
+from wd_di.testing._rights import CLUSTER, Grant, Rights, bindings
+from wd_di.testing._security import ADMIN, PROBE, SECURED, Secured, Security
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
+    from wd_di.testing._rights import Operation
+    from wd_di.testing._security import Mechanism, Protocol
+
     Advertise = Callable[[int, int], str]
 
 _START_ATTEMPTS = 3
-_PORTS_PER_BROKER = 3
 _CLASH_LINES = 400
 _LAST_PORT = 65_535
 _running: weakref.WeakSet[LocalKafka] = weakref.WeakSet()
@@ -56,8 +62,11 @@ class LocalKafka(Cluster):
         port: The port that clients connect to; of three brokers the first one's, and the others have the next two. By
             default free ones.
         config: Broker settings that override those for tests, such as ``{"num.partitions": 6}``.
-        advertise: Called as ``advertise(broker_id, port)`` for each broker, gives the ``"host:port"`` that clients
-            are told: a proxy in between. Brokers reach each other without it.
+        advertise: Called as ``advertise(broker_id, port)`` for each broker, and with security for each of its four
+            ports, gives the ``"host:port"`` that clients are told: a proxy in between. Brokers reach each other
+            without it.
+        security: TLS, SASL and rights: each broker has a port for SSL, SASL_PLAINTEXT and SASL_SSL, too. ``True`` is
+            `Security` without arguments. See `client_config` and `grant`.
         version: The Apache Kafka version; of another than the default one the jars have to be there, see `kafka_jars`.
         heap_mb: Each broker's maximum Java heap.
         start_timeout_ms: How long a broker may take until it serves clients.
@@ -73,6 +82,7 @@ class LocalKafka(Cluster):
         port: int | None = None,
         config: Mapping[str, object] | None = None,
         advertise: Advertise | None = None,
+        security: Security | bool = False,
         version: str = _jars.KAFKA_VERSION,
         heap_mb: int = 384,
         start_timeout_ms: int = 60_000,
@@ -89,6 +99,7 @@ class LocalKafka(Cluster):
         self._heap_mb = heap_mb
         self._timeout_ms = start_timeout_ms
         self._java = _jars.java()
+        self._security = Secured(Security() if security is True else security) if security else None
         self._home: Path | None = None
         self._nodes: list[_kraft.Node] = []
         self._brokers: list[Broker] = []
@@ -105,6 +116,69 @@ class LocalKafka(Cluster):
         """
         self._started()
         return ",".join(node.advertised for node in self._nodes)
+
+    def client_config(
+        self, protocol: Protocol, *, user: str | None = None, mechanism: Mechanism = "SCRAM-SHA-512"
+    ) -> dict[str, str]:
+        """What a client is told to connect like this: librdkafka's settings, as for `KafkaSettings.of`.
+
+        Args:
+            protocol: ``"PLAINTEXT"``, ``"SSL"``, ``"SASL_PLAINTEXT"`` or ``"SASL_SSL"``.
+            user: One of those in `Security`, who logs in with a password, or by SSL with a certificate; by default
+                ``"admin"``, who may do all. ``"ANONYMOUS"`` has no certificate, and by PLAINTEXT there is nobody else.
+            mechanism: Of SASL: ``"PLAIN"``, ``"SCRAM-SHA-256"``, ``"SCRAM-SHA-512"`` or ``"OAUTHBEARER"``. With the
+                last one the client makes an unsigned token, for whatever name; where there is a ``jwks_url``, you say
+                how it gets a signed one.
+
+        Raises:
+            ClusterError: The cluster isn't started, or has no security.
+            ValueError: There is no such protocol, user or mechanism.
+        """
+        self._started()
+        told = self._secured().client(protocol, user, mechanism)
+        if protocol == "PLAINTEXT":
+            return {"bootstrap.servers": self.bootstrap_servers, **told}
+        endpoints = (each for node in self._nodes for each in node.secured)
+        where = ",".join(each.advertised for each in endpoints if each.protocol == protocol)
+        return {"bootstrap.servers": where, **told}
+
+    def grant(
+        self,
+        user: str,
+        *operations: Operation,
+        topic: str | None = None,
+        group: str | None = None,
+        transactional_id: str | None = None,
+        cluster: bool = False,
+        timeout_ms: int = TIMEOUT_MS,
+    ) -> Grant:
+        """Let a user do something, and wait until every broker knows: ``grant("alice", "Write", topic="orders")``.
+
+        Args:
+            user: Whom.
+            operations: What, in Kafka's words.
+            topic: With which topic; here and below ``"shop-*"`` means each whose name begins so, and ``"*"`` all.
+            group: With which consumer group.
+            transactional_id: With which one.
+            cluster: Whether with the cluster itself.
+            timeout_ms: How long that may take.
+
+        Returns:
+            What takes it back, by `Grant.revoke`.
+
+        Raises:
+            ClusterError: The cluster isn't started or has no security, or that couldn't be done in time.
+            ValueError: No operation, or nothing to do it with.
+        """
+        resources = {
+            ResourceType.TOPIC: topic,
+            ResourceType.GROUP: group,
+            ResourceType.TRANSACTIONAL_ID: transactional_id,
+            ResourceType.BROKER: CLUSTER if cluster else None,
+        }
+        grant = Grant(bindings(user, operations, resources), self._rights)
+        self._rights(timeout_ms).give(grant.rights)
+        return grant
 
     @property
     def brokers(self) -> Sequence[Broker]:
@@ -153,6 +227,24 @@ class LocalKafka(Cluster):
         """The last lines of each broker's log."""
         return "\n".join(f"-- broker {broker.id} --\n{broker.log_tail(lines)}" for broker in self._brokers)
 
+    @property
+    def _admin(self) -> Mapping[str, str]:
+        return super()._admin if self._security is None else self._inside(ADMIN)
+
+    def _inside(self, user: Literal["admin", "probe"]) -> dict[str, str]:
+        """What a client of ours is told that uses the brokers' own port, since it has to work whatever is tested."""
+        where = ",".join(f"{_kraft.HOST}:{node.internal_port}" for node in self._nodes)
+        return {"bootstrap.servers": where, **self._secured().inside(user)}
+
+    def _rights(self, timeout_ms: int) -> Rights:
+        brokers = [broker.id for broker in self._started() if broker.running]
+        return Rights(self._inside(ADMIN), self._inside(PROBE), brokers, timeout_ms)
+
+    def _secured(self) -> Secured:
+        if self._security is None:
+            raise ClusterError("this LocalKafka has no users: make it with LocalKafka(security=True)")
+        return self._security
+
     def _started(self) -> list[Broker]:
         if not self._brokers:
             raise ClusterError("LocalKafka isn't running: start() it, or use it in a with statement")
@@ -179,9 +271,14 @@ class LocalKafka(Cluster):
         classpath = _jars.classpath(self._version)
         home = self._home = Path(tempfile.mkdtemp(prefix="wd_di-kafka-"))
         (home / "log4j2.properties").write_text(_LOG4J)
-        java = [str(self._java), *_jvm_flags(self._heap_mb, home), "-cp", classpath]
+        flags = _jvm_flags(self._heap_mb, home)
+        settings: dict[str, object] = {}
+        if self._security is not None:
+            flags += self._security.jvm_flags()
+            settings = self._security.settings(home)
+        java = [str(self._java), *flags, "-cp", classpath]
         cluster_id = base64.urlsafe_b64encode(b"wd_di" + os.urandom(11)).decode().rstrip("=")
-        self._format(cluster_id, java, home)
+        self._format(cluster_id, java, home, settings | self._config)
         self._brokers = [self._broker(node, cluster_id, java, home) for node in self._nodes]
 
     def _new_nodes(self) -> list[_kraft.Node]:
@@ -192,28 +289,46 @@ class LocalKafka(Cluster):
                     f"port {port}, which LocalKafka was told to use, can't be had: {reason}. End what listens there "
                     f"(lsof -i :{port} names it), choose another port, or none for one that is free."
                 )
-        ports = _kraft.free_ports(_PORTS_PER_BROKER * self._size, besides=given)
+        secured = () if self._security is None else SECURED
+        ports = _kraft.free_ports((3 + len(secured)) * self._size, besides=given)
         clients = given or [ports.pop() for _ in range(self._size)]
         return [
-            _kraft.Node(number, port, ports.pop(), ports.pop(), self._advertise(number, port))
+            _kraft.Node(
+                number,
+                port,
+                ports.pop(),
+                ports.pop(),
+                self._advertise(number, port),
+                [self._endpoint(protocol, number, ports.pop()) for protocol in secured],
+            )
             for number, port in enumerate(clients, 1)
         ]
 
-    def _format(self, cluster_id: str, java: list[str], home: Path) -> None:
+    def _endpoint(self, protocol: Protocol, broker: int, port: int) -> _kraft.Endpoint:
+        return _kraft.Endpoint(protocol, port, self._advertise(broker, port))
+
+    def _format(self, cluster_id: str, java: list[str], home: Path, settings: Mapping[str, object]) -> None:
+        users = [] if self._security is None else self._security.formatting()
+
         def format_one(node: _kraft.Node) -> None:
             file = _properties_file(home, node)
-            file.write_text(_kraft.properties(node, self._nodes, home / f"data-{node.id}", self._config))
-            _run([*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(file)], self._timeout_ms)
+            file.write_text(_kraft.properties(node, self._nodes, home / f"data-{node.id}", settings))
+            tool = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(file), *users]
+            _run(tool, self._timeout_ms)
 
         with ThreadPoolExecutor(self._size) as executor:
             list(executor.map(format_one, self._nodes))
 
     def _broker(self, node: _kraft.Node, cluster_id: str, java: list[str], home: Path) -> Broker:
+        port, login = node.port, dict[str, str]()
+        if self._security is not None:
+            port, login = node.internal_port, self._security.inside(ADMIN)
+        probe = {"bootstrap.servers": f"{_kraft.HOST}:{port}", **login}
         return Broker(
             node,
             command=[*java, "kafka.Kafka", str(_properties_file(home, node))],
             log=home / f"broker-{node.id}.log",
-            is_ready=lambda: answers(node.id, node.port, cluster_id),
+            is_ready=lambda: answers(node.id, probe, cluster_id),
             timeout_ms=self._timeout_ms,
         )
 
