@@ -140,8 +140,11 @@ def make_pool(
     *, name: str = "orders", observer: Observer | None = None, configure: Configure | None = None, **given: Any
 ) -> ProducerPool:
     """An unopened pool of one transactional in-memory producer, but for what is given."""
-    defaults = {"deliver": False, "size": 1, "transactional_id": "t-{instance}-{index}", "instance": "test"}
-    settings = PoolSettings.model_validate({**defaults, "timeout_ms": 2_000, "close_timeout_ms": 300, **given})
+    defaults: dict[str, Any] = {"transactional_id": "t-{instance}-{index}", "instance": "test"}
+    defaults |= {"deliver": False, "size": 1, "timeout_ms": 2_000, "close_timeout_ms": 300}
+    if given.get("transactional_id", "t"):
+        defaults["resolve_timeout_ms"] = 0  # what is scripted is what comes out
+    settings = PoolSettings.model_validate({**defaults, **given})
     return ProducerPool(settings, name=name, observer=observer, configure=configure)
 
 

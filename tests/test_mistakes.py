@@ -656,7 +656,7 @@ def another_size_by_reload() -> None:
     "connection_pool.created, connection_pool.setup, connection_pool.reload, connection_pool.reloaded, "
     "connection_pool.shutdown, checkout.timed_out, error.occurred, producer.created, producer.closed, "
     "producer.retired, statistics.emitted, transaction.started, transaction.committed, transaction.aborted, "
-    "transaction.finished, message.acknowledged, message.failed, message.purged"
+    "transaction.resolved, transaction.finished, message.acknowledged, message.failed, message.purged"
 )
 def an_unknown_event() -> None:
     """A name that no event has."""

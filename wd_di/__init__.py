@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         TransactionAborted,
         TransactionCommitted,
         TransactionFinished,
+        TransactionResolved,
         TransactionStarted,
     )
     from wd_di.lifecycle import close_pools, lifespan, open_pools, running
@@ -105,7 +106,7 @@ else:
                 "CheckoutTimedOut ConnectionPoolCreated ConnectionPoolReload ConnectionPoolReloaded "
                 "ConnectionPoolSetup ConnectionPoolShutdown ErrorOccurred Event MessageAcknowledged MessageFailed "
                 "MessagePurged Observer ProducerClosed ProducerCreated ProducerRetired StatisticsEmitted Subscription "
-                "TransactionAborted TransactionCommitted TransactionFinished TransactionStarted"
+                "TransactionAborted TransactionCommitted TransactionFinished TransactionResolved TransactionStarted"
             ),
             "lifecycle": "close_pools lifespan open_pools running",
             "pool": "CloseReport ProducerPool",
@@ -189,6 +190,7 @@ __all__ = [
     "TransactionError",
     "TransactionFinished",
     "TransactionOptions",
+    "TransactionResolved",
     "TransactionScope",
     "TransactionStarted",
     "TransactionTimedOutError",

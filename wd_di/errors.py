@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from wd_di._version import DISTRIBUTION
@@ -146,16 +147,35 @@ class AuthorizationError(ProduceError):
 # -- transactions ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What was found out about a commit that had no answer.
+
+    Attributes:
+        outcome: What became of the transaction.
+        way: What told: one of its records, or where the consumer group stands whose offsets it took along.
+        told: What was seen there, or why nothing could be, in words.
+        duration_ms: How long finding out took, in milliseconds, from when the commit was given up.
+    """
+
+    outcome: Literal["committed", "aborted", "unknown"]
+    way: Literal["record", "offsets"] | None
+    told: str
+    duration_ms: float
+
+
 class TransactionError(WdDiError):
     """Base of what goes wrong with a transaction.
 
     Attributes:
         outcome: ``"aborted"`` (known: nothing of it is visible) or ``"unknown"``.
         safe_to_retry: Whether the whole transaction may be run again without risk of doing it twice.
+        resolution: What was found out, if its commit had no answer.
     """
 
     outcome: Outcome = "aborted"
     safe_to_retry: bool = False
+    resolution: Resolution | None = None
 
 
 class TransactionAbortedError(TransactionError):

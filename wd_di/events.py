@@ -236,6 +236,21 @@ class TransactionFinished(_TransactionEvent):
     error: BaseException | None
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionResolved(_TransactionEvent):
+    """A commit had no answer, and its outcome was looked for; ``way`` and ``told`` say how that was found out.
+
+    ``way`` is ``"record"``, ``"offsets"`` or ``None``; ``told`` is what was seen there, or why nothing could be.
+    ``duration_ms`` counts from when the commit was given up.
+    """
+
+    name = "transaction.resolved"
+    outcome: Literal["committed", "aborted", "unknown"]
+    way: Literal["record", "offsets"] | None
+    told: str
+    duration_ms: float
+
+
 # -- the messages ------------------------------------------------------------------------------
 
 
@@ -286,6 +301,7 @@ EVENTS: tuple[type[Event], ...] = (
     TransactionStarted,
     TransactionCommitted,
     TransactionAborted,
+    TransactionResolved,
     TransactionFinished,
     MessageAcknowledged,
     MessageFailed,

@@ -10,6 +10,7 @@ import pytest
 
 from tests.pools import bounded, until
 from tests.scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, make_pool, watch
+from wd_di._concurrency.errands import Errand
 from wd_di.errors import TransactionAbortedError, UnexpectedAbortError
 from wd_di.events import ProducerRetired
 
@@ -148,8 +149,6 @@ def test_ctrl_c_while_offsets_are_sent(pool, broker, script):
 
 def _once(first: Callable[[float], bool]) -> Callable[[Any, float], bool]:
     """Return a method that raises what ``first`` does, and the next time waits as the real one."""
-    from wd_di._concurrency.errands import Errand  # noqa: PLC0415  (before it is replaced)
-
     real, calls = Errand.known, []
 
     def known(self: Errand, seconds: float) -> bool:

@@ -83,7 +83,7 @@ def pool(script: Script) -> Iterator[ProducerPool]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The transactions' clock, which stands still."""
     clock = Clock()
-    monkeypatch.setattr("wd_di._transactions.transaction.time", clock)
+    monkeypatch.setattr("wd_di._transactions.ending.time", clock)
     monkeypatch.setattr("wd_di._transactions.writing.time", clock)
     return clock
 

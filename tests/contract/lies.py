@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wd_di._kafka.memory import MemoryBroker, MemoryClient
-from wd_di._kafka.port import Fault
 from wd_di._records.delivery import Delivery
 from wd_di._records.in_flight import InFlight
 from wd_di._slots.slots import Effects, Fencings
@@ -16,7 +15,8 @@ from wd_di._transactions.hooks import Hooks
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.events import TransactionAborted
 from wd_di.testing import _fake
-from wd_di.testing._fake import FakeBroker, FakeClient, FakePool
+from wd_di.testing._fake import FakePool
+from wd_di.testing._fake_broker import FakeBroker, FakeClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,15 +131,8 @@ def _counts_offsets_at_once(honest: Any) -> Any:
     return send_offsets
 
 
-def _knows_the_outcome(honest: Any) -> Any:
-    def refused(unit: Any, fault: Fault, *given: Any, **options: Any) -> None:
-        try:
-            honest(unit, fault, *given, **options)
-        except Exception as error:
-            error.outcome = "aborted"  # type: ignore[attr-defined]
-            raise
-
-    return refused
+def _finds_out_nothing(_: Any) -> Callable[..., Any]:
+    return lambda _self, **_given: None
 
 
 def _swallows(honest: Any) -> Any:
@@ -257,7 +250,7 @@ LIES = [
     Lie("a commit ignores failed deliveries", OpenTransaction, "_unflushed", _is_content_with_failures),
     Lie("aborted deliveries count as delivered", Delivery, "outcome", _always_delivered),
     Lie("nobody is fenced", MemoryBroker, "_welcome", lambda _: lambda *_: True),
-    Lie("a fenced commit counts as aborted", OpenTransaction, "_commit_refused", _knows_the_outcome),
+    Lie("nobody finds out what became of a fenced commit", OpenTransaction, "_look", _finds_out_nothing),
     Lie("too late counts as fenced", FakePool, "time_out", _is_never_late),
     Lie("a refused record costs nothing", InFlight, "out_of_step", _never_in),
     Lie("fencing never makes the pool unhealthy", Fencings, "within", lambda _: lambda *_: 0),

@@ -158,8 +158,9 @@ class Episode:
         self.seen = [value for value in values(self.servers, self.topic) if value != "backlog"]
 
     def pool(self, name: str, recorder: Recorder, *, size: int = 1) -> ProducerPool:
-        """Return a pool whose every deadline is the same."""
+        """Return a pool whose every deadline is the same, and that doesn't look for what became of a commit."""
         deadlines = dict.fromkeys(("open_timeout_ms", "commit_timeout_ms", "abort_timeout_ms"), DEADLINE_MS)
+        deadlines["resolve_timeout_ms"] = 0
         return pool(self.servers, name=name, observer=recorder, size=size, **deadlines)
 
     def backlogged(self) -> ProducerPool:

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from wd_di import (
     Transaction,
     TransactionAbortedError,
     TransactionCommitted,
+    TransactionResolved,
     TransactionTimedOutError,
     inject,
     injected,
@@ -377,6 +379,45 @@ def test_fail_next_commit(fake):
     assert ["one", "two"] == [sent.value for sent in fake.aborted]
     assert ["two"] == [sent.value for sent in fake.committed]
     assert [] == of(fake, ProducerRetired)
+
+
+@pytest.mark.parametrize("found", ["committed", "aborted"])
+def test_fail_next_commit_found(fake, found):
+    """A commit without an answer is what it shall be found to be, with the event and the error of the real pool."""
+    fake.fail_next("commit", found=found)
+    raised = None
+    try:
+        commit(fake, "perhaps")
+    except TransactionAbortedError as error:
+        raised = error
+
+    [resolved] = of(fake, TransactionResolved)
+    assert (found, "record") == (resolved.outcome, resolved.way)
+    assert (found == "aborted") == (raised is not None and raised.safe_to_retry)
+    (fake.assert_committed if found == "committed" else fake.assert_aborted)(Sent("orders", "perhaps"))
+    assert 1 == len(of(fake, ProducerRetired))
+
+
+@pytest.mark.parametrize("found", ["committed", "aborted"])
+def test_fail_next_commit_found_by_offsets(fake, found):
+    """Without records the offsets tell."""
+    fake.fail_next("commit", found=found)
+    with suppress(TransactionAbortedError), fake.transaction() as tx:
+        tx.send_offsets([TopicPartition("in", 0, 5)], object())
+
+    [resolved] = of(fake, TransactionResolved)
+    assert (found, "offsets") == (resolved.outcome, resolved.way)
+    assert (found == "committed") == bool(fake.offsets)
+
+
+@pytest.mark.parametrize(
+    ("call", "given"),
+    [("abort", {"found": "aborted"}), ("commit", {"found": "no"}), ("commit", {"found": "aborted", "unknown": True})],
+)
+def test_what_cannot_be_found(fake, call, given):
+    """Only of a commit anything is found out, and only one of two things."""
+    with pytest.raises(ValueError, match="found is what becomes of a commit: committed or aborted"):
+        fake.fail_next(call, **given)
 
 
 def test_fail_next_commit_unknown(fake):

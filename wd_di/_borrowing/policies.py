@@ -63,6 +63,7 @@ class Policies:
                 transaction_timeout=plan.transaction_timeout_ms / 1000,
                 commit_timeout=settings.commit_timeout_ms / 1000,
                 abort_timeout=settings.abort_timeout_ms / 1000,
+                resolve_timeout=settings.resolve_timeout_ms / 1000,
             ),
         )
 

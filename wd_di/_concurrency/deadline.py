@@ -59,6 +59,10 @@ class Deadline:
         """Whether no more than half of it is left."""
         return self.to_half == 0
 
+    def share(self, parts: int) -> Deadline:
+        """Return the deadline of the first of so many parts that have to share what is left."""
+        return Deadline(self.left / parts, self.setting)
+
     def slice(self, seconds: float) -> float:
         """At most ``seconds``, and no more than what is left."""
         return min(seconds, self.left)

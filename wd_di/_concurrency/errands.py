@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wd_di._concurrency.outcome import Outcome
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from wd_di._concurrency.workers import Workers
 
 
-_TAKEN: Outcome[object] = Outcome()
+R = TypeVar("R")
+
+_TAKEN: Outcome[Any] = Outcome()
 _TAKEN.of(lambda: None)
 
 
-class Errand:
+class Errand(Generic[R]):
     """A job that a worker does to its end, whoever has stopped waiting for it.
 
     Args:
@@ -30,11 +32,11 @@ class Errand:
 
     __slots__ = ("_afterwards", "_job", "_known", "_lock", "_outcome", "_then", "over")
 
-    def __init__(self, job: Callable[[], object], afterwards: Callable[[], object] | None = None) -> None:
+    def __init__(self, job: Callable[[], R], afterwards: Callable[[], object] | None = None) -> None:
         self.over: bool = False
-        self._job: Callable[[], object] | None = job
+        self._job: Callable[[], R] | None = job
         self._afterwards = afterwards
-        self._outcome: Outcome[object] = Outcome()
+        self._outcome: Outcome[R] = Outcome()
         self._then: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._known = threading.Lock()  # a bare one, see Alarm; free when the outcome is known
@@ -50,7 +52,7 @@ class Errand:
             self._known.release()  # for the next one who waits
         return self._outcome.known
 
-    def get(self) -> object:
+    def get(self) -> R:
         """Return what the job gave, or raise what it raised, once; for whoever has seen that it is known."""
         outcome, self._outcome = self._outcome, _TAKEN  # a traceback leads to the borrower's frames
         return outcome.get()

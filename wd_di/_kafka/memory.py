@@ -80,6 +80,10 @@ class MemoryBroker:
         """Return a new client."""
         return MemoryClient(self, transactional_id, answers)
 
+    def read(self) -> MemoryReader:
+        """Return who can tell what became of a transaction."""
+        return MemoryReader(self)
+
     def new_epoch(self, transactional_id: str) -> int:
         """Fence every earlier client of the id, and abort what it has open."""
         with self.lock:
@@ -277,6 +281,27 @@ class MemoryClient:
     def _fenced(self) -> Fault:
         self.fault = Fault(FaultKind.FENCED, "fenced by a newer producer with the same transactional.id")
         return self.fault
+
+
+class MemoryReader:
+    """Answers as :class:`wd_di._kafka.reader.KafkaReader` does, from what the broker remembers."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    def sees(self, topic: str, partition: int, offset: int, deadline: Deadline) -> bool:
+        """Whether the record was committed."""
+        for seen, records in ((True, self._broker.committed), (False, self._broker.aborted)):
+            if any((each.name, each.number, each.position) == (topic, partition, offset) for each in tuple(records)):
+                return seen
+        raise Fault(FaultKind.OTHER, f"{topic}[{partition}]@{offset} isn't there any more")
+
+    def stands_at(self, offsets: list[Any], group_metadata: Any, deadline: Deadline) -> bool:
+        """There are no groups here."""
+        raise Fault(FaultKind.OTHER, "a broker in memory keeps no offsets")
+
+    def close(self) -> None:
+        """There is nothing to drop."""
 
 
 def _no_metadata(given: object) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from confluent_kafka import TopicPartition
 
-__all__ = ["TopicPartition", "checked_offsets", "unfit_metadata"]
+__all__ = ["TopicPartition", "checked_offsets", "group_of", "unfit_metadata"]
+
+_GROUP_AT = 11
 
 
 def checked_offsets(offsets: object) -> list[TopicPartition]:
@@ -38,3 +40,8 @@ def checked_offsets(offsets: object) -> list[TopicPartition]:
 def unfit_metadata(given: object) -> str:
     """Say what should have been given as the group's metadata."""
     return f"group_metadata is what consumer.consumer_group_metadata() returns, not {type(given).__name__}"
+
+
+def group_of(metadata: bytes) -> str:
+    """Return the group's id: librdkafka writes it after a mark of seven bytes and the generation, up to a NUL."""
+    return metadata[_GROUP_AT : metadata.index(0, _GROUP_AT)].decode()

@@ -117,6 +117,18 @@ class Answers(Protocol):
         """Whether any record has no answer yet."""
 
 
+class Reader(Protocol):
+    """Looks up what became of one transaction that is over. Without an answer in time its calls raise `Fault`."""
+
+    def sees(self, topic: str, partition: int, offset: int, deadline: Deadline) -> bool:
+        """Whether a ``read_committed`` reader sees the record; no, if it skips it."""
+
+    def stands_at(self, offsets: list[Any], group_metadata: Any, deadline: Deadline) -> bool:
+        """Whether the group has taken these offsets; no, if it stands before one of them."""
+
+    def close(self) -> None: ...
+
+
 class Client(Protocol):
     """What the pool needs of a client: real ones and the in-memory one are used alike. Durations in seconds.
 

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.port import BREATH, SLICE, Client, Fault, FaultKind, Verdict
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from wd_di._concurrency.errands import Errand
     from wd_di._concurrency.workers import Workers
-    from wd_di._kafka.port import Answers, Noted
+    from wd_di._kafka.port import Answers, Noted, Reader
     from wd_di._kafka.topics import Topics
     from wd_di._records.delivery import Ledger
     from wd_di.events import Observer, RetirementReason
@@ -51,6 +51,7 @@ class Services:
         jobs: Does what would block an event loop.
         callbacks: Calls what the users have given to be called.
         errands: Makes the calls that may take longer than their callers wait; one for each producer at a time.
+        closing: Whether the pool is.
     """
 
     observer: Observer
@@ -58,6 +59,7 @@ class Services:
     jobs: Workers
     callbacks: Workers
     errands: Workers
+    closing: Callable[[], bool]
 
 
 class Connection:
@@ -72,9 +74,11 @@ class Connection:
         ending: Held by whoever ends a transaction: its scope, the collector or the poller.
         offering: Held by whoever begins to send offsets, so that they don't slip into the next transaction.
         errand: The call that a worker makes, or has made last. Until it is over the client isn't closed.
+        read: Makes a reader of what it has sent.
     """
 
     __slots__ = (
+        "_connect",
         "callbacks",
         "client",
         "doubtful",
@@ -86,6 +90,7 @@ class Connection:
         "noted",
         "offering",
         "pool",
+        "read",
         "served_until",
         "services",
         "shared",
@@ -97,6 +102,7 @@ class Connection:
         index: int,
         services: Services,
         connect: Callable[[Answers], Client],
+        read: Callable[[], Reader],
         *,
         shared: bool = False,
     ) -> None:
@@ -108,16 +114,22 @@ class Connection:
         self.noted: deque[Noted] = self.in_flight.noted
         self.callbacks: Workers = services.callbacks
         self.client: Client = connect(self.in_flight)
+        self.read: Callable[[], Reader] = read
+        self._connect = connect
         self.doubtful: bool = False
         self.full_at: int | None = None
         self.served_until: float = 0.0
         # Of the one transaction at a time; re-entrant, for a listener may end it from inside.
         self.ending: threading.RLock = threading.RLock()
         self.offering: threading.RLock = threading.RLock()
-        self.errand: Errand | None = None
+        self.errand: Errand[Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.index} of {self.pool!r}>"
+
+    def successor(self) -> Client:
+        """Return another client of the same settings; this one must be gone, for it gets its id."""
+        return self._connect(InFlight(self.pool, self.index, self.services.observer))
 
     # -- for deliveries ----------------------------------------------------------------------------
 
@@ -153,7 +165,7 @@ class Connection:
 
     # -- what may take longer than its caller waits ------------------------------------------------
 
-    def entrust(self, errand: Errand) -> None:
+    def entrust(self, errand: Errand[Any]) -> None:
         """Let a worker do this. Who waits for it no longer has nothing more to do with the client, but its end."""
         self.errand = errand
         errand.run_on(self.services.errands)
@@ -235,3 +247,22 @@ class Connection:
         patience = Deadline(PURGE_PATIENCE)
         while self.client.owes() and not patience.passed:
             self.client.poll(BREATH)
+
+
+def initialise(client: Client, wanted: Callable[[], bool]) -> None:
+    """Get the transactional id, in slices on the same handle, for as long as somebody could want it.
+
+    No other handle may be tried meanwhile: what this one has asked can wait in a frozen broker's socket, also when the
+    handle is gone, and would fence its replacement later.
+    """
+    while True:
+        try:
+            client.init(SLICE)
+        except Fault as fault:
+            client.poll(BREATH)
+            if client.fault not in (None, fault):
+                raise client.fault from fault
+            if fault.kind is not FaultKind.RETRIABLE or not wanted():
+                raise
+        else:
+            return

@@ -100,7 +100,18 @@ class Way(Protocol):
 class Ledger:
     """What one checkout or one transaction has sent, and how it fared."""
 
-    __slots__ = ("aborted", "ended", "failed", "gate", "pending", "records", "timeout_ms", "transactional", "way")
+    __slots__ = (
+        "aborted",
+        "ended",
+        "failed",
+        "gate",
+        "pending",
+        "records",
+        "stored",
+        "timeout_ms",
+        "transactional",
+        "way",
+    )
 
     def __init__(self, way: Way, timeout_ms: int, *, transactional: bool = False) -> None:
         self.way: Way = way
@@ -109,6 +120,7 @@ class Ledger:
         self.gate: threading.RLock = threading.RLock()  # a listener may produce while its own thread is at the gate
         self.pending: set[Delivery] = set()
         self.failed: dict[Delivery, None] = {}
+        self.stored: dict[str, Place] = {}  # of a transaction, the last record of each topic
         self.records: int = 0
         self.aborted: bool = False
         self.ended: bool = False
@@ -317,6 +329,8 @@ class Delivery:
         self._outcome = outcome
         ledger = self._ledger
         ledger.pending.discard(self)
+        if place is not None and ledger.transactional:
+            ledger.stored[self.topic] = place
         if self._waiters is not None:
             with _registering:
                 waiters, self._waiters = self._waiters, []

@@ -81,7 +81,8 @@ class Housekeeper:
         callbacks = Workers(f"wd_di-{self.name}-callback", 1)
         errands = Workers(f"wd_di-{self.name}-errand", policy.size)
         self._asker = Asker(self.name, observer)
-        self._maker = Maker(plan, memory, Services(observer, self.nudge, self.jobs, callbacks, errands), self._changed)
+        services = Services(observer, self.nudge, self.jobs, callbacks, errands, closing=lambda: self.table.closing)
+        self._maker = Maker(plan, memory, services, self._changed)
 
     def apply(self, plan: Plan, policy: SlotPolicy) -> None:
         """Take the plan as the one by which producers are made from now on."""

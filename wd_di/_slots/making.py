@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from wd_di._concurrency.workers import Workers
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._kafka.lines import Lines
-from wd_di._kafka.port import BREATH, SLICE, Client, Fault, FaultKind
+from wd_di._kafka.reader import KafkaReader
 from wd_di._kafka.troubles import Siblings, addresses, unanswered
-from wd_di._records.connection import Connection
+from wd_di._records.connection import Connection, initialise
 from wd_di._slots.probe import Probe
 from wd_di.events import ErrorOccurred, StatisticsEmitted
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wd_di._kafka.memory import MemoryBroker
-    from wd_di._kafka.port import Answers
+    from wd_di._kafka.port import Answers, Client, Reader
     from wd_di._records.connection import Services
     from wd_di._slots.plan import Plan, SlotPlan
 
@@ -81,7 +81,7 @@ class Maker:
         try:
             connection = self.making[index] = self._connect(plan)
             if plan.transactional_id is not None:
-                _initialise(connection.client, wanted)
+                initialise(connection.client, wanted)
             elif plan.deliver and not self._reached(connection.client, patience):
                 connection = None  # the probe closes it
                 connection = self.making[index] = self._connect(plan, patient=True)
@@ -113,9 +113,11 @@ class Maker:
 
     def _connect(self, plan: SlotPlan, *, patient: bool = False) -> Connection:
         connect: Callable[[Answers], Client] = partial(self._memory.connect, plan.transactional_id)
+        read: Callable[[], Reader] = self._memory.read
         if plan.deliver:
-            connect = partial(self._to_kafka, plan, patient=patient)
-        return Connection(self.plan.name, plan.index, self._services, connect, shared=self.plan.settings.share > 1)
+            connect, read = partial(self._to_kafka, plan, patient=patient), partial(KafkaReader, plan.kafka)
+        shared = self.plan.settings.share > 1
+        return Connection(self.plan.name, plan.index, self._services, connect, read, shared=shared)
 
     def _to_kafka(self, plan: SlotPlan, answers: Answers, *, patient: bool) -> Client:
         cluster, observer = str(plan.kafka.get("bootstrap.servers")), self._services.observer
@@ -135,22 +137,3 @@ class Maker:
 
     def _statistics(self, index: int, json: str) -> None:
         self._services.observer.emit(StatisticsEmitted, pool=self.plan.name, index=index, json=json)
-
-
-def _initialise(client: Client, wanted: Callable[[], bool]) -> None:
-    """Get the transactional id, in slices on the same handle, for as long as somebody could want it.
-
-    No other handle may be tried meanwhile: what this one has asked can wait in a frozen broker's socket, also when the
-    handle is gone, and would fence its replacement later.
-    """
-    while True:
-        try:
-            client.init(SLICE)
-        except Fault as fault:
-            client.poll(BREATH)
-            if client.fault not in (None, fault):
-                raise client.fault from fault
-            if fault.kind is not FaultKind.RETRIABLE or not wanted():
-                raise
-        else:
-            return

@@ -20,6 +20,7 @@ from wd_di.errors import (
 
 if TYPE_CHECKING:
     from wd_di._records.delivery import Delivery
+    from wd_di.errors import Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,26 @@ class Failures:
             CommitOutcomeUnknownError,
             f"the outcome is unknown, {text}; its {self.records} records are all visible or all hidden",
         )
+
+    def looked_for(self, doubt: TransactionError) -> TransactionError:
+        """Return the error of a commit whose outcome somebody else is finding out."""
+        doubt.args = (f"{doubt}; it is being looked for, and transaction.resolved will tell",)
+        return doubt
+
+    def resolved(self, doubt: TransactionError, found: Resolution) -> TransactionError:
+        """Return the error of a commit whose outcome was looked for, and is no yes."""
+        after = f"after {found.duration_ms:.0f} ms"
+        error = doubt
+        if found.outcome == "unknown":
+            doubt.args = (f"{doubt}; it couldn't be found out, {after}: {found.told}",)
+        elif isinstance(doubt, CommitOutcomeUnknownError):
+            error = self.error(TransactionAbortedError, f"its commit wasn't done: {found.told} (found out {after})")
+            error.__cause__ = doubt
+        else:
+            doubt.args = (f"{doubt}; it was aborted: {found.told} (found out {after})",)
+        error.outcome = "unknown" if found.outcome == "unknown" else "aborted"
+        error.resolution = found
+        return error
 
     def swallowed(self, cause: BaseException) -> UnexpectedAbortError:
         """Return the error of a block that ended well, though something in it had failed."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wd_di._records.record import Prepared
     from wd_di._records.sender import SendPolicy
     from wd_di._transactions.hooks import Outcome
+    from wd_di._transactions.resolution import Sent
     from wd_di.errors import TransactionError
 
 SOFT_LIMIT = 0.8
@@ -38,6 +39,7 @@ class TransactionPolicy:
     transaction_timeout: float
     commit_timeout: float
     abort_timeout: float
+    resolve_timeout: float
 
 
 Phase = Literal["new", "open", "ending", "committing", "committed", "aborting", "aborted"]
@@ -66,15 +68,21 @@ class Writing(Sender):
         doomed_by: Why it will abort, however its block ends.
         first_write: When the coordinator's clock was started.
         retirement: Why its producer must not be handed out again.
+        offsets: What it takes along of consumer groups.
+        heard: Whether the coordinator certainly heard of the id, which keeps it from expiring.
     """
 
     __slots__ = (
         "_answered_by",
+        "_began",
+        "_given_up",
+        "_interrupt",
         "_limits",
-        "_offsets_sent",
         "doomed_by",
         "first_write",
+        "heard",
         "id",
+        "offsets",
         "owner",
         "phase",
         "retirement",
@@ -91,8 +99,12 @@ class Writing(Sender):
         self.first_write: float | None = None
         self.retirement: Retirement | None = None
         self._limits = limits
+        self.heard: bool = False
+        self._began = time.monotonic()
+        self._interrupt: BaseException | None = None
+        self._given_up = False  # whoever waited for the commit's outcome was interrupted twice
         self._answered_by: Deadline | None = None  # of a call that is a transaction of its own
-        self._offsets_sent = False
+        self.offsets: list[Sent] = []
 
     def doom(self, reason: BaseException) -> None:
         """Let it abort, however its block ends: without an error for ``AbortTransaction``, else for the first reason.
@@ -162,7 +174,7 @@ class Writing(Sender):
         except (TypeError, ValueError):
             self._forget_write()
             raise
-        self._offsets_sent = True
+        self.offsets.append((offsets, group_metadata))
 
     async def send_offsets_async(self, offsets: object, group_metadata: object, timeout_ms: int | None) -> None:
         """Add them as :meth:`send_offsets` does, while the loop goes on."""
@@ -264,7 +276,7 @@ class Writing(Sender):
 
     def _forget_write(self) -> None:
         """What was refused before it reached the client hasn't started the coordinator's clock."""
-        if not (self.ledger.records or self._offsets_sent):
+        if not (self.ledger.records or self.offsets):
             self.first_write = None
 
     def _refuse_if_late(self) -> None:

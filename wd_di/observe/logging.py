@@ -19,6 +19,7 @@ from wd_di.events import (
     StatisticsEmitted,
     TransactionCommitted,
     TransactionFinished,
+    TransactionResolved,
     TransactionStarted,
 )
 
@@ -64,7 +65,7 @@ class LoggingObserver(Observer):
 
 
 def _level(event: Event) -> int:
-    in_doubt = isinstance(event, TransactionFinished) and event.outcome == "unknown"
+    in_doubt = isinstance(event, TransactionFinished | TransactionResolved) and event.outcome == "unknown"
     return WARNING if in_doubt else _LEVELS[type(event)]
 
 

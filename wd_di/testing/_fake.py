@@ -5,40 +5,31 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from wd_di._borrowing.lease import Lease
 from wd_di._borrowing.opening import begins_on_loops
 from wd_di._concurrency.caller import caller
 from wd_di._concurrency.deadline import Deadline
-from wd_di._kafka.memory import MemoryBroker, MemoryClient, Record
-from wd_di._kafka.port import Fault, FaultKind, Verdict
+from wd_di._kafka.port import Fault, FaultKind
 from wd_di._records.connection import Retirement
 from wd_di._slots.slots import State
 from wd_di.errors import DeliveryError, PoolError
 from wd_di.events import checked_observer
 from wd_di.pool import ProducerPool
 from wd_di.settings import PoolSettings, checked_pool
+from wd_di.testing._fake_broker import PATIENCE, Call, FakeBroker, Found, LostAnswer
 from wd_di.testing._sent import Sent, listed, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from wd_di._kafka.port import Answers
-    from wd_di._kafka.topics import OnDelivery
+    from wd_di._kafka.memory import MemoryBroker, Record
     from wd_di._slots.closing import CloseReport
     from wd_di._transactions.transaction import OpenTransaction
     from wd_di.events import Event, Observer, RetirementReason
-
-Call = Literal["create", "begin", "produce", "send_offsets", "commit", "abort"]
-
-PATIENCE = 30.0
-"""Seconds after which a held-up creation goes on by itself: no test hangs on a forgotten exit."""
-
-BACKOFF = 0.01
-"""Share of the real pool's back-offs, after a fencing or a failed creation, that a fake waits."""
 
 IMPATIENT_MS = 20
 """Milliseconds that a checkout waits, unless it says otherwise, while a cue keeps producers from it."""
@@ -51,100 +42,6 @@ _FAULTS: dict[str, FaultKind] = {
     "commit": FaultKind.ABORTABLE,
     "abort": FaultKind.OTHER,
 }
-
-
-@dataclass(slots=True)
-class FakeBroker(MemoryBroker):
-    """The in-memory broker, and what its clients do on cue."""
-
-    keep: int | None = None
-    backoff: float = BACKOFF
-    cues: dict[str, deque[Fault]] = field(default_factory=dict)
-    failing: dict[str, tuple[Exception, int | None]] = field(default_factory=dict)
-    gate: threading.Event | None = None
-    offsets: list[Any] = field(default_factory=list)
-
-    def connect(self, transactional_id: str | None, answers: Answers) -> MemoryClient:
-        """Return a new client that asks here before each call."""
-        gate = self.gate
-        if gate is not None:
-            gate.wait(PATIENCE)
-        self.play("create")
-        return FakeClient(self, transactional_id, answers)
-
-    def play(self, call: Call) -> None:
-        """Raise what the next call of this name shall raise."""
-        with self.lock:
-            cues = self.cues.get(call)
-            fault = cues.popleft() if cues else None
-        if fault is not None:
-            raise fault
-
-    def verdict(self, topic: str) -> Exception | None:
-        """Why a record for this topic isn't delivered."""
-        with self.lock:
-            error, left = self.failing.get(topic, (None, None))
-            if left is not None and error is not None:
-                self.failing[topic] = (error, max(0, left - 1))
-            return None if left == 0 else error
-
-
-class FakeClient(MemoryClient):
-    """An in-memory client with cues."""
-
-    _broker: FakeBroker
-
-    def __init__(self, broker: FakeBroker, transactional_id: str | None, answers: Answers) -> None:
-        super().__init__(broker, transactional_id, answers)
-        self._offsets: list[Any] = []
-        self._refused: set[BaseException] = set()
-
-    def begin(self) -> None:
-        """Begin."""
-        self._broker.play("begin")
-        super().begin()
-
-    def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
-        """Enqueue one record."""
-        self._broker.play("produce")
-        super().produce(topic, on_delivery=on_delivery, **record)
-
-    def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
-        """Note the offsets; they count with the commit."""
-        self._broker.play("send_offsets")
-        super().send_offsets(offsets, group_metadata, seconds)
-        self._offsets.extend(offsets)
-
-    def commit(self, seconds: float) -> None:
-        """Show the transaction's records and offsets."""
-        try:
-            self._broker.play("commit")
-        except Fault as fault:
-            if not fault.requires_abort:  # the answer is lost, and so was the request
-                super().abort(seconds)
-                self.in_transaction = True
-            raise
-        super().commit(seconds)
-        self._broker.offsets.extend(self._offsets)
-        self._offsets.clear()
-
-    def abort(self, seconds: float) -> None:
-        """Hide them."""
-        self._broker.play("abort")
-        super().abort(seconds)
-        self._offsets.clear()
-
-    def _acknowledge(self, on_delivery: OnDelivery, record: Record) -> None:
-        error = self._broker.verdict(record.name)
-        if error is None:
-            super()._acknowledge(on_delivery, record)
-        else:
-            self._refused.add(error)
-            on_delivery(error, None)
-
-    def verdict(self, error: BaseException, topic: str) -> Verdict:
-        """What was refused on cue costs what a record costs that a broker refuses."""
-        return super().verdict(error, topic)._replace(out_of_step=error in self._refused)
 
 
 class FakePool(ProducerPool):
@@ -265,31 +162,34 @@ class FakePool(ProducerPool):
 
     # -- faults on cue -----------------------------------------------------------------------------
 
-    def fail_next(self, call: Call, *, unknown: bool = False, times: int = 1) -> None:
+    def fail_next(self, call: Call, *, unknown: bool = False, found: Found | None = None, times: int = 1) -> None:
         """Let the next call fail as a broker would let it.
 
         Args:
             call: ``"create"`` (no connection; idle producers are retired, so that there is one to create), ``"begin"``,
                 ``"produce"`` (the record is refused at once), ``"send_offsets"`` (the group has rebalanced),
                 ``"commit"`` (refused, so it aborts) or ``"abort"``.
-            unknown: For ``"commit"``: no answer comes, so the caller is in doubt. The records end up aborted.
+            unknown: For ``"commit"``: no answer comes, and the pool can't find out what became of it, so the caller is
+                in doubt. The records end up aborted.
+            found: For ``"commit"``: no answer comes, and this is what the pool finds out: ``"committed"`` or
+                ``"aborted"``. A pool with ``resolve_timeout_ms=0`` doesn't look.
             times: How many calls fail.
 
         Raises:
-            ValueError: There is no such call, ``unknown`` isn't for it, or ``times`` is negative.
+            ValueError: There is no such call, ``unknown`` or ``found`` isn't for it, or ``times`` is negative.
             TypeError: ``times`` is no whole number.
         """
         if call not in get_args(Call):
             raise ValueError(f"call is one of {', '.join(get_args(Call))}, not {call!r}")
         if unknown and call != "commit":
             raise ValueError(f"only the outcome of a commit can be unknown, not that of {call!r}")
+        if found is not None and (call != "commit" or unknown or found not in get_args(Found)):
+            raise ValueError(f"found is what becomes of a commit: {' or '.join(get_args(Found))}, and without unknown")
         _check_times(times)
-        kind = FaultKind.OTHER if unknown else _FAULTS[call]
-        text = f"{call} failed on cue"
-        faults = (
-            Fault(kind, text, requires_abort=kind in (FaultKind.ABORTABLE, FaultKind.REBALANCED)) for _ in range(times)
+        lost = LostAnswer(found) if unknown or found is not None else None
+        self._broker.cues.setdefault(call, deque()).extend(
+            lost or Fault(_FAULTS[call], f"{call} failed on cue") for _ in range(times)
         )
-        self._broker.cues.setdefault(call, deque()).extend(faults)
         if call == "create":
             self._retire_idle("create failed on cue")
 

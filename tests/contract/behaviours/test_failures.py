@@ -113,16 +113,17 @@ def test_an_unknown_partition(backend: Backend) -> None:
 
 
 def test_fenced_before_the_commit(backend: Backend) -> None:
-    """A commit under a lost id is a FencedError that names the id; its outcome is unknown, and nothing is visible."""
+    """A commit under a lost id is a FencedError that names the id; it is found out that nothing is visible."""
     pool, topic = backend.pool(), backend.topic()
     with pytest.raises(FencedError) as caught, pool.transaction() as tx:
         tx.produce_sync(topic, "never")
         backend.take_over(pool)
 
-    assert ("unknown", False) == (caught.value.outcome, caught.value.safe_to_retry)
+    assert ("aborted", False) == (caught.value.outcome, caught.value.safe_to_retry)
+    assert "record" == caught.value.resolution.way
     assert tx.id.rpartition("#")[0] in str(caught.value)
     assert [] == backend.values(topic)
-    assert ["unknown"] == backend.outcomes()
+    assert ["aborted"] == backend.outcomes()
 
 
 def test_fenced_before_a_record(backend: Backend) -> None:

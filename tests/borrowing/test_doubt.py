@@ -1,0 +1,192 @@
+"""A commit without an answer: who waits for what became of it, who doesn't, and what both are told."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.pools import until
+from tests.scripted import OFFSETS, PATIENCE, FaultKind, Script, committed, fault, make_pool, watch
+from wd_di._concurrency.errands import Errand
+from wd_di._kafka.memory import MemoryReader
+from wd_di.errors import CommitOutcomeUnknownError, TransactionAbortedError, TransactionError
+from wd_di.events import ProducerRetired, TransactionAborted, TransactionFinished, TransactionResolved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wd_di.pool import ProducerPool
+
+
+@pytest.fixture
+def pool(script: Script, kept: Callable[[ProducerPool], ProducerPool]) -> ProducerPool:
+    """An open pool of one scripted producer, which looks for what became of its commits."""
+    pool = kept(make_pool(commit_timeout_ms=100, resolve_timeout_ms=2_000))
+    pool.open()
+    return pool
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a reader may answer."""
+    may, sees = threading.Event(), MemoryReader.sees
+
+    def waiting(reader: MemoryReader, *given: Any) -> bool:
+        may.wait(PATIENCE)
+        return sees(reader, *given)
+
+    monkeypatch.setattr(MemoryReader, "sees", waiting)
+    return may
+
+
+def publish(pool: ProducerPool, hooks: list[str] | None = None) -> None:
+    """Send one record in a transaction."""
+    with pool.transaction() as tx:
+        tx.produce_async("orders", "one")
+        for name in ("after_commit", "after_abort"):
+            getattr(tx, name)(lambda name=name: [] if hooks is None else hooks.append(name))
+
+
+def lost_reply(script: Script) -> None:
+    """Let the next commit be done, and its answer be lost for ever."""
+
+    def commit() -> None:
+        client = script.clients[-1]
+        client._end(0, commit=True)
+        client.in_transaction = True
+        raise fault(FaultKind.OTHER)
+
+    script.on("commit", commit)
+
+
+def test_a_lost_yes(pool, script):
+    """The scope returns as after any commit, its hooks run, and the slot has another producer."""
+    lost_reply(script)
+    resolved, retired, hooks = watch(pool, TransactionResolved), watch(pool, ProducerRetired), []
+    publish(pool, hooks)
+
+    assert ["one"] == committed(pool)
+    assert ["after_commit"] == hooks
+    [event] = resolved
+    assert ("committed", "record") == (event.outcome, event.way)
+    assert "a reader finds its record at orders[0]@0" == event.told
+    until(lambda: pool.stats().idle == 1)
+    assert ["commit failed"] == [event.reason for event in retired]
+
+
+def test_a_lost_request(pool, script):
+    """The scope raises that it was aborted, which is safe to run again; its hooks run."""
+    script.on("commit", fault(FaultKind.OTHER))
+    aborted, hooks = watch(pool, TransactionAborted), []
+    with pytest.raises(TransactionAbortedError, match=r"readers skip its record at orders\[0\]@0 \(found") as caught:
+        publish(pool, hooks)
+
+    assert ("aborted", True) == (caught.value.outcome, caught.value.safe_to_retry)
+    assert caught.value.resolution is not None
+    assert isinstance(caught.value.__cause__, CommitOutcomeUnknownError)
+    assert ["after_abort"] == hooks
+    assert [caught.value] == [event.cause for event in aborted]
+
+
+def test_nothing_to_look_for(pool, script):
+    """Offsets that a broker in memory doesn't keep tell nothing, and the error says why."""
+    script.on("commit", fault(FaultKind.OTHER))
+    with (
+        pytest.raises(CommitOutcomeUnknownError, match=r"found out, after .* keeps no offsets"),
+        pool.transaction() as tx,
+    ):
+        tx.send_offsets(OFFSETS, object())
+
+
+def test_ctrl_c_while_it_is_looked_for(pool, script, reading, monkeypatch):
+    """A first one is kept until the outcome is known, and comes out with what is known."""
+    script.on("commit", fault(FaultKind.OTHER))
+    interrupted(monkeypatch, reading, times=1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        publish(pool)
+
+    assert isinstance(caught.value.__cause__, TransactionAbortedError)
+
+
+def test_ctrl_c_twice(pool, script, reading, monkeypatch):
+    """A second one comes out at once; a worker goes on looking, tells, and then the slot is made again."""
+    script.on("commit", fault(FaultKind.OTHER))
+    finished, resolved = watch(pool, TransactionFinished), watch(pool, TransactionResolved)
+    interrupted(monkeypatch, reading, times=2)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        publish(pool)
+
+    cause = caught.value.__cause__
+    assert isinstance(cause, CommitOutcomeUnknownError)
+    assert "it is being looked for, and transaction.resolved will tell" in str(cause)
+    assert (["unknown"], []) == ([event.outcome for event in finished], resolved)
+    assert 1 == pool.stats().retiring
+    reading.set()
+    until(lambda: pool.stats().idle == 1)
+    [event] = resolved
+    assert ("aborted", finished[0].transaction_id) == (event.outcome, event.transaction_id)
+
+
+def test_a_signals_exception_in_the_commit(pool, script, reading):
+    """What a signal's handler raises comes out at once, and a worker finds out what became of the transaction."""
+    resolved = watch(pool, TransactionResolved)
+    script.on("commit", TimeoutError("soft limit"))
+    with pytest.raises(TimeoutError, match="soft limit"):
+        publish(pool)
+    reading.set()
+
+    until(lambda: resolved)
+    assert "aborted" == resolved[0].outcome
+
+
+def test_a_close_waits_for_the_outcome(pool, script, reading, monkeypatch):
+    """Who closes the pool after Ctrl-C twice gives the search the time that the close has."""
+    script.on("commit", fault(FaultKind.OTHER))
+    resolved = watch(pool, TransactionResolved)
+    interrupted(monkeypatch, reading, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        publish(pool)
+    threading.Timer(0.1, reading.set).start()
+    report = pool.close(timeout_ms=5_000)
+
+    assert () == report.abandoned
+    assert 1 == len(resolved)
+
+
+def test_a_reader_that_never_answers(kept, script, reading):
+    """The caller is told at the deadline that there was no answer."""
+    pool = kept(make_pool(resolve_timeout_ms=50))
+    pool.open()
+    script.on("commit", fault(FaultKind.OTHER))
+    with pytest.raises(CommitOutcomeUnknownError, match="no answer came in time") as caught:
+        publish(pool)
+
+    assert "unknown" == caught.value.resolution.outcome
+
+
+def test_what_is_known_is_pickled(pool, script):
+    """The resolution travels with the error."""
+    script.on("commit", fault(FaultKind.OTHER))
+    with pytest.raises(TransactionError) as caught:
+        publish(pool)
+    copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+
+    assert caught.value.resolution == copied.resolution
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, reading: threading.Event, *, times: int) -> None:
+    """Let Ctrl-C come so often to who waits for the outcome; after the last one the reader may answer, if it is one."""
+    known, left = Errand.known, [times]
+
+    def waiting(errand: Errand[Any], seconds: float) -> bool:
+        if seconds and left[0]:
+            left[0] -= 1
+            if times == 1:
+                reading.set()
+            raise KeyboardInterrupt
+        return known(errand, seconds)
+
+    monkeypatch.setattr(Errand, "known", waiting)

@@ -1,0 +1,165 @@
+"""What a cluster knows of a transaction that is over: whether a record is visible, and where a group stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from wd_di._concurrency.greenlets import yielding
+from wd_di._kafka.callbacks import LaterLogger, TokenSource
+from wd_di._kafka.offsets import group_of
+from wd_di._kafka.port import SLICE, Fault, FaultKind
+from wd_di._kafka.translation import ALL_BROKERS_DOWN, DENIED, END_OF_PARTITION, GONE, Translator, reveal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from confluent_kafka import KafkaError
+
+    from wd_di._concurrency.deadline import Deadline
+
+_OF_ANY_CLIENT = (
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "broker.",
+    "client.",
+    "connections.",
+    "api.version.",
+    "https.",
+    "oauth_cb",
+    "plugin.library.paths",
+    "reconnect.",
+    "sasl.",
+    "security.",
+    "socket.",
+    "ssl.",
+    "enable.ssl.",
+)
+"""How the settings of a producer begin that lead its readers to the same brokers, as the same user."""
+
+_MOCK = "mockCluster"
+"""How the id of a cluster begins that librdkafka plays: it shows what was aborted, too."""
+
+
+class KafkaReader:
+    """Looks up what became of one transaction. Without an answer by its deadline a call raises :class:`Fault`.
+
+    Whoever uses it must be able to wait: closing takes a consumer seconds while a broker is frozen, and dropping it
+    none.
+
+    Args:
+        config: The settings of the producer that has sent it.
+    """
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self._translator = Translator(config)
+        self._config = {key: value for key, value in config.items() if key.startswith(_OF_ANY_CLIENT)}
+        self._consumers: list[Consumer] = []
+        self._trouble = "no broker has answered"
+
+    def sees(self, topic: str, partition: int, offset: int, deadline: Deadline) -> bool:
+        """Whether a ``read_committed`` reader sees the record; no, if it skips it.
+
+        It skips also what retention or compaction has removed: so only what another reader still finds was aborted.
+        """
+        place = TopicPartition(topic, partition, offset)
+        if self._finds("read_committed", place, deadline):
+            self._refuse_mock(deadline)
+            return True
+        if self._finds("read_uncommitted", place, deadline):
+            return False
+        raise Fault(FaultKind.OTHER, f"{_named(place)} isn't there any more")
+
+    def stands_at(self, offsets: Iterable[TopicPartition], group_metadata: bytes, deadline: Deadline) -> bool:
+        """Whether the group has taken these offsets; no, if it stands before one of them."""
+        group, wanted = group_of(group_metadata), {(each.topic, each.partition): each.offset for each in offsets}
+        consumer = self._connect(group, "read_committed")
+        while not deadline.passed:
+            asked = [TopicPartition(*place) for place in wanted]
+            try:
+                found = yielding(lambda: consumer.committed(asked, timeout=deadline.slice(SLICE)))  # noqa: B023
+            except KafkaException as error:
+                self._take_up(error.args[0], f"the offsets of group {group!r} (Describe on the group)")
+                continue
+            failed = next((each.error for each in found if each.error is not None), None)
+            if failed is not None:
+                self._take_up(failed, f"the offsets of group {group!r} (Describe on the topic)")
+                continue
+            ahead = {(each.topic, each.partition): each.offset - wanted[each.topic, each.partition] for each in found}
+            if min(ahead.values()) < 0 or max(ahead.values()) == 0:
+                return min(ahead.values()) == 0
+            raise Fault(FaultKind.OTHER, f"group {group!r} has moved on since")
+        raise Fault(FaultKind.RETRIABLE, self._trouble)
+
+    def close(self) -> None:
+        """Drop its connections."""
+        yielding(self._consumers.clear)
+
+    def _finds(self, isolation: str, place: TopicPartition, deadline: Deadline) -> bool:
+        """Whether such a reader finds the record; no, if it finds that there is none."""
+        consumer = self._connect("wd_di", isolation)
+        consumer.assign([place])
+        while not deadline.passed:
+            message = yielding(lambda: consumer.poll(deadline.slice(SLICE)))
+            if message is None:
+                continue
+            error, offset = message.error(), message.offset()
+            if error is not None and error.code() not in END_OF_PARTITION:
+                self._take_up(error, f"{place.topic!r} (Read on the topic)")
+            elif offset is not None and (offset > place.offset or error is None):
+                return offset == place.offset
+            else:
+                self._trouble = f"another transaction is open before {_named(place)}"
+        raise Fault(FaultKind.RETRIABLE, self._trouble)
+
+    def _refuse_mock(self, deadline: Deadline) -> None:
+        """Who has answered knows the cluster's id."""
+        try:
+            cluster = yielding(lambda: self._consumers[-1].cluster_id(deadline.slice(SLICE)))
+        except (KafkaException, AttributeError):  # upstream calls the method experimental
+            return
+        if str(cluster).startswith(_MOCK):
+            raise Fault(FaultKind.OTHER, "librdkafka's mock cluster shows what was aborted, too")
+
+    def _connect(self, group: str, isolation: str) -> Consumer:
+        given: dict[str, Any] = {
+            **self._config,
+            "group.id": group,
+            "isolation.level": isolation,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "queued.min.messages": 1,
+            # By default each of these can be half a second, or a whole one, of which nobody needs to wait here.
+            "fetch.wait.max.ms": 10,
+            "fetch.error.backoff.ms": 10,
+            "fetch.queue.backoff.ms": 10,
+            "error_cb": self._note,
+            "logger": LaterLogger(None),  # nobody needs to know
+        }
+        if "oauth_cb" in given:
+            given["oauth_cb"] = TokenSource(given)
+        try:
+            consumer = Consumer(reveal(given))  # as in Handle._connect
+        except (KafkaException, TypeError, ValueError) as error:
+            raise Fault(FaultKind.SETTINGS, self._translator.scrub(str(error))) from None
+        self._consumers.append(consumer)
+        return consumer
+
+    def _note(self, error: KafkaError) -> None:
+        """Called by librdkafka; the summary says less than what came before."""
+        if error.code() not in ALL_BROKERS_DOWN:
+            self._trouble = self._translator.scrub(f"{error.str()} [{error.name()}]")
+
+    def _take_up(self, error: KafkaError, what: str) -> None:
+        """Note what went wrong, or raise it if waiting won't help."""
+        if error.code() in GONE:
+            raise Fault(FaultKind.OTHER, "it isn't there any more")
+        if error.code() in DENIED:
+            raise Fault(FaultKind.DENIED, f"no right to read {what}")
+        self._note(error)
+
+
+def _named(place: TopicPartition) -> str:
+    return f"{place.topic}[{place.partition}]@{place.offset}"
