@@ -153,6 +153,16 @@ def test_failing_abort(pool, script):
     assert 1 == retired(pool)
 
 
+def test_a_failed_abort_is_not_tried_again(pool, script):
+    """Closing the producer doesn't abort once more: who waits for the next one would wait for that, too."""
+    script.on("abort", fault(FaultKind.OTHER))
+    with pytest.raises(ZeroDivisionError), pool.transaction():
+        _ = 1 / 0
+    produce_one(pool)
+
+    assert 1 == script.calls.count("abort")
+
+
 def test_abort_signal(pool):
     """AbortTransaction aborts and is swallowed."""
     with pool.transaction() as tx:
@@ -540,6 +550,26 @@ def test_fenced_commit(pool, script, clock, age, error, text):  # noqa: PLR0917 
     assert "unknown" == caught.value.outcome
     assert ["commit"] == ends(script)
     assert 1 == retired(pool)
+
+
+def _fenced_late(clock):
+    clock.now += LATE
+    raise fault(FaultKind.FENCED)
+
+
+@pytest.mark.parametrize("ends", ["commit", "abort"])
+def test_too_late_is_no_fencing(script, clock, ends):
+    """Who was open for longer than the broker allows has no rival: the id is taken back at once, however often."""
+    with make_pool(fenced_retries=0) as pool:
+        for _ in range(3):
+            script.on(ends, lambda: _fenced_late(clock))
+            with pytest.raises((TransactionTimedOutError, ZeroDivisionError)), pool.transaction() as tx:
+                tx.produce_async("orders", "one")
+                if ends == "abort":
+                    _ = 1 / 0
+
+        assert 3 == retired(pool)
+        produce_one(pool)
 
 
 def test_fenced_before_the_commit(pool, script):

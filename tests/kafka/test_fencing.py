@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 
 from tests.kafka.readers import readable, values
 from tests.pools import Recorder, bounded, pool, until
+from tests.scripted import FutureThread
 from wd_di import FencedError, PoolUnhealthyError, ProducerPool, ProducerRetired, Transaction, TransactionTimedOutError
 
 if TYPE_CHECKING:
@@ -83,6 +84,22 @@ def test_a_rival_that_stays_makes_the_pool_unhealthy(servers: str, topic: str) -
             orders.producer(timeout_ms=RECOVERY_MS).__enter__()
 
 
+def test_who_waits_for_a_lost_id_is_told_at_once(servers: str, topic: str) -> None:
+    """A waiter doesn't wait for its time-out once no id is taken back any more, and its error has the cause."""
+    with pool(servers, size=1, fenced_retries=0) as orders:
+        with pytest.raises(FencedError), orders.transaction() as tx:
+            tx.produce_sync(topic, "never")
+            waiter = FutureThread(orders.producer(timeout_ms=RECOVERY_MS).__enter__)
+            waiter.start()
+            until(lambda: orders.stats().waiting == 1)
+            take_over(servers, tx)
+        with bounded(0):
+            error = waiter.outcome()
+
+    assert isinstance(error, PoolUnhealthyError)
+    assert "fenced by a newer instance" in str(error.__cause__)
+
+
 def test_the_broker_ends_an_overlong_transaction(own_kafka: LocalKafka, own_topic: str) -> None:
     """Whoever goes on after the broker's own time-out is told so, and of what; readers weren't held up meanwhile."""
     servers, recorder = own_kafka.bootstrap_servers, Recorder()
@@ -96,6 +113,22 @@ def test_the_broker_ends_an_overlong_transaction(own_kafka: LocalKafka, own_topi
 
         assert [] == values(servers, own_topic)
         assert_replaced(servers, orders, recorder, own_topic)
+
+
+def test_overlong_transactions_disable_no_pool(own_kafka: LocalKafka, own_topic: str) -> None:
+    """However often the broker ends one that was open for too long: there is no rival, and the pool goes on at once."""
+    servers, recorder = own_kafka.bootstrap_servers, Recorder()
+    with pool(servers, size=1, observer=recorder, kafka={"transaction.timeout.ms": 1_000}, fenced_retries=0) as orders:
+        for number in range(3):
+            with pytest.raises(TransactionTimedOutError), orders.transaction() as tx:
+                tx.produce_sync(own_topic, "never")
+                before = readable(servers, own_topic)
+                until(lambda: readable(servers, own_topic) > before)  # noqa: B023  (called here only)
+            assert number + 1 == len(recorder.of(ProducerRetired))
+        with orders.transaction() as tx:
+            tx.produce_async(own_topic, "after")
+
+    assert ["after"] == values(servers, own_topic)
 
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["raised", "swallowed"])

@@ -687,13 +687,54 @@ def test_a_pool_that_is_fenced_too_often_gives_up_for_a_while() -> None:
     assert [*bench.slots] == bench.advance(600).create
 
 
-def test_a_fenced_pool_serves_on_with_what_still_lives() -> None:
-    """Only when nothing lives is a borrower refused."""
+def test_a_fenced_pool_serves_on_with_what_is_idle() -> None:
+    """Who would have to wait is told why that is in vain, while another slot is still held, too."""
     bench = Bench(fenced_retries=0).warm()
     bench.fence(bench.slots[0])
+    held = bench.borrow()
+
+    with pytest.raises(PoolUnhealthyError, match="fenced 1 times"):
+        bench.table.wait(Claim("somebody"))
+    bench.table.release(held)
     bench.borrow()
 
-    assert bench.queue()
+
+def test_who_waits_is_told_when_the_pool_turns_unhealthy() -> None:
+    """At once, with what the last one was fenced by as the cause; whether other slots are held or not."""
+    bench = Bench(fenced_retries=0).warm()
+    first, _ = bench.borrow(), bench.borrow()
+    waiting = bench.queue()
+    effects = bench.table.release(first, FENCED)
+
+    assert effects is not None
+    assert [waiting] == effects.wake
+    assert isinstance(waiting.error, PoolUnhealthyError)
+    assert "fenced" == str(waiting.error.__cause__)
+
+
+def test_who_waits_for_a_creation_is_told_after_it() -> None:
+    """What is being made serves one of them; then the others are told."""
+    bench = Bench(fenced_retries=0)
+    first, second, third = bench.queue(), bench.queue(), Claim("somebody")
+    bench.table.created(bench.slots[0], object())
+    bench.table.wait(third)
+    effects = bench.table.release(first, FENCED)
+
+    assert effects is not None
+    assert [] == effects.wake
+    assert [second, third] == bench.table.created(bench.slots[1], object()).wake
+    assert (None, PoolUnhealthyError) == (second.error, type(third.error))
+
+
+def test_too_late_is_no_fencing_for_whoever_knew() -> None:
+    """The poller sees a producer fenced; its holder knows that its transaction was too old."""
+    bench = Bench(size=1, warm=True, fenced_retries=0).warm()
+    held = bench.borrow()
+    slot = held.slot
+    bench.table.mark_broken(slot, slot.connection, FENCED)
+    bench.table.release(held, Retirement("abort failed", ValueError("too late")))
+
+    assert [slot] == bench.table.retired(slot).create
 
 
 def test_a_reload_forgets_the_fencings() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError
+from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError, PoolUnhealthyError
 from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ def failed(pool: str, error: BaseException) -> Exception:
     """Return the public error of a wait that has ended in vain."""
     if isinstance(error, PoolClosedError):
         return PoolClosedError(str(error))
+    if isinstance(error, PoolUnhealthyError):
+        unhealthy = PoolUnhealthyError(str(error))
+        unhealthy.__cause__ = error.__cause__
+        return unhealthy
     told = PoolOpenError(f"{pool}: no producer can be connected: {error}")
     told.__cause__ = error
     return told

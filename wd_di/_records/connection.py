@@ -67,7 +67,7 @@ class Connection:
 
     Attributes:
         shared: Whether a thread of its own serves it.
-        doubtful: Whether the answer to a commit is missing: then nothing but a drop is left.
+        doubtful: Whether the answer to a commit or an abort is missing: then nothing but a drop is left.
         full_at: How much its queue held when it was full, until there is room again.
         served_until: A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since
             whoever would have to take a flag back may not come to it: a thread that can't start, an interrupt.
@@ -209,8 +209,8 @@ class Connection:
         """End it for good, whatever state it is in; how many records were given up.
 
         In this order: abort what is open, flush until the deadline, purge, serve what that brings, close. After a
-        doubtful commit only the drop is left (all else answers _CONFLICT), and after a fatal error or a failed abort
-        nothing would come of a flush.
+        doubtful commit or abort only the drop is left: all else answers _CONFLICT, and another abort would keep those
+        waiting who want the next producer, whose init aborts as well. After a fatal error nothing comes of a flush.
         """
         client, in_flight = self.client, self.in_flight
         with suppress(Fault):

@@ -3,13 +3,15 @@
 The cases, in the order in which they are decided:
 
 - A borrower asks (`take`, `wait`). The pool is closing: refused. Somebody waits: it waits behind them. A shared slot
-  has room, the fullest first: granted. A slot is idle: granted. ``max_waiting`` wait already: refused. No producer
-  lives, and none can be made: refused. Else it waits, and an empty slot is created for it.
+  has room, the fullest first: granted. A slot is idle: granted. ``max_waiting`` wait already: refused. The pool is
+  unhealthy and none is being made: refused. No producer lives, and none can be made: refused. Else it waits, and an
+  empty slot is created for it.
 - A slot comes free or was made (`release`, `created`). Its producer is no good any more or too old, the pool is closing
   or was reloaded: it retires when its last borrower is gone. Somebody waits: granted to the longest. Else it rests, and
   if that makes all slots available after a reload, the next old one is replaced.
-- A producer retires or couldn't be made (`mark_broken`, `creation_failed`). Its handle is destroyed first (`retired`);
-  then the slot is empty, and created again if somebody waits or the pool is kept warm, after its back-off.
+- A producer retires or couldn't be made (`mark_broken`, `creation_failed`). If that makes the pool unhealthy, or leaves
+  nothing to serve them, those who wait are told. Its handle is destroyed first (`retired`); then the slot is empty, and
+  created again if somebody waits or the pool is kept warm, after its back-off.
 - Time passes (`tick`). What came back late is taken back, empty slots are created, one expired producer retires.
 """
 
@@ -66,15 +68,24 @@ class Decisions(Generic[C]):
         waiting = len(self._waiters)
         if self.policy.max_waiting is not None and waiting >= self.policy.max_waiting:
             raise PoolExhaustedError(f"{self.name}: {waiting} borrowers wait already (max_waiting)")
-        if self._alive():
-            return
-        if self._permanent and not self._due():
+        if self._forsaken():
+            raise self._unhealthy()
+        if not self._alive() and self._permanent and not self._due():
             raise PoolOpenError(f"{self.name}: no producer can be connected: {self._last_error}") from self._last_error
-        if self._fenced_too_often():
-            raise PoolUnhealthyError(
-                f"{self.name}: fenced {len(self._fencings)} times within 10 minutes (fenced_retries="
-                f"{self.policy.fenced_retries}): another process uses the same transactional ids"
-            )
+
+    def _forsaken(self) -> bool:
+        """Whether waiting is in vain: no id is taken back any more, and what is still held goes on the same way."""
+        return self._fenced_too_often() and not any(
+            slot.state is State.CREATING or (slot.state is State.IDLE and self._fit(slot)) for slot in self._slots
+        )
+
+    def _unhealthy(self) -> PoolUnhealthyError:
+        error = PoolUnhealthyError(
+            f"{self.name}: fenced {len(self._fencings)} times within 10 minutes (fenced_retries="
+            f"{self.policy.fenced_retries}): another process uses the same transactional ids"
+        )
+        error.__cause__ = self._fencings.last
+        return error
 
     def _grant_ready(self, claim: Claim[C]) -> bool:
         """A newcomer gets a slot only if nobody waits: nobody is ever overtaken."""
@@ -107,7 +118,10 @@ class Decisions(Generic[C]):
         if claim.state is not ClaimState.GRANTED:
             return None
         slot = claim.slot
-        slot.retirement, known = slot.retirement or retirement, slot.retirement
+        known = slot.retirement
+        # The first reason counts. But who held it knows when it was too late, where the poller saw it fenced meanwhile.
+        if known is None or (known.fenced and retirement is not None):
+            slot.retirement = retirement
         claim.state = ClaimState.DONE
         if claim in slot.claims:  # it isn't, if a signal came when it was granted
             slot.claims.remove(claim)
@@ -181,9 +195,14 @@ class Decisions(Generic[C]):
         slot.retirement = slot.retirement or Retirement("close" if self.closing else "reload")
         if slot.retirement.fenced:
             now = self._clock()
-            slot.not_before = now + self._fencings.note(now) * self.policy.backoff
+            slot.not_before = now + self._fencings.note(now, slot.retirement.error) * self.policy.backoff
         self._counts.retired += 1
         effects.retire.append(slot)
+        self._tell_forsaken(effects)
+
+    def _tell_forsaken(self, effects: Effects[C]) -> None:
+        if self._waiters and self._forsaken():
+            effects.add(self._fail_waiters(self._unhealthy()))
 
     def _due(self) -> list[Slot[C]]:
         now = self._clock()
@@ -199,6 +218,7 @@ class Decisions(Generic[C]):
 
     def _grow(self, effects: Effects[C]) -> Effects[C]:
         """Start as many creations as there are waiters that no creation under way will serve."""
+        self._tell_forsaken(effects)
         if self._waiters:
             creating = sum(slot.state is State.CREATING for slot in self._slots)
             wanted = -(-len(self._waiters) // self.policy.share) - creating

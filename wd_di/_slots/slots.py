@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+from wd_di._records.delivery import another
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -175,13 +177,19 @@ FENCED_BACKOFF_MAX = 60.0
 
 
 class Fencings:
-    """When producers of one pool were fenced lately."""
+    """When producers of one pool were fenced lately.
+
+    Attributes:
+        last: What the last one has met.
+    """
 
     def __init__(self) -> None:
+        self.last: BaseException | None = None
         self._at: deque[float] = deque()
 
-    def note(self, now: float) -> float:
+    def note(self, now: float, error: BaseException | None) -> float:
         """Take note of one; seconds until its id should be taken back, which double."""
+        self.last = error if error is None else another(error)  # its frames are the borrower's
         while self._at and self._at[0] <= now - FENCED_WINDOW:
             self._at.popleft()
         self._at.append(now)
@@ -193,6 +201,7 @@ class Fencings:
 
     def clear(self) -> None:
         """Forget them."""
+        self.last = None
         self._at.clear()
 
     def __len__(self) -> int:

@@ -53,7 +53,7 @@ class SlotTable(Decisions[C]):
             PoolClosedError: The pool is closing.
             PoolExhaustedError: ``max_waiting`` borrowers wait already.
             PoolOpenError: No producer lives, and the last creation failed for good a moment ago.
-            PoolUnhealthyError: No producer lives and the last ones were fenced too often.
+            PoolUnhealthyError: The last producers were fenced too often, and none is being made.
         """
         with self._lock:
             if self.closing:
@@ -191,7 +191,9 @@ class SlotTable(Decisions[C]):
             self._last_error = None
             self._permanent = False
             self._counts.created += 1
-            return self._place(slot) or Effects()
+            effects = self._place(slot) or Effects()
+            self._tell_forsaken(effects)
+            return effects
 
     def creation_failed(self, slot: Slot[C], error: BaseException, *, permanent: bool) -> Effects[C]:
         """The slot couldn't be connected; it stays RETIRING until :meth:`retired` says that its handle is gone.
@@ -207,7 +209,11 @@ class SlotTable(Decisions[C]):
             self._last_error, self._failed_at = error, self._clock()
             self._permanent = permanent
             self._counts.create_errors += 1
-            return self._fail_waiters(error) if permanent and not self._alive() else Effects()
+            if permanent and not self._alive():
+                return self._fail_waiters(error)
+            effects: Effects[C] = Effects()
+            self._tell_forsaken(effects)
+            return effects
 
     def heard_of(self, slot: Slot[C]) -> None:
         """A transaction of the slot was committed just now, so the coordinator keeps its id for another while."""

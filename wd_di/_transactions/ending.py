@@ -264,6 +264,7 @@ class Ending(Writing):
         return all(self.client.topics.missing(delivery.topic) for delivery in tuple(self.ledger.pending))
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None, deadline: Deadline) -> None:
+        self.connection.doubtful = True
         if self.retirement is None or self.retirement.reason != "send_offsets timed out":  # which says it all
             self.retirement = self._retirement("abort failed", raised)
         why = f"{raised}{because(self.client, deadline, raised)}"
@@ -277,7 +278,9 @@ class Ending(Writing):
 
     def _retirement(self, reason: RetirementReason, error: BaseException) -> Retirement:
         fault = self.client.fault or error
-        return Retirement(reason, error, fenced=isinstance(fault, Fault) and fault.kind is FaultKind.FENCED)
+        fenced = isinstance(fault, Fault) and fault.kind is FaultKind.FENCED
+        # The broker's own time-out looks the same to the client, and is nobody else's doing.
+        return Retirement(reason, error, fenced=fenced and self._age() < self._limits.transaction_timeout)
 
     def _drain(self, deadline: Deadline, in_vain: Callable[[], bool]) -> None:
         """Flush in slices until every record of this transaction has its answer, or that is in vain."""
