@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.pools import until
 from tests.scripted import OFFSETS, PATIENCE, FaultKind, Script, committed, fault, make_pool, watch
 from wd_di._concurrency.errands import Errand
 from wd_di._kafka.memory import MemoryReader
+from wd_di._transactions import ending
 from wd_di.errors import CommitOutcomeUnknownError, TransactionAbortedError, TransactionError
 from wd_di.events import ProducerRetired, TransactionAborted, TransactionFinished, TransactionResolved
 
@@ -130,16 +132,46 @@ def test_ctrl_c_twice(pool, script, reading, monkeypatch):
     assert ("aborted", finished[0].transaction_id) == (event.outcome, event.transaction_id)
 
 
-def test_a_signals_exception_in_the_commit(pool, script, reading):
-    """What a signal's handler raises comes out at once, and a worker finds out what became of the transaction."""
+def test_a_time_limit_in_the_commit(pool, script, reading):
+    """Where no answer comes, what a signal's handler raises doesn't wait for the search: a worker goes on and tells."""
     resolved = watch(pool, TransactionResolved)
     script.on("commit", TimeoutError("soft limit"))
-    with pytest.raises(TimeoutError, match="soft limit"):
+    script.always("commit", fault(FaultKind.RETRIABLE))
+    with pytest.raises(TimeoutError, match="soft limit") as caught:
         publish(pool)
     reading.set()
 
     until(lambda: resolved)
     assert "aborted" == resolved[0].outcome
+    assert isinstance(caught.value.__cause__, CommitOutcomeUnknownError)
+    assert "it is being looked for, and transaction.resolved will tell" in caught.value.__notes__[0]
+
+
+def test_a_time_limit_while_it_is_looked_for(pool, script, reading, monkeypatch):
+    """It waits for a last word, and then leaves the search to a worker."""
+    monkeypatch.setattr(ending, "LAST_WORD", 0.1)
+    resolved, started = watch(pool, TransactionResolved), time.monotonic()
+    script.on("commit", fault(FaultKind.OTHER))
+    interrupted(monkeypatch, threading.Event(), times=1, by=TimeoutError)
+    with pytest.raises(TimeoutError) as caught:
+        publish(pool)
+    took = time.monotonic() - started
+    reading.set()
+
+    until(lambda: resolved)
+    assert took < 1
+    assert isinstance(caught.value.__cause__, CommitOutcomeUnknownError)
+    assert [str(caught.value.__cause__)] == caught.value.__notes__
+
+
+def test_a_time_limit_that_the_outcome_overtakes(pool, script, reading, monkeypatch):
+    """Found out in time, it is what the note says."""
+    lost_reply(script)
+    interrupted(monkeypatch, reading, times=1, by=TimeoutError)
+    with pytest.raises(TimeoutError) as caught:
+        publish(pool)
+
+    assert caught.value.__notes__[0].endswith("was committed")
 
 
 def test_a_close_waits_for_the_outcome(pool, script, reading, monkeypatch):
@@ -177,7 +209,13 @@ def test_what_is_known_is_pickled(pool, script):
     assert caught.value.resolution == copied.resolution
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, reading: threading.Event, *, times: int) -> None:
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+    reading: threading.Event,
+    *,
+    times: int,
+    by: type[BaseException] = KeyboardInterrupt,
+) -> None:
     """Let Ctrl-C come so often to who waits for the outcome; after the last one the reader may answer, if it is one."""
     known, left = Errand.known, [times]
 
@@ -186,7 +224,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, reading: threading.Event, *, ti
             left[0] -= 1
             if times == 1:
                 reading.set()
-            raise KeyboardInterrupt
+            raise by
         return known(errand, seconds)
 
     monkeypatch.setattr(Errand, "known", waiting)

@@ -148,6 +148,31 @@ def produce(pool: ProducerPool) -> None:
         tx.produce_async("orders")
 
 
+def test_no_place_lies_about_the_outcome() -> None:
+    """Interrupted at any place, what is noted on the exception about the transaction is so."""
+    met: list[BaseException] = []
+    told: Counter[str] = Counter()
+
+    def work() -> None:
+        internals.broker(pool).committed.clear()
+        try:
+            produce(pool)
+        except Interrupt as error:
+            met.append(error)
+            raise
+
+    with make_pool() as pool:
+        produce(pool)
+        for place in interrupt_everywhere(work):
+            assert settled(pool), place
+            visible = len(committed(pool))
+            for note in getattr(met.pop(), "__notes__", ["nothing"]):
+                told[note.rpartition(" ")[2]] += 1
+                assert {"committed": 1, "aborted": 0}.get(note.rpartition(" ")[2], visible) == visible, (place, note)
+
+    assert min(told["committed"], told["aborted"]) > 10, told
+
+
 def test_no_place_loses_a_waiter() -> None:
     """Whoever waits gets the slot, wherever the one who gives it back is interrupted."""
     with plain_pool(timeout_ms=int(PATIENCE * 1000)) as pool:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from tests import internals
 from tests.pools import pool as on_brokers
@@ -313,15 +314,16 @@ def test_interrupt_while_flushing(pool, script):
     assert [] == committed(pool)
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, TimeoutError, SoftTimeLimitExceeded])
 def test_interrupt_while_committing(pool, script, kind):
-    """Ctrl-C, or a signal handler's exit, in the commit is outwaited and raised after it."""
+    """Ctrl-C, an exit or a time limit in the commit is outwaited and raised after it, with a note on the outcome."""
     original, events = kind(), watch(pool, TransactionFinished)
     script.on("commit", original)
     with pytest.raises(kind) as caught:
         produce_one(pool)
 
     assert original is caught.value
+    assert [f"orders: transaction {events[0].transaction_id} was committed"] == original.__notes__
     assert ["one"] == committed(pool)
     assert ["commit", "commit"] == ends(script)
     assert ["committed"] == [event.outcome for event in events]
@@ -343,15 +345,62 @@ def test_second_interrupt(pool, script):
     assert 1 == retired(pool)
 
 
-def test_other_exception_while_committing(pool, script):
-    """What a signal handler raises out of the commit comes out, and the outcome is called unknown."""
-    finished = watch(pool, TransactionFinished)
+def test_time_limit_while_committing_in_vain(script):
+    """A time limit waits a second for the answer at most, and then comes out with the doubt as its cause and note."""
     script.on("commit", TimeoutError("SIGALRM"))
-    with pytest.raises(TimeoutError, match="SIGALRM"):
+    script.always("commit", fault(FaultKind.RETRIABLE))
+    with make_pool(commit_timeout_ms=10_000) as pool:
+        finished, started = watch(pool, TransactionFinished), time.monotonic()
+        with pytest.raises(TimeoutError, match="SIGALRM") as caught:
+            produce_one(pool)
+        took = time.monotonic() - started
+
+        assert ["unknown"] == [event.outcome for event in finished]
+        assert 1 == retired(pool)
+    assert isinstance(caught.value.__cause__, CommitOutcomeUnknownError)
+    assert [str(caught.value.__cause__)] == caught.value.__notes__
+    assert "the outcome is unknown, no answer within 1 s after TimeoutError" in caught.value.__notes__[0]
+    assert 0.9 <= took <= 1.3
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
+@pytest.mark.parametrize("call", ["flush", "abort"])
+def test_interrupt_before_the_end(pool, script, call, kind):
+    """One that comes before the commit was sent, or in the abort of a block that failed, notes that all was aborted."""
+    finished = watch(pool, TransactionFinished)
+    script.on(call, kind())
+    with pytest.raises(kind) as caught, pool.transaction() as tx:
+        tx.produce_async("orders", "one")
+        if call == "abort":
+            raise ZeroDivisionError
+
+    assert f"orders: transaction {finished[0].transaction_id} was aborted" in caught.value.__notes__
+    assert [] == committed(pool)
+
+
+def test_interrupt_on_the_way_back(pool, monkeypatch):
+    """One that comes when the commit has been confirmed, and the producer isn't back yet, notes that, too."""
+    finished, give_back = watch(pool, TransactionFinished), TransactionRun._give_back
+
+    def interrupted(*given: Any) -> None:
+        monkeypatch.setattr(TransactionRun, "_give_back", give_back)
+        raise TimeoutError
+
+    monkeypatch.setattr(TransactionRun, "_give_back", interrupted)
+    with pytest.raises(TimeoutError) as caught:
         produce_one(pool)
 
-    assert ["unknown"] == [event.outcome for event in finished]
-    assert 1 == retired(pool)
+    assert [f"orders: transaction {finished[0].transaction_id} was committed"] == caught.value.__notes__
+    assert ["one"] == committed(pool)
+    assert 0 == pool.stats().in_use
+
+
+def test_what_a_block_raises_has_no_note(pool):
+    """That it aborts is what a transaction is for."""
+    with pytest.raises(ZeroDivisionError) as caught, pool.transaction():
+        raise ZeroDivisionError
+
+    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])

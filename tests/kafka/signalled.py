@@ -78,14 +78,14 @@ def commits(of: ProducerPool, topic: str) -> None:
     while True:
         with of.transaction() as tx:
             for _ in range(5):
-                tx.produce_async(topic, "x")
+                tx.produce_async(topic, tx.id)
 
 
 def aborts(of: ProducerPool, topic: str) -> None:
     """One transaction after the other that isn't committed."""
     while True:
         with of.transaction() as tx:
-            tx.produce_async(topic, "x")
+            tx.produce_async(topic, tx.id)
             tx.abort_only()
 
 
@@ -112,13 +112,15 @@ def signalled(number: int, work: Callable[[], None]) -> BaseException | None:
 
 
 def main(servers: str, topic: str, case: str, rounds: int) -> None:
-    """Say what came out that wasn't what the handler had raised; then end by SIGTERM."""
+    """Say what was noted, and what came out that wasn't what the handler had raised; then end by SIGTERM."""
     make, work = WORK[case]
     with make(servers, size=1) as of:
         for name, (number, handler, (kind, args)) in HANDLERS.items():
             before = signal.signal(number, handler)
             for _ in range(rounds):
                 error = signalled(number, lambda: work(of, topic))
+                for note in getattr(error, "__notes__", ()):
+                    sys.stdout.write(f"{note}\n")
                 if type(error) is not kind or error.args != args:
                     sys.stdout.write(f"{name}: {error!r}\n")
                     traceback.print_exception(error)

@@ -349,6 +349,7 @@ class TransactionRun(TransactionScope):
         try:
             if transaction is not None:
                 transaction.finish(error, ())
+                transaction.tell_outcome(error)
         finally:
             self._give_back(transaction)
 

@@ -30,6 +30,10 @@ class Deadline:
         """
         return cls(check_timeout(timeout_ms, default_ms, name) / 1000)
 
+    def shorten(self, seconds: float) -> None:
+        """Let no more than so many seconds be left."""
+        self._end = min(self._end, time.monotonic() + seconds)
+
     @property
     def left(self) -> float:
         """Seconds left, never negative."""

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from wd_di.events import RetirementReason
 
 FLUSH_BEFORE_ABORT = 1.0
+LAST_WORD = 1.0
+"""Seconds for the answer to a commit that a time limit has interrupted: known is better than in time."""
 GRACE = 0.1
 """Seconds beyond ``resolve_timeout_ms`` in which the reason may come why nothing was found out."""
 
@@ -143,24 +145,29 @@ class Ending(Writing):
                 self._commit_refused(fault, deadline, asked=asked)
             if deadline.passed:
                 waited = f"no answer within {self._limits.commit_timeout * 1000:.0f} ms"
+                if isinstance(self._interrupt, Exception):
+                    waited = f"no answer within {LAST_WORD:g} s after {type(self._interrupt).__name__}"
                 raise self.failures.in_doubt(f"{waited}{because(self.client, deadline)}") from fault
             return False
-        except BaseException as raised:
-            if isinstance(raised, Exception):
-                raise
+        except WdDiError:
+            raise
+        except BaseException as raised:  # noqa: BLE001  (it goes on when the answer has come)
             self._outwait(raised, deadline)
             return False
         return True
 
     def _outwait(self, interrupt: BaseException, deadline: Deadline) -> None:
         """Keep a first Ctrl-C, or a greenlet's kill, until the answer has come; a second one gives up, in doubt."""
-        self._note_interrupt(interrupt)
+        self._note_interrupt(interrupt, deadline)
         if self._given_up:
             raise self.failures.in_doubt(f"interrupted twice{because(self.client, deadline)}") from interrupt
 
-    def _note_interrupt(self, interrupt: BaseException) -> None:
+    def _note_interrupt(self, interrupt: BaseException, deadline: Deadline) -> None:
+        """Keep the first one; for no longer than the last word's time, if it may be a time limit's."""
         self._given_up = self._interrupt is not None
         self._interrupt = self._interrupt or interrupt
+        if isinstance(interrupt, Exception):
+            deadline.shorten(LAST_WORD)
 
     def _resolved(self, doubt: TransactionError) -> TransactionError | None:
         """Find out what became of a commit without an answer, and return what it raises: nothing, if it was a yes."""
@@ -187,11 +194,14 @@ class Ending(Writing):
         doubt = Doubt(self.connection, self.ledger.stored, self.offsets, fenced=fenced)
         errand = doubt.look(deadline)
         patience = Deadline(deadline.seconds + GRACE)  # at its deadline the worker says why it has found out nothing
+        if isinstance(self._interrupt, Exception):  # the commit has had its time
+            patience.shorten(0)
         while not (self._given_up or patience.passed or errand.known(0)):
             try:
                 errand.known(patience.left)
             except BaseException as raised:  # noqa: BLE001  (as in _answered)
-                self._note_interrupt(raised)
+                self._note_interrupt(raised, patience)
+        self._given_up |= isinstance(self._interrupt, Exception) and not errand.known(0)
         if not self._given_up:
             return errand.get() if errand.known(0) else doubt.unknown("no answer came in time")
         return None if errand.then(lambda: self._tell_resolved(errand.get())) else errand.get()

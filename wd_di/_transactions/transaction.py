@@ -9,7 +9,13 @@ from wd_di._records.connection import Retirement
 from wd_di._transactions.ending import Ending
 from wd_di._transactions.hooks import Hooks, When
 from wd_di._transactions.writing import OUTCOMES, TransactionPolicy
-from wd_di.errors import AbortTransaction, TransactionAbortedError, TransactionTimedOutError
+from wd_di.errors import (
+    AbortTransaction,
+    CommitOutcomeUnknownError,
+    TransactionAbortedError,
+    TransactionTimedOutError,
+    WdDiError,
+)
 from wd_di.events import TransactionFinished, TransactionStarted
 
 if TYPE_CHECKING:
@@ -17,6 +23,9 @@ if TYPE_CHECKING:
 
     from wd_di._records.connection import Connection
     from wd_di._records.sender import SendPolicy
+
+NOT_TO_END = ("new", "committing", "committed", "aborted")
+"""Phases with nothing to commit or abort: an interrupt came before the begin, or right before the close."""
 
 
 class Lent(Protocol):
@@ -88,7 +97,7 @@ class OpenTransaction(Ending):
                     raise self.closed_error()
                 return False
             try:
-                if self.phase == "new":  # an interrupt came before its begin
+                if self.phase in NOT_TO_END:
                     return False
                 if well:
                     self._leave_well()
@@ -101,6 +110,20 @@ class OpenTransaction(Ending):
             finally:
                 self._close(problem)
                 problem = None  # its traceback leads to this frame, and so to the scope, which should go at once
+
+    def tell_outcome(self, raised: BaseException) -> None:
+        """Note on what somebody else's code has raised, as a signal's handler, what is known of the outcome."""
+        if isinstance(raised, WdDiError) or self.phase == "new":
+            return
+        outcome = OUTCOMES.get(self.phase, "aborted")
+        if outcome != "unknown":
+            note = f"{self.policy.pool}: transaction {self.id} was {outcome}"
+        elif isinstance(raised.__cause__, CommitOutcomeUnknownError):
+            note = str(raised.__cause__)
+        else:
+            note = str(self.failures.in_doubt("interrupted before the answer came"))
+        if note not in getattr(raised, "__notes__", ()):
+            raised.add_note(note)
 
     @property
     def closed(self) -> bool:
