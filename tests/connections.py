@@ -24,6 +24,7 @@ def connected(connect: Callable[[Answers], Any]) -> Any:
         callbacks=Workers("w", 1),
         errands=Workers("e", 1),
         closing=lambda: False,
+        rivals=str,
     )
     connection = Connection("orders", 0, services, connect, MemoryBroker().read)
     client: Any = connection.client

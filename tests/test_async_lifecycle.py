@@ -433,7 +433,7 @@ class OnMock(containers.DeclarativeContainer):
 
     settings = providers.Dependency(instance_of=KafkaSettings)
     orders = PoolResource(
-        providers.Factory(PoolSettings, size=2, transactional_id="on-mock-{pid}-{index}", kafka=settings)
+        providers.Factory(PoolSettings, size=2, transactional_id="on-mock-{host}-{pid}-{index}", kafka=settings)
     )
     clicks = PoolResource(providers.Factory(PoolSettings, size=1, share=8, kafka=settings))
 

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         MessagePurged,
         Observer,
         ProducerClosed,
+        ProducerContested,
         ProducerCreated,
         ProducerRetired,
         StatisticsEmitted,
@@ -105,8 +106,9 @@ else:
             "events": (
                 "CheckoutTimedOut ConnectionPoolCreated ConnectionPoolReload ConnectionPoolReloaded "
                 "ConnectionPoolSetup ConnectionPoolShutdown ErrorOccurred Event MessageAcknowledged MessageFailed "
-                "MessagePurged Observer ProducerClosed ProducerCreated ProducerRetired StatisticsEmitted Subscription "
-                "TransactionAborted TransactionCommitted TransactionFinished TransactionResolved TransactionStarted"
+                "MessagePurged Observer ProducerClosed ProducerContested ProducerCreated ProducerRetired "
+                "StatisticsEmitted Subscription TransactionAborted TransactionCommitted TransactionFinished "
+                "TransactionResolved TransactionStarted"
             ),
             "lifecycle": "close_pools lifespan open_pools running",
             "pool": "CloseReport ProducerPool",
@@ -166,6 +168,7 @@ __all__ = [
     "Producer",
     "ProducerClosed",
     "ProducerConfig",
+    "ProducerContested",
     "ProducerCreated",
     "ProducerPool",
     "ProducerRetired",

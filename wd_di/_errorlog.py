@@ -105,9 +105,14 @@ class ErrorLog(Limiter):
 
     def write(self, key: str, message: str, error: BaseException) -> None:
         """Log ``message`` and ``error`` at ERROR on logger ``wd_di``, unless ``key`` is silent."""
+        self._write(logging.ERROR, key, f"{message}: {_shown(error)}", error)
+
+    def warn(self, key: str, message: str) -> None:
+        """Log ``message`` at WARNING, likewise."""
+        self._write(logging.WARNING, key, message, None)
+
+    def _write(self, level: int, key: str, text: str, error: BaseException | None) -> None:
         left_out = self.admit(key, self._clock())
-        if left_out is None:
-            return
-        extra = {"wd_di_key": key, "wd_di_suppressed": left_out}
-        text = f"{message}: {_shown(error)}{and_more(left_out)}"
-        write_log(LOGGER, logging.ERROR, text, error=error, extra=extra)
+        if left_out is not None:
+            extra = {"wd_di_key": key, "wd_di_suppressed": left_out}
+            write_log(LOGGER, level, f"{text}{and_more(left_out)}", error=error, extra=extra)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ORDER = (
     "exit",
     "ids",
+    "seats",
     "deliveries",
     "workers",
     "clients",  # before the pools, which would close them

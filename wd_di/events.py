@@ -135,6 +135,17 @@ class ProducerCreated(_ProducerEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class ProducerContested(_ProducerEvent):
+    """A producer is about to ask for an id that another process of this host has; ``rival`` says which one.
+
+    That one is fenced then, unless ``ids_held_elsewhere="refuse"`` forbids it.
+    """
+
+    name = "producer.contested"
+    rival: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProducerClosed(_ProducerEvent):
     """A producer is closed; ``purged`` counts the messages that it had to give up."""
 
@@ -294,6 +305,7 @@ EVENTS: tuple[type[Event], ...] = (
     ConnectionPoolShutdown,
     CheckoutTimedOut,
     ErrorOccurred,
+    ProducerContested,
     ProducerCreated,
     ProducerClosed,
     ProducerRetired,
@@ -311,7 +323,9 @@ _BY_NAME: dict[str, type[Event]] = {Event.name: Event} | {each.name: each for ea
 
 
 # For errors that only an event carries: with nobody listening, this line is all there is of them.
-log_error: Callable[[str, str, BaseException], None] = ErrorLog().write
+_log = ErrorLog()
+log_error: Callable[[str, str, BaseException], None] = _log.write
+log_warning: Callable[[str, str], None] = _log.warn
 
 
 # -- listening ---------------------------------------------------------------------------------

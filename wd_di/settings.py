@@ -86,6 +86,8 @@ class PoolSettings(Frozen):
     """Whether blocking calls are allowed on a thread with a running event loop, as in notebooks."""
     fenced_retries: int = Field(default=3, ge=0)
     """How many times per ten minutes a fenced producer is initialised again."""
+    ids_held_elsewhere: Literal["warn", "refuse"] = "warn"
+    """What to do if another process of this host has a producer's id: take it all the same, or refuse to."""
 
     def on(self, kafka: KafkaSettings, /) -> Self:
         """Return these settings with what several pools have in common of Kafka's, such as addresses and SASL.

@@ -122,7 +122,7 @@ def place(number):
         assert pool.stats().in_use <= 2
         return tx.id
 
-with make(size=2, transactional_id="g-{pid}-{index}") as pool:
+with make(size=2, transactional_id="g-{host}-{pid}-{index}") as pool:
     greenlets = [gevent.spawn(place, number) for number in range(20)]
     assert 20 == len({greenlet.get() for greenlet in greenlets})
 assert begun == sorted(begun), begun
@@ -145,7 +145,7 @@ def attempt(error, wait):
     assert stop() < 0.9
 
 dead = nobody()
-ids = make(dead, size=1, transactional_id="g-{pid}-{index}", timeout_ms=1_000)
+ids = make(dead, size=1, transactional_id="g-{host}-{pid}-{index}", timeout_ms=1_000)
 shared = make(dead, size=1, share=10, produce_timeout_ms=1_000)
 exclusive = make(dead, size=1, produce_timeout_ms=1_000)
 attempt(PoolTimeoutError, lambda: sync(ids))
@@ -166,7 +166,7 @@ def test_a_killed_greenlet_leaves_nothing_behind() -> None:
     run(
         """
 dead = nobody()
-waiting = make(dead, size=1, transactional_id="g-{pid}-{index}")
+waiting = make(dead, size=1, transactional_id="g-{host}-{pid}-{index}")
 producing = make(dead, size=1)
 for pool in (waiting, producing):
     greenlet = gevent.spawn(sync, pool)
@@ -198,7 +198,7 @@ def place():
         kafka.set_rtt(1_000)
         tx.before_commit(lambda: gevent.spawn_later(0.3, greenlet.kill, block=False))
 
-with make(size=1, transactional_id="g-{pid}-{index}") as pool:
+with make(size=1, transactional_id="g-{host}-{pid}-{index}") as pool:
     greenlet = gevent.spawn(place)
     assert isinstance(greenlet.get(), gevent.GreenletExit)
     kafka.set_rtt(0)

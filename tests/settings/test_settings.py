@@ -592,6 +592,7 @@ def test_defaults() -> None:
         "implicit_transactions": True,
         "allow_blocking_in_loop": False,
         "fenced_retries": 3,
+        "ids_held_elsewhere": "warn",
     }
 
     assert expected == PoolSettings().model_dump(exclude={"kafka"}) | {"kafka": PoolSettings().kafka.librdkafka()}

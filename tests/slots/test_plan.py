@@ -21,7 +21,8 @@ from pydantic import SecretStr
 
 from wd_di._slots import ids as _ids
 from wd_di._slots.ids import free_ids, reserve_ids
-from wd_di._slots.plan import Plan, ProducerConfig, default_instance, make_plan
+from wd_di._slots.plan import Plan, ProducerConfig, make_plan
+from wd_di._slots.template import default_instance
 from wd_di.errors import SettingsError
 from wd_di.pool import ProducerPool
 from wd_di.settings import KafkaSettings, PoolSettings, SettingsWarning
@@ -193,8 +194,8 @@ def test_another_start_and_a_fork_have_other_instances() -> None:
     """A forked child and a second start draw their own instance; in the child ids can be claimed at once."""
     program = """
 import os, sys
-from wd_di._slots import ids, plan
-mine = plan.default_instance()
+from wd_di._slots import ids, template
+mine = template.default_instance()
 ids._registry.lock.acquire()
 pid = os.fork()
 if pid == 0:
@@ -202,7 +203,7 @@ if pid == 0:
     import threading
     thread = threading.Thread(target=lambda: free.append(ids.free_ids(object())), daemon=True)
     thread.start(); thread.join(5)
-    os.write(1, f"{mine} {plan.default_instance()} {len(free)}".encode())
+    os.write(1, f"{mine} {template.default_instance()} {len(free)}".encode())
     os._exit(0)
 os.waitpid(pid, 0)
 """
@@ -226,7 +227,10 @@ os.waitpid(pid, 0)
 def test_an_id_without_the_process_warns() -> None:
     """An id that every replica has in common is one warning that says what to add, at the line that made the pool."""
     settings = transactional(transactional_id="shop-{index}")
-    said = r"^orders: .* a second replica would fence this one: add \{inst"
+    said = (
+        r"^orders: .* a second replica would fence this one: add \{instance\} and set PoolSettings\.instance, or add "
+        r"\{host\} and \{pid\} \(\{host\} alone where each host, such as a pod, runs one process\)$"
+    )
 
     with pytest.warns(SettingsWarning, match=said) as caught:
         pool = ProducerPool(settings, name="orders")
@@ -244,6 +248,29 @@ def test_a_random_instance_warns() -> None:
     assert [f"shop-{default_instance()}-{index}" for index in range(2)] == ids(plan)
 
 
+def numbered(monkeypatch: pytest.MonkeyPatch, namespace: str | None) -> None:
+    """Let this process have its number from this namespace; from none where there are none."""
+
+    def read(path: Path) -> Path:
+        assert Path("/proc/self/ns/pid") == path
+        if namespace is None:
+            raise FileNotFoundError(path)
+        return Path(namespace)
+
+    monkeypatch.setattr(Path, "readlink", read)
+
+
+def test_a_number_in_a_container_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id that only a process's number tells apart is one warning in a container, where the next has the same."""
+    numbered(monkeypatch, "pid:[4026532447]")
+    said = rf"^orders: .*'shop-\{{pid\}}-\{{index\}}' .* is likely {os.getpid()}, too, .* Add \{{host\}}$"
+    with pytest.warns(SettingsWarning, match=said) as caught:
+        plan_of(transactional(instance=None, transactional_id="shop-{pid}-{index}"))
+
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("namespace", ["pid:[4026531836]", None], ids=["the host's", "no Linux"])
 @pytest.mark.parametrize(
     "pool",
     [
@@ -257,8 +284,9 @@ def test_a_random_instance_warns() -> None:
     ],
     ids=str,
 )
-def test_nothing_wrong_nothing_said(pool: PoolSettings) -> None:
-    """Plain pools, told instances, hosts, and pools without a shared cluster don't warn."""
+def test_nothing_wrong_nothing_said(pool: PoolSettings, namespace: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain pools, told instances, hosts, numbers of a host and pools without a shared cluster don't warn."""
+    numbered(monkeypatch, namespace)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
 
@@ -558,6 +586,7 @@ def test_text_that_c_would_cut(key: str, text: str) -> None:
         {"resolve_timeout_ms": 9_000},
         {"implicit_transactions": False},
         {"fenced_retries": 2},
+        {"ids_held_elsewhere": "refuse"},
         {"transactional_id_expiry_ms": 1_000},
         {"kafka": kafka(**{"transaction.timeout.ms": 9_000})},
     ],

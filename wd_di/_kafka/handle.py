@@ -84,6 +84,7 @@ class Handle(ABC):
         self._looked_up: dict[str, float] = {}
         self._deaf = -1.0
         self._proved = -math.inf
+        self._asked_who = False
         self._asking: list[str] = []
         self._wrote = False
         self._unheard = False

@@ -165,6 +165,10 @@ class MemoryClient:
         if self._closed:
             raise _closed()
 
+    def cluster_id(self, seconds: float) -> str:
+        """There is no cluster."""
+        return ""
+
     def ask(self, topic: str, seconds: float) -> bool:
         """Every topic is there, with every partition."""
         return False

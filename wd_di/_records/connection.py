@@ -52,6 +52,7 @@ class Services:
         callbacks: Calls what the users have given to be called.
         errands: Makes the calls that may take longer than their callers wait; one for each producer at a time.
         closing: Whether the pool is.
+        rivals: Says who else of this host has the transactional id of a producer, given its index.
     """
 
     observer: Observer
@@ -60,6 +61,7 @@ class Services:
     callbacks: Workers
     errands: Workers
     closing: Callable[[], bool]
+    rivals: Callable[[int], str]
 
 
 class Connection:
@@ -145,6 +147,10 @@ class Connection:
     def last_error_since(self, started: float) -> str | None:
         """What may explain that there is no answer."""
         return self.client.last_error_since(started)
+
+    def rivals(self) -> str:
+        """Who else of this host has its transactional id, if that is known."""
+        return self.services.rivals(self.index)
 
     def forget(self, ledger: Ledger) -> None:
         """The last record of a borrower that went away has its answer."""
@@ -255,9 +261,14 @@ def initialise(client: Client, wanted: Callable[[], bool]) -> None:
     No other handle may be tried meanwhile: what this one has asked can wait in a frozen broker's socket, also when the
     handle is gone, and would fence its replacement later.
     """
+    persist(lambda: client.init(SLICE), client, wanted)
+
+
+def persist(call: Callable[[], object], client: Client, wanted: Callable[[], bool]) -> None:
+    """Make a call to the client again and again until it succeeds, for as long as somebody could want that."""
     while True:
         try:
-            client.init(SLICE)
+            call()
         except Fault as fault:
             client.poll(BREATH)
             if client.fault not in (None, fault):

@@ -81,7 +81,9 @@ class Housekeeper:
         callbacks = Workers(f"wd_di-{self.name}-callback", 1)
         errands = Workers(f"wd_di-{self.name}-errand", policy.size)
         self._asker = Asker(self.name, observer)
-        services = Services(observer, self.nudge, self.jobs, callbacks, errands, closing=lambda: self.table.closing)
+        services = Services(
+            observer, self.nudge, self.jobs, callbacks, errands, closing=lambda: self.table.closing, rivals=self._rivals
+        )
         self._maker = Maker(plan, memory, services, self._changed)
 
     def apply(self, plan: Plan, policy: SlotPolicy) -> None:
@@ -232,7 +234,15 @@ class Housekeeper:
             if connection is not None:
                 connection.client.close()
         finally:
-            self.carry_out(self.table.retired(slot))
+            self._gone(slot)
+
+    def _gone(self, slot: Slot[Connection]) -> None:
+        """The old handle is destroyed: its id is free for others, and for the next producer of this slot."""
+        self._maker.rivals.leave(slot.index)
+        self.carry_out(self.table.retired(slot))
+
+    def _rivals(self, index: int) -> str:
+        return self._maker.rivals.of(index)
 
     # -- closing -----------------------------------------------------------------------------------
 
@@ -260,7 +270,7 @@ class Housekeeper:
             transactional_id=connection.client.transactional_id,
             purged=lost,
         )
-        self.carry_out(self.table.retired(slot))
+        self._gone(slot)
 
     def _note_purged(self, lost: int) -> None:
         with self._mutex:

@@ -6,13 +6,17 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.workers import Workers
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._kafka.lines import Lines
+from wd_di._kafka.port import SLICE, Fault, FaultKind
 from wd_di._kafka.reader import KafkaReader
 from wd_di._kafka.troubles import Siblings, addresses, unanswered
-from wd_di._records.connection import Connection, initialise
+from wd_di._records.connection import Connection, initialise, persist
+from wd_di._slots.ids import address
 from wd_di._slots.probe import Probe
+from wd_di._slots.rivals import Rivals
 from wd_di.events import ErrorOccurred, StatisticsEmitted
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from wd_di._records.connection import Services
     from wd_di._slots.plan import Plan, SlotPlan
 
+ID_PATIENCE = 3.0
+"""Seconds for a cluster's id, once a broker is there: six round trips of half a second, and nobody waits longer."""
 MAKERS_MAX = 32
 """Producers of one pool that are made at once."""
 
@@ -54,12 +60,14 @@ class Maker:
     Attributes:
         making: Those that aren't ready yet, by index.
         lines: What becomes of the lines that their clients log, by cluster.
+        rivals: Who else of this host has their transactional ids.
     """
 
     def __init__(self, plan: Plan, memory: MemoryBroker, services: Services, changed: threading.Condition) -> None:
         self.plan = plan
         self.making: dict[int, Connection] = {}
         self.lines: dict[str, Lines] = {}
+        self.rivals = Rivals(plan.name, services.observer)
         self._memory = memory
         self._services = services
         self._changed = changed
@@ -81,7 +89,7 @@ class Maker:
         try:
             connection = self.making[index] = self._connect(plan)
             if plan.transactional_id is not None:
-                initialise(connection.client, wanted)
+                self._initialise(plan, connection.client, wanted)
             elif plan.deliver and not self._reached(connection.client, patience):
                 connection = None  # the probe closes it
                 connection = self.making[index] = self._connect(plan, patient=True)
@@ -104,6 +112,41 @@ class Maker:
     def addresses(self) -> str:
         """Where the brokers are; nothing, if they are mocks."""
         return addresses(*(slot.kafka for slot in self.plan.slots))
+
+    def _initialise(self, plan: SlotPlan, client: Client, wanted: Callable[[], bool]) -> None:
+        """Get the transactional id, having looked who else of this host has it.
+
+        By the cluster's id, since one cluster has many addresses. It comes with a broker's first answer, in which init
+        waits, too; where it doesn't come, or there is none, the addresses have to do.
+        """
+        if plan.remote:
+            patience = Deadline(ID_PATIENCE)
+
+            def meet_rivals() -> None:
+                nonlocal patience
+                try:
+                    cluster = client.cluster_id(SLICE)
+                except Fault:
+                    if client.cut_off:  # then no init would come through either
+                        patience = Deadline(ID_PATIENCE)
+                    if not patience.passed:
+                        raise
+                    cluster = ""
+                self._meet_rivals(plan, cluster)
+
+            persist(meet_rivals, client, wanted)
+        initialise(client, wanted)
+
+    def _meet_rivals(self, plan: SlotPlan, cluster: str) -> None:
+        """Look who of this host has the id.
+
+        Raises:
+            Fault: Somebody has, and that is refused.
+        """
+        refuse = self.plan.settings.ids_held_elsewhere == "refuse"
+        why = self.rivals.meet(plan.index, cluster or _addresses(plan), str(plan.transactional_id), refuse=refuse)
+        if why is not None:
+            raise Fault(FaultKind.SETTINGS, why)
 
     def _reached(self, client: Client, patience: Callable[[float], float]) -> bool:
         """Whether a broker answers a plain producer, while nobody is in a hurry."""
@@ -137,3 +180,7 @@ class Maker:
 
     def _statistics(self, index: int, json: str) -> None:
         self._services.observer.emit(StatisticsEmitted, pool=self.plan.name, index=index, json=json)
+
+
+def _addresses(plan: SlotPlan) -> str:
+    return ",".join(sorted({address(each) for each in str(plan.kafka["bootstrap.servers"]).split(",")}))

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
-import secrets
-import socket
-import string
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,18 +12,16 @@ from typing import Any, Literal, cast
 
 from wd_di._settings.kafka import checked_kafka, shown
 from wd_di._settings.names import CALLED, TOPIC_DEFAULTS, dotted, revealed
-from wd_di._settings.warned import outside
 from wd_di._slots.ids import Id, address
+from wd_di._slots.template import Template
 from wd_di.errors import SettingsError
-from wd_di.settings import KafkaSettings, PoolSettings, SettingsWarning, way_to_brokers
+from wd_di.settings import KafkaSettings, PoolSettings, way_to_brokers
 
 # librdkafka's 60,000 would block read_committed readers for a minute after a crash.
 _TRANSACTION_TIMEOUT_MS = 15_000
 
 # librdkafka's; a transactional producer takes transaction.timeout.ms instead.
 _MESSAGE_TIMEOUT_MS = 300_000
-
-_PLACEHOLDERS = ("index", "instance", "pool", "host", "pid")
 
 # Options of PoolSettings that mean nothing without transactions.
 _TRANSACTIONAL_OPTIONS = frozenset(
@@ -38,6 +31,7 @@ _TRANSACTIONAL_OPTIONS = frozenset(
         "resolve_timeout_ms",
         "implicit_transactions",
         "fenced_retries",
+        "ids_held_elsewhere",
         "transactional_id_expiry_ms",
     }
 )
@@ -154,7 +148,7 @@ def make_plan(
     Raises:
         SettingsError: Names the pool, the setting and what to do.
     """
-    template = _Template(settings, name, instance)
+    template = Template(settings, name, instance)
     call = _two_arguments(configure, name)
     slots = tuple(_slot(settings, name, index, template, call) for index in range(settings.size))
     timeout_ms = _transaction_timeout(slots, name)
@@ -172,84 +166,6 @@ def make_plan(
     if transactional and any(slot.remote for slot in slots):
         template.warn()
     return plan
-
-
-# -- the process's name ----------------------------------------------------------------------------
-
-_instances: dict[int, str] = {}
-
-
-def default_instance() -> str:
-    """Return what tells this process from its replicas if nobody says: random, one per start, another after a fork."""
-    return _instances.setdefault(os.getpid(), secrets.token_hex(4))
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()) or "localhost"
-
-
-# -- transactional ids -----------------------------------------------------------------------------
-
-
-class _Template:
-    """``PoolSettings.transactional_id`` with its placeholders."""
-
-    def __init__(self, settings: PoolSettings, name: str, instance: str | None) -> None:
-        self.text = settings.transactional_id
-        self._name = name
-        self._drawn = settings.instance is None and instance is None
-        self.instance = instance or settings.instance or default_instance()
-        self.used = self._parse() if self.text is not None else frozenset()
-        if self.text is not None and settings.size > 1 and "index" not in self.used:
-            raise SettingsError(
-                f"{name}: transactional_id {self.text!r} needs {{index}}: {settings.size} producers under one id "
-                "would fence each other"
-            )
-
-    def _parse(self) -> frozenset[str]:
-        try:
-            parts = [part for part in string.Formatter().parse(self.text or "") if part[1] is not None]
-        except ValueError as error:
-            raise SettingsError(f"{self._name}: transactional_id {self.text!r}: {error}; a brace is '{{{{'") from None
-        unknown = [part[1] for part in parts if part[1] not in _PLACEHOLDERS]
-        if unknown:
-            known = ", ".join(f"{{{each}}}" for each in _PLACEHOLDERS)
-            raise SettingsError(
-                f"{self._name}: transactional_id {self.text!r} has the unknown placeholder {{{unknown[0]}}}; "
-                f"known are {known}, and a brace is '{{{{'"
-            )
-        return frozenset(str(part[1]) for part in parts)
-
-    def render(self, index: int) -> str | None:
-        """Return the id of this slot, or ``None`` without a template."""
-        if self.text is None:
-            return None
-        values = {"index": index, "instance": self.instance, "pool": self._name, "host": _host(), "pid": os.getpid()}
-        try:
-            return self.text.format_map(values)
-        except (KeyError, ValueError) as error:
-            raise SettingsError(f"{self._name}: transactional_id {self.text!r}: {error}") from None
-
-    def warn(self) -> None:
-        """Say what works in one process and surprises with the second, or at the next start."""
-        if self.text is None:
-            return
-        if not self.used & {"instance", "host", "pid"}:
-            _warn(
-                f"{self._name}: transactional_id {self.text!r} is the same in every process, so a second replica would "
-                "fence this one: add {instance} and set PoolSettings.instance, or add {host} or {pid}"
-            )
-        elif self._drawn and "instance" in self.used:
-            _warn(
-                f"{self._name}: transactional_id uses {{instance}}, which isn't set, so {self.instance!r} was drawn "
-                "for this start; after a crash readers stay blocked until transaction.timeout.ms has passed. Set "
-                "PoolSettings.instance to what this process keeps through a restart: the pod's ordinal or the worker's "
-                "number"
-            )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, SettingsWarning, stacklevel=outside())  # who made the pool
 
 
 # -- one slot --------------------------------------------------------------------------------------
@@ -284,7 +200,7 @@ def _slot(
     settings: PoolSettings,
     name: str,
     index: int,
-    template: _Template,
+    template: Template,
     configure: Callable[[ProducerConfig, int], object] | None,
 ) -> SlotPlan:
     who = f"{name}[{index}]"

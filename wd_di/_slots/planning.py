@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from wd_di._kafka.checking import check
-from wd_di._slots.plan import default_instance, make_plan
+from wd_di._slots.plan import make_plan
+from wd_di._slots.template import default_instance
 from wd_di.errors import SettingsError
 from wd_di.settings import KafkaSettings
 

@@ -19,6 +19,8 @@ from wd_di.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wd_di._records.delivery import Delivery
     from wd_di.errors import Resolution
 
@@ -35,6 +37,7 @@ class Failures:
         age: Seconds since the first write.
         timeout: Seconds after which the coordinator aborts it.
         records: How many it has sent.
+        rivals: Says who else of this host has the producer's id.
     """
 
     pool: str
@@ -44,6 +47,7 @@ class Failures:
     age: float
     timeout: float
     records: int
+    rivals: Callable[[], str]
 
     def error(self, kind: type[TransactionError], text: str) -> TransactionError:
         """Return an error of this kind."""
@@ -57,10 +61,12 @@ class Failures:
             return self.too_late(f"the broker aborted it: {fault}")
         if fault.kind is not FaultKind.FENCED:
             return self.error(TransactionAbortedError, f"{what} failed: {fault}")
+        rivals = self.rivals()
+        who = f": {rivals}" if rivals else ""
         return self.error(
             FencedError,
             f"{what}: fenced after {self.age:.1f} s: another producer took over transactional.id "
-            f"{self.transactional_id!r} of this pool's slot {self.index}. Two owners have the same "
+            f"{self.transactional_id!r} of this pool's slot {self.index}{who}. Two owners have the same "
             f"transactional_id or instance in their settings; give each replica its own ({fault})",
         )
 

@@ -251,6 +251,7 @@ class Writing(Sender):
             age=self._age(),
             timeout=self._limits.transaction_timeout,
             records=self.ledger.records,
+            rivals=self.connection.rivals,
         )
 
     # -- the clock ---------------------------------------------------------------------------------
