@@ -222,6 +222,18 @@ def test_a_reload_meets_nobody_of_its_own(mock_kafka: MockKafka, word: str, capl
     assert [] == lines(caplog)
 
 
+@pytest.mark.parametrize("choice", ["warn", "refuse"])
+def test_pools_of_one_process(mock_kafka: MockKafka, word: str, choice: str) -> None:
+    """Two of them that know the cluster by different names are told apart by nobody, as ever."""
+    settings: dict[str, Any] = {"size": 1, "transactional_id": f"{word}-{{instance}}", "instance": "7"}
+    port, recorder = mock_kafka.bootstrap_servers.rpartition(":")[2], Recorder()
+    with (
+        pool(mock_kafka.bootstrap_servers, **settings),
+        pool(f"localhost:{port}", name="others", observer=recorder, ids_held_elsewhere=choice, **settings),
+    ):
+        assert [] == recorder.of(ProducerContested)
+
+
 def test_a_forked_child_is_no_rival(mock_kafka: MockKafka, there: Callable[..., Any], word: str) -> None:
     """A child that goes on with the parent's pool has ids of its own; its parent's seats stay its parent's."""
     settings = {"size": 2, "transactional_id": f"{word}-{{index}}-{{instance}}", "instance": "7"}
@@ -311,6 +323,24 @@ def test_of_all_who_refuse_one_stays(mock_kafka: MockKafka, kind: str, folder: P
         assert 1 == said.count("open")
         winner = workers[said.index("open")]
         assert 2 == sum(f"process {winner.pid} of this host" in each for each in said)
+
+
+def test_who_refuses_wants_the_first_seat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes another seat, if only for a moment, could make the owner of the first one refuse, too."""
+    wanted: list[str] = []
+    take = seats.host.take
+    monkeypatch.setattr(
+        seats.host, "take", lambda name: wanted.append(name) or (None if wanted == [name] else take(name))
+    )
+    met = rivals.Rivals("orders", Recorder())
+    met.meet(0, "cluster", "id", refuse=True)
+    met.leave(0)
+    refused, wanted[:] = list(wanted), []
+    met.meet(0, "cluster", "id", refuse=False)
+    met.leave(0)
+
+    assert [refused[0], f"{refused[0][:-2]}-1"] == wanted
+    assert refused == [wanted[0]]
 
 
 def test_a_refused_checkout_is_tried_again(mock_kafka: MockKafka, there: Callable[..., Any], word: str) -> None:
