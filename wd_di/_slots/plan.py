@@ -12,13 +12,11 @@ from typing import Any, Literal, cast
 
 from wd_di._settings.kafka import checked_kafka, shown
 from wd_di._settings.names import CALLED, TOPIC_DEFAULTS, dotted, revealed
+from wd_di._slots.defaults import TRANSACTION_TIMEOUT_MS, of_transactions
 from wd_di._slots.ids import Id, address
 from wd_di._slots.template import Template
 from wd_di.errors import SettingsError
 from wd_di.settings import KafkaSettings, PoolSettings, way_to_brokers
-
-# librdkafka's 60,000 would block read_committed readers for a minute after a crash.
-_TRANSACTION_TIMEOUT_MS = 15_000
 
 # librdkafka's; a transactional producer takes transaction.timeout.ms instead.
 _MESSAGE_TIMEOUT_MS = 300_000
@@ -216,7 +214,7 @@ def _slot(
     _check_callables(kafka, who)
     transactional_id = _one_id(template.render(index), configured_id, who)
     if transactional_id is not None:
-        kafka = {"transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS} | kafka | {"transactional.id": transactional_id}
+        kafka = of_transactions(kafka, settings) | kafka | {"transactional.id": transactional_id}
     chosen = "client.id" in kafka
     kafka.setdefault("client.id", f"{name}-{template.instance}-{os.getpid()}-{index}")
     for key, value in kafka.items():
@@ -304,7 +302,7 @@ def _transactional(slots: tuple[SlotPlan, ...], name: str) -> bool:
 
 
 def _transaction_timeout(slots: tuple[SlotPlan, ...], name: str) -> int:
-    values = {int(cast("int", slot.kafka.get("transaction.timeout.ms", _TRANSACTION_TIMEOUT_MS))) for slot in slots}
+    values = {int(cast("int", slot.kafka.get("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS))) for slot in slots}
     if len(values) > 1:
         raise SettingsError(f"{name}: transaction.timeout.ms must be the same for every index, got {sorted(values)}")
     return values.pop()
