@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         WdDiError,
     )
     from wd_di.events import (
+        CheckoutLost,
         CheckoutTimedOut,
         ConnectionPoolCreated,
         ConnectionPoolReload,
@@ -104,7 +105,7 @@ else:
                 "UnopenedScopeError WdDiError"
             ),
             "events": (
-                "CheckoutTimedOut ConnectionPoolCreated ConnectionPoolReload ConnectionPoolReloaded "
+                "CheckoutLost CheckoutTimedOut ConnectionPoolCreated ConnectionPoolReload ConnectionPoolReloaded "
                 "ConnectionPoolSetup ConnectionPoolShutdown ErrorOccurred Event MessageAcknowledged MessageFailed "
                 "MessagePurged Observer ProducerClosed ProducerContested ProducerCreated ProducerRetired "
                 "StatisticsEmitted Subscription TransactionAborted TransactionCommitted TransactionFinished "
@@ -126,6 +127,7 @@ __all__ = [
     "AsyncTransaction",
     "AuthorizationError",
     "Checkout",
+    "CheckoutLost",
     "CheckoutReturnedError",
     "CheckoutTimedOut",
     "CloseReport",

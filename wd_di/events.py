@@ -108,6 +108,20 @@ class CheckoutTimedOut(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckoutLost(Event):
+    """Who had taken a producer is gone without giving it back; it is replaced.
+
+    ``owner`` is the thread or task, ``held_ms`` for how long it was held, ``place`` the line that took it, if known.
+    """
+
+    name = "checkout.lost"
+    index: int
+    owner: str
+    held_ms: float
+    place: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorOccurred(Event):
     """Something failed with nobody to raise it to; ``where`` names the place."""
 
@@ -161,6 +175,7 @@ RetirementReason = Literal[
     "abort failed",
     "commit in doubt",
     "send_offsets timed out",
+    "checkout lost",
     "record refused",
     "transactional.id expired",
     "transactional_id_expiry_ms",
@@ -249,11 +264,7 @@ class TransactionFinished(_TransactionEvent):
 
 @dataclass(frozen=True, slots=True)
 class TransactionResolved(_TransactionEvent):
-    """A commit had no answer, and its outcome was looked for; ``way`` and ``told`` say how that was found out.
-
-    ``way`` is ``"record"``, ``"offsets"`` or ``None``; ``told`` is what was seen there, or why nothing could be.
-    ``duration_ms`` counts from when the commit was given up.
-    """
+    """A commit had no answer, and its outcome was looked for, ``way`` says where; ``told`` says what was seen there."""
 
     name = "transaction.resolved"
     outcome: Literal["committed", "aborted", "unknown"]
@@ -304,6 +315,7 @@ EVENTS: tuple[type[Event], ...] = (
     ConnectionPoolReloaded,
     ConnectionPoolShutdown,
     CheckoutTimedOut,
+    CheckoutLost,
     ErrorOccurred,
     ProducerContested,
     ProducerCreated,

@@ -613,26 +613,64 @@ def test_expired_producers_go_one_at_a_time() -> None:
 
 
 def test_a_held_producer_does_not_expire_under_its_holder() -> None:
-    """It goes some time after its return."""
+    """It goes on its return, not some time after that: under load it might never be found idle."""
     bench = Bench(size=1, max_lifetime=10.0).warm()
     lease = bench.borrow()
 
     assert Effects() == bench.advance(60)
-    bench.table.release(lease)
-    assert [bench.slots[0]] == bench.advance(0).retire
+    assert Effects(retire=[lease.slot]) == bench.table.release(lease)
+    assert Retirement("max_lifetime_ms") == lease.slot.retirement
 
 
-def test_a_producer_that_is_too_old_goes_on_its_return_if_somebody_waits() -> None:
-    """Under load it might never be found idle; whoever waits gets its successor."""
+def test_a_producer_that_is_too_old_goes_although_somebody_waits() -> None:
+    """Whoever waits gets its successor."""
     bench = Bench(size=1, max_lifetime=10.0).warm()
     lease = bench.borrow()
     waiter = bench.queue()
     bench.advance(10)
 
     assert Effects(retire=[lease.slot]) == bench.table.release(lease)
-    assert Retirement("max_lifetime_ms") == lease.slot.retirement
     bench.create(bench.table.retired(lease.slot))
     assert ClaimState.GRANTED is waiter.state
+
+
+def test_a_shared_producer_that_is_too_old_is_lent_no_more() -> None:
+    """It goes when its last borrower has returned, however many come meanwhile."""
+    bench = Bench(size=1, share=3, max_lifetime=10.0).warm()
+    first, second = bench.borrow(), bench.borrow()
+    bench.advance(10)
+    assert bench.table.release(first) is None
+    waiter = bench.queue()
+
+    assert Effects(retire=[second.slot]) == bench.table.release(second)
+    bench.create(bench.table.retired(second.slot))
+    assert ClaimState.GRANTED is waiter.state
+
+
+def test_a_warm_pool_asks_an_idle_producer_for_a_sign_of_life() -> None:
+    """It would make a closed one again at once. Once per idle_timeout each, and none is retired."""
+    bench = Bench(size=2, warm=True, idle_timeout=10.0).warm()
+    bench.advance(5)
+    lease = bench.borrow()
+    bench.table.release(lease)
+
+    assert Effects(refresh=[bench.slots[0]]) == bench.advance(5)
+    assert Effects(refresh=[bench.slots[1]]) == bench.advance(5)
+    assert Effects(refresh=[bench.slots[0]]) == bench.advance(5)
+    assert "ii" == bench.states()
+
+
+def test_a_hanging_creation_keeps_nobody_from_another() -> None:
+    """Who waits for one that takes too long has the next empty slot tried, too; each for a while."""
+    bench = Bench(size=3)
+    waiter = bench.queue()
+    assert "cee" == bench.states()
+    assert Effects() == bench.advance(0.9)
+    assert [bench.slots[1]] == bench.advance(0.2).create
+    assert Effects() == bench.advance(0.9)
+    assert [bench.slots[2]] == bench.advance(0.2).create
+
+    assert [waiter] == bench.table.created(bench.slots[1], object()).wake
 
 
 def test_under_load_too_producers_that_are_too_old_go_one_at_a_time() -> None:

@@ -9,6 +9,7 @@ from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from wd_di._records.connection import Retirement
+from wd_di._slots.decisions import HANGING
 from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, SlotPolicy, State
 from wd_di._slots.table import SlotTable
 from wd_di.errors import PoolClosedError, PoolError
@@ -129,7 +130,8 @@ class Machine(RuleBasedStateMachine):
                 self.queue.append(lease)
                 self.carry_out(effects)
                 wanted = -(-len(self.queue) // self.policy.share)
-                assert not effects.create or len(self.creating) <= wanted
+                soon = [slot for slot in self.creating if slot.began_at > self.now - HANGING]
+                assert not effects.create or len(soon) <= wanted
         except PoolError as error:
             refused.append(error)
 

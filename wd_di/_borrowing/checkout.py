@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 import weakref
 from asyncio import _get_running_loop
 from contextlib import contextmanager
@@ -212,8 +213,15 @@ class Lender:
             raise
 
     def recover(self, lease: Lease) -> None:
-        """Return the slot of a borrower that is gone, however far it had come."""
+        """Return the slot of a borrower that is gone, however far it had come. Its producer isn't lent again.
+
+        The collector may be at work, inside of any lock: so the poller tells.
+        """
         if lease.connection is not None:
+            if lease.table is self.table and lease.state is ClaimState.GRANTED:
+                lease.retirement = lease.retirement or Retirement("checkout lost")
+                self.house.lost.append((lease, time.monotonic()))
+                self.house.nudge()
             self.give_back(lease)
         else:
             lease.ref = None

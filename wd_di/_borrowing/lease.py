@@ -16,6 +16,7 @@ from wd_di.errors import ScopeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import CodeType
 
     from wd_di._borrowing.policies import Policies
     from wd_di._concurrency.deadline import Deadline
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from wd_di._transactions.transaction import OpenTransaction
 
 H = TypeVar("H")
+
+_PACKAGE = __file__.rpartition("_borrowing")[0]
 
 TWICE = 2
 """Looks after which what is gone counts as forgotten: its end may be under way at the first."""
@@ -98,6 +101,8 @@ class Lease(Claim[Connection]):
     """
 
     __slots__ = (
+        "_at",
+        "_place",
         "connection",
         "lender",
         "looks",
@@ -115,7 +120,10 @@ class Lease(Claim[Connection]):
 
     def __init__(self, lender: Lends, owner: object) -> None:
         policies = lender.policies
-        super().__init__(owner, _place() if policies.settings.leak_after_ms else None)
+        super().__init__(owner)
+        self._place: str | None = _place() if policies.settings.leak_after_ms else None
+        opener = sys._getframe(1).f_back  # noqa: SLF001  (of the scope's own frame; a walk would cost as much again)
+        self._at: tuple[CodeType, int] | None = None if opener is None else (opener.f_code, opener.f_lasti)
         self.lender: Lends = lender
         self.policy: SendPolicy = policies.sending
         self.table: SlotTable[Connection] = lender.table
@@ -129,6 +137,16 @@ class Lease(Claim[Connection]):
         self.ref: weakref.ref[object] | None = None
         self.twin: weakref.ref[object] | None = None
         self.looks: int = 0
+
+    @property
+    def place(self) -> str | None:
+        """The line that opened the scope; the package's own lines tell nobody anything."""
+        if self._place is None and self._at is not None:
+            code, at = self._at
+            line = next((line for start, end, line in code.co_lines() if start <= at < end), None)
+            if not code.co_filename.startswith(_PACKAGE):
+                self._place = f"{code.co_filename}:{line or code.co_firstlineno}"
+        return self._place
 
     # -- for handles -------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+HANGING = 1.0
+"""Seconds after which a creation may hang; whoever waits for it may be served sooner by another one."""
+
 
 class Decisions(Generic[C]):
     """The state of a table, and what is decided about it."""
@@ -213,14 +216,16 @@ class Decisions(Generic[C]):
     def _create(self, slots: Iterable[Slot[C]], effects: Effects[C]) -> None:
         for slot in slots:
             slot.state = State.CREATING
+            slot.began_at = self._clock()
             slot.generation = self.generation
             effects.create.append(slot)
 
     def _grow(self, effects: Effects[C]) -> Effects[C]:
-        """Start as many creations as there are waiters that no creation under way will serve."""
+        """Start as many creations as there are waiters that no creation under way will serve soon."""
         self._tell_forsaken(effects)
         if self._waiters:
-            creating = sum(slot.state is State.CREATING for slot in self._slots)
+            hanging = self._clock() - HANGING
+            creating = sum(slot.state is State.CREATING and slot.began_at > hanging for slot in self._slots)
             wanted = -(-len(self._waiters) // self.policy.share) - creating
             self._create(self._due()[: max(0, wanted)], effects)
         return effects
@@ -259,8 +264,8 @@ class Decisions(Generic[C]):
             self._retire(old, effects)
 
     def _too_old(self, slot: Slot[C]) -> bool:
-        """Whether a returned producer goes although somebody waits: under load it might never be found idle."""
-        if not self._waiters or slot.claims or not slot.aged(self._clock(), self.policy) or self._one_moves():
+        """Whether a returned producer goes: under load it might never be found idle. A shared one is lent no more."""
+        if not slot.aged(self._clock(), self.policy) or self._one_moves():
             return False
         slot.retirement = Retirement("max_lifetime_ms")
         return True
@@ -270,13 +275,19 @@ class Decisions(Generic[C]):
         return any(slot.state in (State.RETIRING, State.CREATING) for slot in self._slots)
 
     def _expire(self, effects: Effects[C]) -> None:
-        """Retire one expired idle producer."""
+        """Retire one expired idle producer. In a warm pool one that was only idle is asked for a sign of life instead.
+
+        It would be made again at once.
+        """
         if self._one_moves():
             return
         now = self._clock()
         for slot in self._idle:
             reason = slot.expiry(now, self.policy)
-            if reason is not None:
+            if reason == "idle_timeout_ms" and self.policy.warm:
+                slot.idle_since = now
+                effects.refresh.append(slot)
+            elif reason is not None:
                 slot.retirement = Retirement(reason)
                 self._idle.remove(slot)
                 self._retire(slot, effects)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,10 +18,11 @@ from wd_di._records.delivery import waited
 from wd_di._slots.asking import Asker
 from wd_di._slots.making import MAKERS_MAX, Maker, NotMadeError
 from wd_di._slots.slots import Claim, Effects, Slot, SlotPolicy, State
-from wd_di._slots.stats import listed
+from wd_di._slots.stats import listed, name_of
 from wd_di._slots.table import SlotTable
-from wd_di.errors import PoolClosedError, PoolOpenError, PoolTimeoutError
+from wd_di.errors import PoolClosedError, PoolError, PoolOpenError, PoolTimeoutError
 from wd_di.events import (
+    CheckoutLost,
     ErrorOccurred,
     Observer,
     ProducerClosed,
@@ -40,6 +42,8 @@ ROUND_OWING = 0.005
 ROUND_WAITING = 0.05
 ROUND_IDLE = 0.5
 LOOK_EVERY = 0.5
+SIGN_OF_LIFE = 1.0
+"""Seconds that a broker has for one."""
 REAPERS_MAX = 8
 """More than one, since destroying a handle can block for seconds, and its neighbours' deadline goes on."""
 PERMANENT = (FaultKind.SETTINGS, FaultKind.DENIED, FaultKind.FATAL)
@@ -66,6 +70,7 @@ class Housekeeper:
         self.table: SlotTable[Connection] = SlotTable(plan.name, policy)
         self.observer = observer
         self.purged: int = 0
+        self.lost: deque[tuple[Claim[Connection], float]] = deque()
         self.started: bool = False
         self._forgotten = False
         self._closing_until: Deadline | None = None
@@ -133,6 +138,8 @@ class Housekeeper:
             self._makers.submit(partial(self._create, slot))
         for slot in effects.retire:
             self._reaper.submit(partial(self._retire, slot, late=late))
+        for slot in effects.refresh:
+            self.jobs.submit(partial(self._refresh, slot.connection))
         for claim in effects.leaks:
             self._report_leak(claim)
         with self._mutex:
@@ -244,6 +251,13 @@ class Housekeeper:
     def _rivals(self, index: int) -> str:
         return self._maker.rivals.of(index)
 
+    @staticmethod
+    def _refresh(connection: Connection | None) -> None:
+        """Ask for a sign of life, which keeps the connection open and finds out about a broken one."""
+        with suppress(Fault):
+            if connection is not None:
+                connection.client.probe(SIGN_OF_LIFE)
+
     # -- closing -----------------------------------------------------------------------------------
 
     def _retire(self, slot: Slot[Connection], *, late: bool = False) -> None:
@@ -322,6 +336,8 @@ class Housekeeper:
         self._asker.look_for_brokers(
             tuple(self._maker.lines.values()), (*connections, *tuple(self._maker.making.values()))
         )
+        while self.lost:
+            self._report_lost(*self.lost.popleft())
         self.carry_out(self.table.tick())
         if owing:
             return ROUND_OWING
@@ -355,8 +371,15 @@ class Housekeeper:
             if (end := claim.overdue()) is not None:
                 self.jobs.submit(end)
 
+    def _report_lost(self, claim: Claim[Connection], at: float) -> None:
+        index, owner, held_ms = claim.slot.index, name_of(claim.owner), (at - claim.since) * 1000
+        self.observer.emit(CheckoutLost, pool=self.name, index=index, owner=owner, held_ms=held_ms, place=claim.place)
+        taken = f"producer {index}, taken by {owner} {held_ms / 1000:.1f} s ago at {claim.place or 'an unknown place'}"
+        text = f"{taken}, was never given back; it is replaced"
+        log_error(f"{self.name}.lost.{claim.place}", f"{self.name}: a checkout was lost", PoolError(text))
+
     def _report_leak(self, claim: Claim[Connection]) -> None:
         index, held = claim.slot.index, self.plan.settings.leak_after_ms
-        error = PoolOpenError(f"{self.name}: producer {index} is held for more than {held} ms, from {claim.place}")
+        error = PoolError(f"{self.name}: producer {index} is held for more than {held} ms, from {claim.place}")
         log_error(f"{self.name}.leak.{claim.place}", f"{self.name}: a producer may have leaked", error)
         self.observer.emit(ErrorOccurred, pool=self.name, index=index, where="leak", error=error)

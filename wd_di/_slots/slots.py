@@ -51,6 +51,7 @@ class Slot(Generic[C]):
 
     __slots__ = (
         "at_work",
+        "began_at",
         "claims",
         "connection",
         "created_at",
@@ -73,6 +74,7 @@ class Slot(Generic[C]):
         self.claims: list[Claim[C]] = []
         self.gate: threading.RLock = threading.RLock()  # between a borrower's begin and its end in another thread
         self.retirement: Retirement | None = None
+        self.began_at: float = 0.0  # its creation
         self.created_at: float = 0.0
         self.heard_at: float = 0.0
         self.idle_since: float = 0.0
@@ -112,7 +114,6 @@ class Claim(Generic[C]):
         "error",
         "heard_after",
         "owner",
-        "place",
         "reported",
         "since",
         "slot",
@@ -120,9 +121,8 @@ class Claim(Generic[C]):
         "waiter",
     )
 
-    def __init__(self, owner: object, place: str | None = None) -> None:
+    def __init__(self, owner: object) -> None:
         self.owner: object = owner
-        self.place: str | None = place
         self.state: ClaimState = ClaimState.NEW
         self.slot: Slot[C] = NOWHERE
         self.since: float = 0.0
@@ -131,6 +131,11 @@ class Claim(Generic[C]):
         self.deadline: Deadline | None = None  # of its wait
         self.error: BaseException | None = None
         self.reported: bool = False
+
+    @property
+    def place(self) -> str | None:
+        """The line that made the claim, if that is known."""
+        return None
 
     def overdue(self) -> Callable[[], object] | None:
         """Return what ends the claim, if it was to be ended and wasn't."""
@@ -145,6 +150,7 @@ class Effects(Generic[C]):
     create: list[Slot[C]] = field(default_factory=list)
     retire: list[Slot[C]] = field(default_factory=list)
     leaks: list[Claim[C]] = field(default_factory=list)
+    refresh: list[Slot[C]] = field(default_factory=list)
 
     def add(self, more: Effects[C] | None) -> None:
         """Take on what another decision demands."""
@@ -153,6 +159,7 @@ class Effects(Generic[C]):
             self.create += more.create
             self.retire += more.retire
             self.leaks += more.leaks
+            self.refresh += more.refresh
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,8 @@ class Holder:
         index: The slot's index.
         owner: What holds it, a thread, a task or a greenlet, by its name.
         held_ms: For how long.
-        place: Where it was borrowed, as ``file:line``; ``None`` unless ``leak_after_ms`` is set.
+        place: Where it was borrowed, as ``file:line``; of an injected function's ``None``, unless ``leak_after_ms`` is
+            set.
     """
 
     index: int
@@ -115,4 +116,6 @@ def name_of(owner: object) -> str:
     if hasattr(owner, "gr_frame"):
         return f"greenlet {getattr(owner, 'name', owner)!r}"
     task = owner() if isinstance(owner, weakref.ref) else owner
+    if task is None:
+        return "a task that is gone"
     return f"task {getattr(task, 'get_name', task.__repr__)()!r}"

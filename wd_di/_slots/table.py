@@ -99,6 +99,7 @@ class SlotTable(Decisions[C]):
                 or slot.retirement is not None
                 or self.closing
                 or slot.generation != self.generation
+                or self.policy.max_lifetime is not None
             ):
                 return self._take_back(claim, retirement)
             # The most frequent case, in place: nobody waits, so it rests.

@@ -8,6 +8,7 @@ from logging import DEBUG, ERROR, INFO, WARNING, Logger
 from wd_di._errorlog import LOGGER, write_log
 from wd_di.events import (
     EVENTS,
+    CheckoutLost,
     CheckoutTimedOut,
     ErrorOccurred,
     Event,
@@ -34,6 +35,7 @@ _LEVELS: dict[type[Event], int] = dict.fromkeys(EVENTS, INFO) | {
     StatisticsEmitted: DEBUG,
     CheckoutTimedOut: WARNING,
     ProducerContested: WARNING,
+    CheckoutLost: WARNING,
     ProducerRetired: WARNING,
     MessageFailed: WARNING,
     ErrorOccurred: ERROR,
