@@ -654,10 +654,10 @@ def another_size_by_reload() -> None:
 @mistake(
     "ValueError: there is no event 'producer.borrowed'. Did you mean 'producer.retired'? The events are: *, "
     "connection_pool.created, connection_pool.setup, connection_pool.reload, connection_pool.reloaded, "
-    "connection_pool.shutdown, checkout.timed_out, checkout.lost, error.occurred, producer.contested, producer.created, "
-    "producer.closed, producer.retired, statistics.emitted, transaction.started, transaction.committed, "
-    "transaction.aborted, transaction.resolved, transaction.finished, message.acknowledged, message.failed, "
-    "message.purged"
+    "connection_pool.shutdown, checkout.timed_out, checkout.lost, error.occurred, producer.contested, "
+    "producer.created, producer.closed, producer.retired, statistics.emitted, transaction.started, "
+    "transaction.committed, transaction.aborted, transaction.resolved, transaction.finished, message.acknowledged, "
+    "message.failed, message.purged"
 )
 def an_unknown_event() -> None:
     """A name that no event has."""
