@@ -10,7 +10,7 @@ from wd_di._concurrency.greenlets import yielding
 from wd_di._kafka.callbacks import LaterLogger, TokenSource
 from wd_di._kafka.offsets import group_of
 from wd_di._kafka.port import SLICE, Fault, FaultKind
-from wd_di._kafka.translation import ALL_BROKERS_DOWN, DENIED, END_OF_PARTITION, GONE, Translator, reveal
+from wd_di._kafka.translation import ALL_BROKERS_DOWN, DENIED, END_OF_PARTITION, GONE, NO_GROUP, Translator, reveal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -105,6 +105,8 @@ class KafkaReader:
             if message is None:
                 continue
             error, offset = message.error(), message.offset()
+            if error is not None and error.code() in NO_GROUP:
+                continue  # it reads without being a member of any
             if error is not None and error.code() not in END_OF_PARTITION:
                 self._take_up(error, f"{place.topic!r} (Read on the topic)")
             elif offset is not None and (offset > place.offset or error is None):
