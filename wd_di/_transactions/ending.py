@@ -191,7 +191,7 @@ class Ending(Writing):
         deadline = Deadline(self._limits.resolve_timeout, "resolve_timeout_ms")
         if not deadline.seconds:
             return None
-        doubt = Doubt(self.connection, self.ledger.stored, self.offsets, fenced=fenced)
+        doubt = Doubt(self.connection, self.ledger, self.offsets, fenced=fenced)
         errand = doubt.look(deadline)
         patience = Deadline(deadline.seconds + GRACE)  # at its deadline the worker says why it has found out nothing
         if isinstance(self._interrupt, Exception):  # the commit has had its time

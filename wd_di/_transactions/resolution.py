@@ -13,12 +13,12 @@ from wd_di._records.connection import initialise
 from wd_di.errors import Resolution, WdDiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from wd_di._concurrency.deadline import Deadline
     from wd_di._kafka.port import Client, Reader
     from wd_di._records.connection import Connection
-    from wd_di._records.delivery import Place
+    from wd_di._records.delivery import Ledger
 
 Sent = tuple[list[Any], Any]
 """Offsets, and the metadata of the group whose they are."""
@@ -39,22 +39,22 @@ class Doubt:
     First the id is initialised anew: the coordinator then ends what is open under it, refuses a commit that comes later
     from the old producer, and has written all markers when it answers. Where another owner of the id has fenced this
     one, that has happened already, and must not happen to the other one. Then a reader looks for one record of the
-    transaction in each topic, until one tells; else, or without records, where the group stands.
+    transaction in each topic, until one tells; else, or without records, where the group stands. If that is at its
+    offsets, it proves a yes only without records: then it is the same to everybody, whoever has brought it there.
 
     Args:
         connection: What the commit was asked of. Its client is gone afterwards.
-        stored: The place of a record for each topic.
+        ledger: What it has sent.
         offsets: What it took along of consumer groups.
         fenced: Whether another owner has the id.
     """
 
-    def __init__(
-        self, connection: Connection, stored: Mapping[str, Place], offsets: list[Sent], *, fenced: bool
-    ) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, offsets: list[Sent], *, fenced: bool) -> None:
         self._connection = connection
+        self._records = ledger.records > 0
         self._stored = [
             (topic, partition, offset)
-            for topic, (partition, offset, *_) in stored.items()
+            for topic, (partition, offset, *_) in ledger.stored.items()
             if partition is not None and offset is not None and offset >= 0
         ]
         self._offsets = offsets
@@ -101,10 +101,12 @@ class Doubt:
                 yes = question.ask(deadline.share(len(questions) - number))
             except Fault as fault:
                 reasons.append(str(fault))
-            else:
-                return self._found(
-                    "committed" if yes else "aborted", question.way, question.yes if yes else question.no
-                )
+                continue
+            if not yes:
+                return self._found("aborted", question.way, question.no)
+            if question.way == "record" or not self._records:
+                return self._found("committed", question.way, question.yes)
+            reasons.append(f"{question.yes}, as it may have done before")
         return self.unknown("; ".join(dict.fromkeys(reasons)))
 
     def _questions(self, reader: Reader) -> list[_Question]:
