@@ -7,6 +7,7 @@ import gc
 import inspect
 import logging
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -135,6 +136,17 @@ def test_what_is_given_back_is_not_lost(kept: Keep) -> None:
 
     assert [] == events
     assert 1 == pool.stats().totals.created
+
+
+def test_the_place_of_what_a_stack_holds(kept: Keep) -> None:
+    """It is that of the program, not of contextlib."""
+    pool = opened(kept)
+    with ExitStack() as stack:
+        stack.enter_context(pool.producer())
+        report = pool.close(timeout_ms=0)
+
+    assert report.held[0].place is not None
+    assert report.held[0].place.startswith(f"{__file__}:")
 
 
 def test_a_holder_is_shown_with_its_place(kept: Keep) -> None:

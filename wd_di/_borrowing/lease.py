@@ -6,6 +6,7 @@ import sys
 import threading
 import weakref
 from asyncio import _get_running_loop
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from wd_di._concurrency.caller import caller
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 H = TypeVar("H")
 
 _PACKAGE = __file__.rpartition("_borrowing")[0]
+
+_BY_STACK = ExitStack.enter_context.__code__
+_BY_ASYNC_STACK = AsyncExitStack.enter_async_context.__code__
 
 TWICE = 2
 """Looks after which what is gone counts as forgotten: its end may be under way at the first."""
@@ -123,6 +127,8 @@ class Lease(Claim[Connection]):
         super().__init__(owner)
         self._place: str | None = _place() if policies.settings.leak_after_ms else None
         opener = sys._getframe(1).f_back  # noqa: SLF001  (of the scope's own frame; a walk would cost as much again)
+        if opener is not None and (opener.f_code is _BY_STACK or opener.f_code is _BY_ASYNC_STACK):
+            opener = opener.f_back
         self._at: tuple[CodeType, int] | None = None if opener is None else (opener.f_code, opener.f_lasti)
         self.lender: Lends = lender
         self.policy: SendPolicy = policies.sending
