@@ -40,7 +40,8 @@ class _At:
         sys.setprofile(None)
         sys.settrace(None)
 
-    def _profile(self, frame: FrameType, event: str, _: Any) -> None:
+    def _profile(self, frame: FrameType, event: str, what: Any) -> None:
+        del what  # whoever keeps the interrupt would keep it: it may be a method of what should be gone
         made = event == "return" and frame.f_code.co_name == "__init__"  # the call of its class ends
         if event in ("call", "c_return") or made:
             self._pass(frame)

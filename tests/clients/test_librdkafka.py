@@ -329,7 +329,7 @@ def test_too_large(kafka):
 def test_fatal_error(kafka, code, expected):
     """A fatal error, which a poll raises once, is kept; poll goes on serving, and all other calls tell its kind."""
     client = connect(kafka, None, enable_idempotence=True)
-    raise_fatal_error(client._handle, code, "scripted")
+    raise_fatal_error(client._kept[0], code, "scripted")
     client.poll(0.1)
     client.poll(0)
 
@@ -341,7 +341,7 @@ def test_fatal_error(kafka, code, expected):
 def test_first_fault_stays(kafka):
     """The first fault is the one that counts."""
     client = begun(kafka)
-    raise_fatal_error(client._handle, FENCED, "the first")
+    raise_fatal_error(client._kept[0], FENCED, "the first")
     client.poll(0.1)
     kind(client.abort, 0.1)
     kind(client.begin)
@@ -388,9 +388,9 @@ def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch):
         def __getattr__(self, name: str) -> Any:
             return getattr(handle, name)
 
-    handle, client._handle = client._handle, Blocked()
-    late = client._calls.make(lambda _: kind(client.commit, 0.05), None, 1)
-    client._handle = handle
+    handle, client._kept[0] = client._kept[0], Blocked()
+    late = client._calls.make(lambda _: kind(client.commit, 0.05), [None], 1)
+    client._kept[0] = handle
     free.set()
     client._calls._left.join(5)
     client.commit(5)
@@ -415,7 +415,7 @@ def test_a_kept_error_keeps_no_client(kafka, what):
         client.init(5)
         client.begin()
     if what != "full":
-        raise_fatal_error(client._handle, FENCED, "scripted")
+        raise_fatal_error(client._kept[0], FENCED, "scripted")
 
     def produce() -> None:
         for _ in range(3):
@@ -456,7 +456,7 @@ def statistics(client: KafkaClient) -> dict[str, Any]:
     client._statistics.clear()
     deadline = Deadline(5)
     while not client._statistics and not deadline.passed:
-        client._handle.poll(0.05)
+        client._kept[0].poll(0.05)
     return json.loads(client._statistics[0])
 
 
@@ -490,7 +490,7 @@ def test_a_cluster_without_an_id(kafka):
     """Where metadata bring no id at once, a connection is proved by asking for all topics."""
     client, asked = listening(kafka), []
     nothing = KafkaException(KafkaError(KafkaError._TIMED_OUT, "Failed to retrieve cluster id"))
-    handle = client._handle
+    handle = client._kept[0]
 
     class WithoutId:
         def cluster_id(self, seconds: float) -> None:  # noqa: ARG002
@@ -503,10 +503,10 @@ def test_a_cluster_without_an_id(kafka):
         def __getattr__(self, name: str) -> Any:
             return getattr(handle, name)
 
-    client._handle = WithoutId()
+    client._kept[0] = WithoutId()
     late = kind(client.probe, 0)
     client.probe(5)
-    client._handle = handle
+    client._kept[0] = handle
 
     assert ["all topics"] == asked
     assert FaultKind.RETRIABLE is late
@@ -717,7 +717,7 @@ def test_errors_and_answers_keep_their_order(kafka, first, expected):
     if first == "error":
         note(client, *REFUSED)
     delivery = produce(client)
-    client._handle.flush(5)  # the answer has arrived, and isn't settled yet
+    client._kept[0].flush(5)  # the answer has arrived, and isn't settled yet
     if first == "record":
         note(client, *REFUSED)
     client.poll(0)
@@ -1000,7 +1000,7 @@ def test_dispose_after_a_fatal_error(kafka, transactional_id):
     """After a fatal error nothing is waited for; the records are given up."""
     client = begun(kafka) if transactional_id else connect(kafka, None, linger_ms=5_000)
     delivery = produce(client)
-    raise_fatal_error(client._handle, FENCED, "scripted")
+    raise_fatal_error(client._kept[0], FENCED, "scripted")
     client.poll(0.1)
     end(client)
 
@@ -1070,7 +1070,7 @@ def test_collected(kafka):
 def test_pinned(kafka):
     """After a fork the child's copy is inert: it says what to do, and is never closed."""
     client = connect(kafka, None)
-    handle = client._handle
+    handle = client._kept[0]
     client.pin()
     with pytest.raises(ForkedPoolError, match="the child must ask the pool for another one"):
         produce(client)

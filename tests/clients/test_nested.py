@@ -213,9 +213,9 @@ def test_each_thread_by_itself() -> None:
 
     def nest(depth: int) -> int:
         threads.append(threading.current_thread().name)
-        return calls.make(nest, depth - 1, 1) if depth else 7
+        return calls.make(nest, [depth - 1], 1) if depth else 7
 
-    assert 7 == calls.make(nest, 2, 1)
+    assert 7 == calls.make(nest, [2], 1)
     assert ["MainThread", "wd_di-nested", "wd_di-nested"] == threads
     assert not calls._inside
 
@@ -226,10 +226,10 @@ def test_what_a_nested_call_raises() -> None:
 
     def outer(_: int) -> str:
         with pytest.raises(ZeroDivisionError):
-            calls.make(lambda one: one // 0, 1, 1)
+            calls.make(lambda one: one // 0, [1], 1)
         return "went on"
 
-    assert "went on" == calls.make(outer, 0, 1)
+    assert "went on" == calls.make(outer, [0], 1)
 
 
 def test_a_nested_call_that_needs_the_callbacks_lock() -> None:
@@ -244,12 +244,12 @@ def test_a_nested_call_that_needs_the_callbacks_lock() -> None:
         with lock:
             for number in (1, 2):
                 with pytest.raises(NestedCallError, match="which must return first"):
-                    calls.make(needing, number, 0)
+                    calls.make(needing, [number], 0)
 
-    calls.make(outer, 0, 1)
+    calls.make(outer, [0], 1)
     assert calls._left is not None
     calls._left.join(PATIENCE)
-    calls.make(lambda _: calls.make(needing, 3, 1), 0, 1)
+    calls.make(lambda _: calls.make(needing, [3], 1), [0], 1)
 
     assert [1, 3] == made
 
@@ -264,4 +264,4 @@ def test_without_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls()
 
     with pytest.raises(NestedCallError, match="from inside of a callback"):
-        calls.make(lambda _: calls.make(lambda one: one, 1, 1), 0, 1)
+        calls.make(lambda _: calls.make(lambda one: one, [1], 1), [0], 1)

@@ -167,7 +167,7 @@ def test_a_handler_that_raises_in_a_callback(handler: Any, callback: Any) -> Non
     with handled(handler):
         for _ in range(20):  # CPython calls what is called often in another way
             call = signalled(callback(way), *CALLBACKS[callback])
-            error = outcome(partial(calls.make, call, None, 0))
+            error = outcome(partial(calls.make, call, [None], 0))
 
             assert as_raised(handler, error), error
     assert 20 == len(way.noted)
@@ -185,7 +185,7 @@ def test_a_second_handler_that_raises_in_the_same_call() -> None:
         second()
 
     with handled(by_exit):
-        error = outcome(lambda: calls.make(both, None, 0))
+        error = outcome(lambda: calls.make(both, [None], 0))
 
     assert as_raised(by_own_error, error)
     assert as_raised(by_exit, error.__context__)
@@ -201,7 +201,7 @@ def test_what_comes_up_in_another_thread_stays_there() -> None:
         return "answer"
 
     try:
-        assert "answer" == calls.make(call, None, 0)
+        assert "answer" == calls.make(call, [None], 0)
     finally:
         held.clear()
 
@@ -220,7 +220,7 @@ def test_a_callback_with_a_foreign_exception_pending() -> None:
 
     other = _Way()
     other.noted = Pending()  # type: ignore[assignment]
-    error = outcome(lambda: calls.make(lambda _: _delivery(other)(None, "ack"), None, 0))
+    error = outcome(lambda: calls.make(lambda _: _delivery(other)(None, "ack"), [None], 0))
 
     assert fatal is error
     assert 1 == len(way.noted)
@@ -236,8 +236,8 @@ def test_what_is_hidden_by_a_call_of_c() -> None:
     def bare(_: object) -> None:
         raise SystemError("returned NULL without setting an exception")
 
-    assert mine is outcome(lambda: calls.make(hiding, None, 0))
-    assert isinstance(in_thread(lambda: calls.make(bare, None, 0)), SystemError)
+    assert mine is outcome(lambda: calls.make(hiding, [None], 0))
+    assert isinstance(in_thread(lambda: calls.make(bare, [None], 0)), SystemError)
 
 
 @pytest.mark.parametrize(("loses", "kind"), [([True], KeyboardInterrupt), ([], SystemError)])
@@ -248,7 +248,7 @@ def test_what_a_wrapped_callback_loses(monkeypatch: pytest.MonkeyPatch, loses: A
     def bare(_: object) -> None:
         raise SystemError("returned NULL without setting an exception")
 
-    assert kind is type(outcome(lambda: Calls().make(bare, None, 0)))
+    assert kind is type(outcome(lambda: Calls().make(bare, [None], 0)))
 
 
 def test_a_function_that_begins_otherwise() -> None:

@@ -176,7 +176,7 @@ def test_no_handle_is_left(monkeypatch: pytest.MonkeyPatch, failure: Exception) 
         came = FutureThread(lambda: pool.producer().__enter__())
         came.start()
         came.outcome()
-        wait_for(lambda: asked and asked[0]._handle is None)
+        wait_for(lambda: asked and asked[0].closed)
         told = internals.table(pool).last_error
 
     assert ("None" if isinstance(failure, Fault) else "scripted") == str(told).split(": ")[-1]
@@ -191,9 +191,9 @@ def test_an_answer_that_comes_too_late(monkeypatch: pytest.MonkeyPatch, silent: 
     )
     with closed(plain(silent)) as pool, pool.producer(timeout_ms=100):
         first, second = clients
-        wait_for(lambda: first._handle is None)
+        wait_for(lambda: first.closed)
 
-        assert second._handle is not None
+        assert not second.closed
 
 
 def wait_for(happened: Callable[[], object]) -> None:

@@ -7,6 +7,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from wd_di._concurrency.greenlets import yielding
 from wd_di._forks import leave_to_parent, renew_in_child
 from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
 from wd_di._kafka.interrupts import hold, uninterrupted
+from wd_di._kafka.kept import Gone, Kept, empty, forget_frames, taken
 from wd_di._kafka.lines import Lines
 from wd_di._kafka.nested import Calls, NestedCallError
 from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
@@ -94,13 +96,12 @@ class Handle(ABC):
         self._throttles: deque[object] = deque()
         self._on_trouble, self._on_statistics, self._on_throttle = trouble, statistics, config.get("throttle_cb")
         self._tokens: TokenSource | None = None
-        self._forked = False
         self._calls = Calls()
-        self._handle: cimpl.Producer | None = None
-        self._handle = self._connect(config, PATIENT_MS if patient else PROPAGATION_MS)
+        self._kept: Kept = [CLOSED]
+        self._connect(config, PATIENT_MS if patient else PROPAGATION_MS)
         _live.add(self)
 
-    def _connect(self, config: Mapping[str, object], propagation_ms: int) -> cimpl.Producer:
+    def _connect(self, config: Mapping[str, object], propagation_ms: int) -> None:
         given: dict[str, Any] = {_PROPAGATION: _propagation_ms(config, propagation_ms), **config}
         given |= {"logger": self._log, "error_cb": self._note}
         if self._on_throttle is not None:
@@ -117,12 +118,15 @@ class Handle(ABC):
         try:
             # Looked up now: instrumentation replaces the class, maybe after our import. And the settings are never in a
             # variable: error trackers show those.
-            handle = confluent_kafka.Producer(reveal(given))
-        except (KafkaException, TypeError, ValueError) as error:
-            raise self._translated(error, settings=True) from None  # the original may show a secret
-        if type(handle) is not cimpl.Producer:
-            _refuse_hollow(handle)
-        return handle
+            self._kept[0] = confluent_kafka.Producer(reveal(given))
+            if type(self._kept[0]) is not cimpl.Producer:
+                _refuse_hollow(self._kept)
+        except BaseException as error:
+            forget_frames(error)
+            empty(taken(self._kept, CLOSED))
+            if isinstance(error, KafkaException | TypeError | ValueError):
+                raise self._translated(error, settings=True) from None  # the original may show a secret
+            raise
 
     @abstractmethod
     def verdict(self, error: Any, topic: str) -> Verdict:
@@ -137,62 +141,60 @@ class Handle(ABC):
         to abort or flush. In doubt, after a fatal error or before init has ended, the handle is dropped instead; so it
         is while a broker is asked for a topic, since close would wait for the answer.
         """
-        handle, self._handle = self._handle, None
-        if handle is None:
+        kept = taken(self._kept, CLOSED)
+        if type(kept[0]) is Gone:
             return
-        settled = self.fault is None and len(handle) == 0 and not self._asking
-        if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
-            self._serve_on(methodcaller("close"), handle, CLOSING)
-        self._siblings.gone(self)
-        dropped = [handle]
-        del handle
-        yielding(dropped.clear)
+        try:
+            self._siblings.gone(self)
+            settled = self.fault is None and len(kept[0]) == 0 and not self._asking
+            if settled and (self.transactional_id is None or (self._initialised and not self.in_transaction)):
+                self._serve_on(methodcaller("close"), kept, CLOSING)
+        finally:
+            yielding(partial(empty, kept))
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no handle any more."""
+        return type(self._kept[0]) is Gone
 
     def pin(self) -> None:
         """After a fork, in the child: keep the handle for ever and never touch it."""
-        self._forked = True
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            leave_to_parent(handle)
+        leave_to_parent(taken(self._kept, FORKED)[0])
+        self._kept[0] = FORKED
 
     # -- translation -------------------------------------------------------------------------------
 
-    def _call(self, call: Callable[[cimpl.Producer], object], seconds: float, *, serve: bool = True) -> None:
+    def _call(self, call: Callable[[Any], object], seconds: float, *, serve: bool = True) -> None:
         """A call of at most so many seconds whose error concerns the caller. Its callbacks are served either way."""
-        handle = self._open()
+        if type(self._kept[0]) is Gone:
+            raise self._kept[0].why()
         try:
-            yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (it is deleted after that)
+            yielding(lambda: self._calls.make(call, self._kept, seconds))
         except NestedCallError as error:
             raise Fault(FaultKind.RETRIABLE, str(error)) from error
         except (KafkaException, RuntimeError, TypeError) as error:
             raise self._translated(error) from error
         finally:
-            del handle  # as in Calls.make
             if serve:
                 self._serve_notes()
 
-    def _serve(self, call: Callable[[cimpl.Producer], object], seconds: float) -> None:
-        self._serve_on(call, self._open(), seconds)
+    def _serve(self, call: Callable[[Any], object], seconds: float) -> None:
+        if type(self._kept[0]) is Gone:
+            raise self._kept[0].why()
+        self._serve_on(call, self._kept, seconds)
 
-    def _open(self) -> cimpl.Producer:
-        handle = self._handle
-        if handle is None:
-            raise self._closed()
-        return handle
-
-    def _serve_on(self, call: Callable[[cimpl.Producer], object], handle: cimpl.Producer, seconds: float) -> None:
+    def _serve_on(self, call: Callable[[Any], object], kept: Kept, seconds: float) -> None:
         """A call whose errors concern the client as a whole: they are kept, not raised."""
         try:
             if seconds > 0:
-                yielding(lambda: self._calls.make(call, handle, seconds))  # noqa: F821  (as above)
+                yielding(lambda: self._calls.make(call, kept, seconds))
             else:
-                self._calls.make(call, handle, 0)
+                self._calls.make(call, kept, 0)
         except NestedCallError:
             time.sleep(BREATH)  # whoever waits for something looks again until its deadline
         except (KafkaException, RuntimeError) as error:
             self._translated(error)
         finally:
-            del handle  # as in Calls.make
             self._serve_notes()
 
     def _serve_notes(self) -> None:
@@ -300,25 +302,20 @@ class Handle(ABC):
             self._note_trouble(fault, 0 if fault.kind is FaultKind.OTHER else LASTING if fault.fatal else 1)
         return fault
 
-    def _closed(self) -> Exception:
-        if self._forked:
-            return ForkedPoolError("this producer was made before a fork; the child must ask the pool for another one")
-        return Fault(FaultKind.CLOSED, "the producer is closed")
 
-
-def _refuse_hollow(handle: cimpl.Producer) -> None:
+def _refuse_hollow(kept: Kept) -> None:
     """Raise for a stand-in that inherits all of a producer's methods, passes on some, and has no client for the others.
 
     OpenTelemetry's ``ProxiedProducer`` is one; the class that its instrumentor's ``instrument()`` puts in place isn't.
     """
     try:
-        handle.begin_transaction()  # before init it does nothing, and answers with an error of librdkafka's
+        kept[0].begin_transaction()  # before init it does nothing, and answers with an error of librdkafka's
     except KafkaException:
         return
     except RuntimeError as error:
         raise Fault(
             FaultKind.SETTINGS,
-            f"confluent_kafka.Producer gave a {type(handle).__qualname__}, whose transactions reach no client "
+            f"confluent_kafka.Producer gave a {type(kept[0]).__qualname__}, whose transactions reach no client "
             f"({error}): replace the class by a subclass that is a producer itself",
         ) from error
 
@@ -337,6 +334,11 @@ def _propagation_ms(config: Mapping[str, object], at_most: int = PROPAGATION_MS)
     timeout = _number(ours, "message.timeout.ms", timeout)
     return min(at_most, int(timeout / 2)) if timeout else at_most  # 0 is without end
 
+
+CLOSED = Gone(lambda: Fault(FaultKind.CLOSED, "the producer is closed"))
+FORKED = Gone(
+    lambda: ForkedPoolError("this producer was made before a fork; the child must ask the pool for another one")
+)
 
 _live: weakref.WeakSet[Handle] = weakref.WeakSet()
 

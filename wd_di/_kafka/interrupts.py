@@ -52,13 +52,6 @@ def hold(raised: BaseException) -> None:
     held[thread] = raised
 
 
-def let_go(thread: int) -> None:
-    """Raise what came up inside of this thread's call, if anything did."""
-    raised = held.pop(thread, None)
-    if raised is not None:
-        raise raised
-
-
 def _hidden(raised: BaseException) -> BaseException:
     """Return what a SystemError stands for.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from contextlib import suppress
 from operator import methodcaller
@@ -13,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, cimpl
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import yielding
 from wd_di._kafka.handle import Handle
+from wd_di._kafka.kept import forget_frames
 from wd_di._kafka.nested import NestedCallError
 from wd_di._kafka.offsets import unfit_metadata
 from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
@@ -28,9 +28,11 @@ from wd_di._kafka.translation import (
     code_of,
 )
 from wd_di._kafka.troubles import last_error
-from wd_di.errors import AuthorizationError, DeliveryError
+from wd_di.errors import AuthorizationError, DeliveryError, WdDiError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wd_di._kafka.topics import OnDelivery
 
 
@@ -109,10 +111,10 @@ class KafkaClient(Handle):
 
         librdkafka answers a begin with it, which has no effect within a transaction.
         """
-        if self._handle is None or not self.in_transaction:
+        if not self.in_transaction:
             return None
         try:
-            self._handle.begin_transaction()
+            self._kept[0].begin_transaction()
         except KafkaException as error:
             fault = self._translator.fault(error.args[0], known=self.fault)
             return fault if fault.requires_abort else None
@@ -122,20 +124,19 @@ class KafkaClient(Handle):
 
     def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
         """Enqueue one record; its answer comes to ``on_delivery``."""
-        handle = self._handle
-        if handle is None:
-            raise self._closed()
         if record.get("headers") is not None:
             record["headers"] = _encoded(record["headers"])  # a new list: instrumentation adds to it at every try
         first = self.topics.first(topic, on_delivery)
         try:
-            handle.produce(topic, on_delivery=first or on_delivery, **record)
-        except BufferError as error:
-            del handle  # as in Calls.make
-            raise Fault(FaultKind.QUEUE_FULL, "librdkafka's queue is full") from error
-        except (KafkaException, RuntimeError) as error:
-            del handle
-            raise self._translated(error, of_record=True) from error
+            self._kept[0].produce(topic, on_delivery=first or on_delivery, **record)
+        except BaseException as error:
+            if type(self._kept[0]) is not cimpl.Producer:
+                forget_frames(error)
+            if isinstance(error, BufferError):
+                raise Fault(FaultKind.QUEUE_FULL, "librdkafka's queue is full") from error
+            if isinstance(error, KafkaException | RuntimeError):
+                raise self._translated(error, of_record=True) from error
+            raise
         self._wrote = True
         if first is not None:
             self.topics.watch(topic, first)
@@ -154,7 +155,7 @@ class KafkaClient(Handle):
 
     def owes(self) -> int:
         """Messages, reports and events not yet served; not a count of messages."""
-        return 0 if self._handle is None else len(self._handle)
+        return len(self._kept[0])
 
     def probe(self, seconds: float) -> None:
         """Ask any broker for the cluster's id, the cheapest proof of a connection; one that is a second old will do.
@@ -167,43 +168,65 @@ class KafkaClient(Handle):
             return
         try:
             if self._proved > 0:
-                self._call(functools.partial(_ask_for, None, seconds=seconds), seconds)
+                self._call(methodcaller("list_topics", timeout=seconds), seconds)
             else:
                 self._call(methodcaller("cluster_id", seconds), seconds)
         except (Fault, AttributeError):  # upstream calls the method experimental
             if deadline.left < BREATH:
                 raise
             left = deadline.left
-            self._call(functools.partial(_ask_for, None, seconds=left), left)
+            self._call(methodcaller("list_topics", timeout=left), left)
         self._proved = time.monotonic()
         self._answered()
 
     def cluster_id(self, seconds: float) -> str:
         """Return the cluster's id, which comes with a broker's first answer; nothing, if there is none to come.
 
+        librdkafka may forget a new client's first connection, and think of it after a second (one of five clients, seen
+        in 2.16.0). A question without time for an answer reminds it; it isn't sent, since there is no connection.
+
         Raises:
             Fault: No broker has answered yet.
         """
-        found: list[str] = []
         first, self._asked_who = not self._asked_who, True
         try:
-            self._call(lambda handle: found.append(_cluster_id(handle, seconds, connect=first)), seconds)
-        except Fault as fault:
+            if first:
+                try:
+                    return self._told_id(CONNECTING)
+                except KafkaException:
+                    with suppress(KafkaException):
+                        self._asked(methodcaller("list_topics", timeout=0), 0)
+            return self._told_id(seconds)
+        except AttributeError:  # upstream calls it experimental
+            return ""
+        except (KafkaException, RuntimeError) as error:
+            fault = self._translated(error)
             if fault.kind is FaultKind.RETRIABLE:
                 raise Fault(FaultKind.RETRIABLE, "no broker has said yet which cluster it belongs to") from fault
-            raise
-        return found[0]
+            raise fault from error
+        finally:
+            self._serve_notes()
+
+    def _told_id(self, seconds: float) -> str:
+        deadline = Deadline(seconds)
+        try:
+            return str(self._asked(methodcaller("cluster_id", seconds), seconds))
+        except KafkaException:
+            if deadline.left < BREATH:
+                raise
+            return ""  # a broker has answered, and has none
+
+    def _asked(self, call: Callable[[Any], Any], seconds: float) -> Any:
+        """Return what a call answers, which says nothing of the client."""
+        return yielding(lambda: self._calls.make(call, self._kept, seconds))
 
     def ask(self, topic: str, seconds: float) -> bool:
         """Ask any broker for the topic's metadata, which librdkafka takes note of, too; whether an answer came."""
-        ask = functools.partial(_ask_for, topic, seconds=seconds)
+        ask = methodcaller("list_topics", topic, timeout=seconds)
         self._asking.append(topic)  # before the handle is taken: see close
         try:
-            handle = self._handle
-            if handle is None:
-                return False
-            found = yielding(lambda: self._calls.make(ask, handle, seconds)).topics[topic]
-        except (KafkaException, RuntimeError, KeyError):  # no broker, or closed meanwhile
+            found = self._asked(ask, seconds).topics[topic]
+        except (KafkaException, RuntimeError, KeyError, WdDiError):  # no broker, or closed meanwhile
             self._deaf = time.monotonic()
             return False
         finally:
@@ -221,14 +244,11 @@ class KafkaClient(Handle):
 
         With all topics, as in :meth:`reach`. An answer ends no error: it says nothing of the broker that failed.
         """
-        ask = functools.partial(_ask_for, None, seconds=seconds)
+        ask = methodcaller("list_topics", timeout=seconds)
         self._asking.append("")  # as in ask
         try:
-            handle = self._handle
-            if handle is None:
-                return None
-            found = yielding(lambda: self._calls.make(ask, handle, seconds)).brokers
-        except (KafkaException, RuntimeError):  # no broker, or closed meanwhile
+            found = self._asked(ask, seconds).brokers
+        except (KafkaException, RuntimeError, WdDiError):  # no broker, or closed meanwhile
             return None
         finally:
             self._asking.pop()
@@ -242,10 +262,10 @@ class KafkaClient(Handle):
         """
         # A broker that is away answers nothing, however long it has; one that is far hears each question anew.
         seconds = ASK_SLICE if self.cut_off else ASK_SLICE_MAX / 2
-        while not (self._handle is None or self.fault is not None or deadline.passed):
+        while not (self.closed or self.fault is not None or deadline.passed):
             patience = deadline.slice(seconds)
             try:
-                self._call(functools.partial(_ask_for, None, seconds=patience), patience)
+                self._call(methodcaller("list_topics", timeout=patience), patience)
             except Fault:
                 time.sleep(deadline.slice(BREATH))
                 seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions
@@ -264,7 +284,7 @@ class KafkaClient(Handle):
         for pause in RENEWALS:
             time.sleep(patience.slice(pause))
             seconds = ASK_SLICE
-            while not (self._handle is None or patience.passed or self.ask(topic, patience.slice(seconds))):
+            while not (self.closed or patience.passed or self.ask(topic, patience.slice(seconds))):
                 time.sleep(patience.slice(BREATH))
                 seconds *= 2  # each question is asked anew: a slow link's answer would never be heard
             answer = self.topics.answer_for(topic)
@@ -320,35 +340,3 @@ class KafkaClient(Handle):
 def _encoded(headers: list[tuple[str, str | bytes | None]]) -> list[tuple[str, bytes | None]]:
     """Encode header values: as text, confluent-kafka would cut them at their first NUL."""
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
-
-
-def _ask_for(topic: str | None, handle: cimpl.Producer, seconds: float) -> Any:
-    """Ask for one topic, or for all."""
-    return handle.list_topics(timeout=seconds) if topic is None else handle.list_topics(topic, timeout=seconds)
-
-
-def _cluster_id(handle: cimpl.Producer, seconds: float, *, connect: bool) -> str:
-    """Wait for the cluster's id, which nobody has to ask for.
-
-    librdkafka may forget a new client's first connection, and think of it after a second (one of five clients, seen in
-    2.16.0). A question without time for an answer reminds it; it isn't sent, since there is no connection.
-    """
-    if not hasattr(handle, "cluster_id"):  # upstream calls it experimental
-        return ""
-    if connect:
-        try:
-            return _told_id(handle, CONNECTING)
-        except KafkaException:
-            with suppress(KafkaException):
-                handle.list_topics(timeout=0)
-    return _told_id(handle, seconds)
-
-
-def _told_id(handle: cimpl.Producer, seconds: float) -> str:
-    deadline = Deadline(seconds)
-    try:
-        return handle.cluster_id(seconds)
-    except KafkaException:
-        if deadline.left < BREATH:
-            raise
-        return ""  # a broker has answered, and has none

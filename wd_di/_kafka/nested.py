@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from traceback import clear_frames
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from confluent_kafka import cimpl
 
 from wd_di._concurrency.outcome import Outcome
-from wd_di._kafka.interrupts import held, hold, let_go, thread_id
+from wd_di._kafka.interrupts import held, hold, thread_id
+from wd_di._kafka.kept import forget_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-H = TypeVar("H")
+    from wd_di._kafka.kept import Kept
+
 R = TypeVar("R")
 
 PATIENCE = 0.5
@@ -39,8 +42,8 @@ class Calls:
         self._inside: set[int] = set()
         self._left: threading.Thread | None = None
 
-    def make(self, call: Callable[[H], R], handle: H, seconds: float) -> R:
-        """Make the call, which takes about so many seconds at most.
+    def make(self, call: Callable[[Any], R], kept: Kept, seconds: float) -> R:
+        """Make the call of what is kept, which takes about so many seconds at most.
 
         Raises:
             NestedCallError: It is nested, and no other thread could make it in time.
@@ -48,27 +51,26 @@ class Calls:
         """
         thread = thread_id()
         if thread in self._inside:
-            jobs: list[Callable[[], R]] = [partial(self.make, call, handle, seconds)]
-            del call, handle  # as below
-            return self._make_elsewhere(jobs, seconds)
+            return self._make_elsewhere(partial(self.make, call, kept, seconds), seconds)
         try:
             self._inside.add(thread)
-            return call(handle)
+            return call(kept[0])
         except BaseException as error:
-            # Whoever keeps the error must not keep the client, with its threads and connections, by a frame of ours.
-            clear_frames(error.__traceback__)
             if isinstance(error, SystemError):
                 hold(error)
+            if type(kept[0]) is not cimpl.Producer:
+                forget_frames(error)
             raise
         finally:
             try:
                 self._inside.discard(thread)
-                del call, handle
             finally:
-                if held:
-                    let_go(thread)
+                if held and (raised := held.pop(thread, None)) is not None:
+                    if type(kept[0]) is not cimpl.Producer:
+                        forget_frames(raised)
+                    raise raised
 
-    def _make_elsewhere(self, jobs: list[Callable[[], R]], seconds: float) -> R:
+    def _make_elsewhere(self, job: Callable[[], R], seconds: float) -> R:
         """Wait for another thread to make it; one that is stuck behind the callback goes on when that has returned."""
         outcome: Outcome[R] = Outcome()
         here = thread_id()
@@ -76,7 +78,7 @@ class Calls:
         def make() -> R:
             if thread_id() == here:  # a greenlet, which would only try again
                 raise NestedCallError("called while a callback of this producer waits")
-            return jobs.pop()()
+            return job()
 
         if self._left is not None and self._left.is_alive():
             raise NestedCallError("called from inside of a callback of this producer, which must return first")

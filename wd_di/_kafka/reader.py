@@ -55,7 +55,7 @@ class KafkaReader:
     def __init__(self, config: Mapping[str, object]) -> None:
         self._translator = Translator(config)
         self._config = {key: value for key, value in config.items() if key.startswith(_OF_ANY_CLIENT)}
-        self._consumers: list[Consumer] = []
+        self._consumers: list[Consumer] = []  # in no variable, as with Kept
         self._trouble = "no broker has answered"
 
     def sees(self, topic: str, partition: int, offset: int, deadline: Deadline) -> bool:
@@ -74,11 +74,11 @@ class KafkaReader:
     def stands_at(self, offsets: Iterable[TopicPartition], group_metadata: bytes, deadline: Deadline) -> bool:
         """Whether the group has taken these offsets; no, if it stands before one of them."""
         group, wanted = group_of(group_metadata), {(each.topic, each.partition): each.offset for each in offsets}
-        consumer = self._connect(group, "read_committed")
+        self._connect(group, "read_committed")
         while not deadline.passed:
             asked = [TopicPartition(*place) for place in wanted]
             try:
-                found = yielding(lambda: consumer.committed(asked, timeout=deadline.slice(SLICE)))  # noqa: B023
+                found = yielding(lambda: self._consumers[-1].committed(asked, timeout=deadline.slice(SLICE)))  # noqa: B023
             except KafkaException as error:
                 self._take_up(error.args[0], f"the offsets of group {group!r} (Describe on the group)")
                 continue
@@ -98,10 +98,10 @@ class KafkaReader:
 
     def _finds(self, isolation: str, place: TopicPartition, deadline: Deadline) -> bool:
         """Whether such a reader finds the record; no, if it finds that there is none."""
-        consumer = self._connect("wd_di", isolation)
-        consumer.assign([place])
+        self._connect("wd_di", isolation)
+        self._consumers[-1].assign([place])
         while not deadline.passed:
-            message = yielding(lambda: consumer.poll(deadline.slice(SLICE)))
+            message = yielding(lambda: self._consumers[-1].poll(deadline.slice(SLICE)))
             if message is None:
                 continue
             error, offset = message.error(), message.offset()
@@ -124,7 +124,7 @@ class KafkaReader:
         if str(cluster).startswith(_MOCK):
             raise Fault(FaultKind.OTHER, "librdkafka's mock cluster shows what was aborted, too")
 
-    def _connect(self, group: str, isolation: str) -> Consumer:
+    def _connect(self, group: str, isolation: str) -> None:
         given: dict[str, Any] = {
             **self._config,
             "group.id": group,
@@ -143,11 +143,9 @@ class KafkaReader:
         if "oauth_cb" in given:
             given["oauth_cb"] = TokenSource(given)
         try:
-            consumer = Consumer(reveal(given))  # as in Handle._connect
+            self._consumers.append(Consumer(reveal(given)))  # as in Handle._connect
         except (KafkaException, TypeError, ValueError) as error:
             raise Fault(FaultKind.SETTINGS, self._translator.scrub(str(error))) from None
-        self._consumers.append(consumer)
-        return consumer
 
     def _note(self, error: KafkaError) -> None:
         """Called by librdkafka; the summary says less than what came before."""
