@@ -204,7 +204,7 @@ class ProducerPool:
 
         Raises:
             PoolOpenError: With the reason; the pool is closed then, and nothing of it is left.
-            PoolClosedError: It was closed before.
+            PoolClosedError: It was closed before, or meanwhile.
             ScopeError: On a thread with a running event loop, which waiting would block: await :meth:`aopen` there.
         """
         if _foreign:
@@ -230,7 +230,8 @@ class ProducerPool:
                 self.close(timeout_ms=0, force=True)
                 raise
             if failed is not None:
-                self.close(timeout_ms=0, force=True)
+                if isinstance(failed, PoolOpenError):  # else whoever closes it says how long its holders have
+                    self.close(timeout_ms=0, force=True)
                 raise failed  # from here: whoever reads the traceback has nothing of the steps below
         self._state = "open"
 
@@ -242,7 +243,7 @@ class ProducerPool:
 
         Raises:
             PoolOpenError: With the reason; the pool is closed then, and nothing of it is left.
-            PoolClosedError: It was closed before.
+            PoolClosedError: It was closed before, or meanwhile.
             ScopeError: No task of asyncio's runs here.
         """
         refuse_outside_of_a_task(self.name)

@@ -24,6 +24,7 @@ from wd_di import ProducerConfig
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.memory import MemoryBroker, MemoryClient
 from wd_di._slots import making
+from wd_di._slots.housekeeping import Housekeeper
 from wd_di.errors import (
     CheckoutReturnedError,
     PoolClosedError,
@@ -666,6 +667,58 @@ def test_opening_connects_every_producer_of_a_transactional_pool(make: Make) -> 
     pool.open()
 
     assert 3 == pool.stats().idle == pool.stats().totals.created
+
+
+def test_who_opens_a_pool_that_is_closed_is_told_so(make: Make, gate: Gate) -> None:
+    """At once, and not that producers couldn't be connected; the close goes on as whoever called it wants it."""
+    pool = make(size=2, **IDS)
+    go_on = gate.hold("t-1")
+    opener = run(pool.open)
+    soon(pool, lambda: pool.stats().idle)
+    guest = Guest(pool).seated()
+    closer = run(lambda: pool.close(timeout_ms=int(1000 * PATIENCE)))
+
+    with pytest.raises(PoolClosedError, match=r"^orders: the pool was closed while it opened$"):
+        opener.result(PATIENCE)
+    assert (1, 1) == (pool.stats().in_use, pool.stats().creating)
+    go_on.set()
+    guest.go()
+    assert closer.result(PATIENCE).clean
+
+
+def test_a_plain_pool_that_is_closed_while_it_looks_for_brokers(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is who opens one whose only producer has no answer yet."""
+    asked = threading.Event()
+
+    def probe(client: MemoryClient, seconds: float) -> None:
+        asked.set()
+        raise Fault(FaultKind.RETRIABLE, "no answer")
+
+    monkeypatch.setattr(MemoryClient, "probe", probe)
+    pool = make(size=1)
+    opener = run(pool.open)
+    assert asked.wait(PATIENCE)
+    report = pool.close(timeout_ms=int(1000 * PATIENCE))
+
+    with pytest.raises(PoolClosedError, match=r"^orders: the pool was closed while it opened$"):
+        opener.result(PATIENCE)
+    assert report.clean
+
+
+def test_a_pool_that_is_closed_when_it_has_just_opened(make: Make, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told that a closed pool is open."""
+    pool = make(size=1, **IDS)
+    wait = Housekeeper.wait_until
+
+    def closed_meanwhile(house: Housekeeper, *given: Any) -> bool:
+        monkeypatch.undo()
+        found = wait(house, *given)
+        pool.close()
+        return found
+
+    monkeypatch.setattr(Housekeeper, "wait_until", closed_meanwhile)
+    with pytest.raises(PoolClosedError, match=r"^orders: the pool was closed while it opened$"):
+        pool.open()
 
 
 def test_opening_twice_at_once_waits_twice(make: Make, gate: Gate) -> None:

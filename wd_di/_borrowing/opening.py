@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from wd_di._kafka.port import Fault
 from wd_di._kafka.translation import without_frames
 from wd_di._settings.problems import REFUSALS
 from wd_di._slots.slots import State
-from wd_di.errors import PoolError, PoolOpenError
+from wd_di.errors import PoolClosedError, PoolError, PoolOpenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +62,17 @@ class Opening:
         self._house = lender.house
         self._deadline = deadline
 
-    def failure(self) -> PoolOpenError | None:
+    def failure(self) -> PoolError | None:
         """Wait until enough producers are connected; why they aren't, if it fails."""
+        failed: PoolOpenError | None = None
+        with suppress(PoolClosedError):
+            failed = self._failure()
+        table = self._house.table
+        if table.closing and (failed is None or not table.hopeless):
+            return PoolClosedError(f"{self._house.name}: the pool was closed while it opened")
+        return failed
+
+    def _failure(self) -> PoolOpenError | None:
         house, policies, table = self._house, self._lender.policies, self._house.table
         house.carry_out(table.warm() if policies.slots.warm else table.start_one())
         wanted = policies.slots.size if policies.slots.warm else 1
@@ -93,6 +102,8 @@ class Opening:
                     error = PoolOpenError(f"{self._house.name}: {client.last_error or fault}")
                     error.__cause__ = without_frames(fault)
                     return error
+                if self._house.table.closing:
+                    return None
                 if self._deadline.passed:
                     cause = client.last_error or f"Timed out, {self._house.unanswered()}"
                     return self._too_late("no broker has answered", cause)
