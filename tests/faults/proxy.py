@@ -287,16 +287,21 @@ class _Connection:
             return
         self._writers.append(writer)
         there, back = _Way(self._link, writer), _Way(self._link, self._writers[0])
-        works = [self._requests(there), self._replies(reader, back), there.deliver(), back.deliver()]
-        tasks = [asyncio.ensure_future(work) for work in works]
+        asking, delivering = asyncio.ensure_future(self._requests(there)), asyncio.ensure_future(there.deliver())
+        tasks: list[asyncio.Future[Any]] = [asking, delivering]
+        tasks += [asyncio.ensure_future(work) for work in (self._replies(reader, back), back.deliver())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done() and asking.result():  # what a client has sent arrives though it is gone
+                tasks.append(asyncio.ensure_future(there.emptied()))
+                await asyncio.wait([delivering, tasks[-1]], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _requests(self, way: _Way) -> None:
+    async def _requests(self, way: _Way) -> bool:
+        """Carry requests; whether the client ended it."""
         with _until_the_end():
             while True:
                 frame = await self._frame(self._reader)
@@ -305,12 +310,13 @@ class _Connection:
                 if rule is not None and rule.of_requests:
                     rule.hit()
                     if rule.action == "cut before":
-                        return
+                        return False
                     if rule.action == "swallow request":
                         continue
                 elif rule is not None:
                     self._promised[request.correlation] = rule
                 await way.send(frame, rule.seconds if rule is not None and rule.of_requests else 0.0)
+        return True
 
     async def _replies(self, reader: StreamReader, way: _Way) -> None:
         with _until_the_end():
@@ -374,6 +380,11 @@ class _Way:
                 await self._link.flows.wait()
                 await self._write(parcel.frame)
                 self._underway -= 1
+                self._waiting.task_done()
+
+    async def emptied(self) -> None:
+        """Wait until all of it is sent."""
+        await self._waiting.join()
 
     async def _write(self, frame: bytes) -> None:
         self._writer.write(len(frame).to_bytes(_LENGTH) + frame)

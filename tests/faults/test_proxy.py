@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.proxy import FaultProxy
 from tests.faults.rules import Action, Api
+from tests.pools import until
 from wd_di.testing._kraft import HOST
 
 BROKER = 7
@@ -155,6 +156,17 @@ def test_a_cut_ends_the_connection(proxy: FaultProxy, client: Client, repeater: 
         client.hear()
     rule.wait()
     assert [1] * (action == "cut after") == repeater.came
+
+
+def test_what_was_sent_arrives(proxy: FaultProxy, repeater: Repeater, client: Client) -> None:
+    """A delayed request reaches the broker also when its client has gone meanwhile, as one in a frozen socket does."""
+    rule = proxy.on(Api.METADATA, "delay request", ms=SOON_S * 1000)
+    client.ask(1)
+    rule.wait()
+    client.close()
+
+    until(lambda: repeater.came)
+    assert [1] == repeater.came
 
 
 @pytest.mark.parametrize("action", ["delay request", "delay reply"])

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.faults.rules import Action, Api
 from tests.kafka.readers import values
-from tests.pools import plain, pool
+from tests.pools import Recorder, plain, pool
+from wd_di import ProducerRetired
 
 if TYPE_CHECKING:
     from tests.faults.proxy import FaultProxy
     from wd_di.testing import LocalKafka
 
 NAME = "faulty"
+LATE_MS = 1_500
+"""How late a request is that was sent before others which aren't."""
+SPARE_S = 0.5
 
 
 def asked(proxy: FaultProxy, api: Api) -> int:
@@ -71,3 +76,23 @@ def test_a_record_that_is_sent_again_is_there_once(
 
     assert 1 == rule.hits
     assert ["once"] == values(proxied_kafka.bootstrap_servers, proxied_topic)
+
+
+def test_a_reload_leaves_a_pending_init_alone(proxy: FaultProxy, proxied_kafka: LocalKafka, proxied_topic: str) -> None:
+    """A question for the id that is under way would fence a producer that is made meanwhile: it is waited for."""
+    recorder = Recorder()
+    settings = {"size": 1, "name": NAME, "open_policy": "background", "observer": recorder}
+    rule = proxy.on(Api.INIT_PRODUCER_ID, "delay request", ms=LATE_MS, client=NAME)
+    with pool(proxied_kafka.bootstrap_servers, **settings) as orders:
+        rule.wait()
+        late = time.monotonic() + LATE_MS / 1000
+        orders.reload()
+        count = 0
+        while time.monotonic() < late + SPARE_S:
+            with orders.transaction() as tx:
+                tx.produce_async(proxied_topic, str(count))
+            count += 1
+
+        assert 1 == orders.stats().generation
+    assert [] == recorder.of(ProducerRetired)
+    assert count == len(values(proxied_kafka.bootstrap_servers, proxied_topic))

@@ -207,7 +207,8 @@ class Housekeeper:
         try:
             connection = self._maker.make(
                 slot.index,
-                wanted=lambda: not table.closing and slot.generation == table.generation,
+                wanted=lambda: not table.closing,
+                outdated=lambda: slot.generation != table.generation,
                 patience=lambda since: min(
                     [table.patience(since), *(each.to_half_since(since) for each in self._awaited)]
                 ),

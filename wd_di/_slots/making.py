@@ -74,12 +74,20 @@ class Maker:
         self._siblings: dict[str, Siblings] = {}
         self._probers = Workers(f"wd_di-{plan.name}-probe", min(plan.settings.size, MAKERS_MAX))
 
-    def make(self, index: int, *, wanted: Callable[[], bool], patience: Callable[[float], float]) -> Connection:
+    def make(
+        self,
+        index: int,
+        *,
+        wanted: Callable[[], bool],
+        outdated: Callable[[], bool],
+        patience: Callable[[float], float],
+    ) -> Connection:
         """Return a producer that is ready.
 
         Args:
             index: The slot's.
             wanted: Whether anybody could still want it; asked while brokers don't answer.
+            outdated: Whether another one is to take its place.
             patience: Seconds that whoever waits has patience for, given since when one has been at it.
 
         Raises:
@@ -89,7 +97,7 @@ class Maker:
         try:
             connection = self.making[index] = self._connect(plan)
             if plan.transactional_id is not None:
-                self._initialise(plan, connection.client, wanted)
+                self._initialise(plan, connection.client, wanted, outdated)
             elif plan.deliver and not self._reached(connection.client, patience):
                 connection = None  # the probe closes it
                 connection = self.making[index] = self._connect(plan, patient=True)
@@ -113,19 +121,25 @@ class Maker:
         """Where the brokers are; nothing, if they are mocks."""
         return addresses(*(slot.kafka for slot in self.plan.slots))
 
-    def _initialise(self, plan: SlotPlan, client: Client, wanted: Callable[[], bool]) -> None:
+    def _initialise(
+        self, plan: SlotPlan, client: Client, wanted: Callable[[], bool], outdated: Callable[[], bool]
+    ) -> None:
         """Get the transactional id, having looked who else of this host has it.
 
         By the cluster's id, since one cluster has many addresses. It comes with a broker's first answer, in which init
         waits, too; where it doesn't come, or there is none, the addresses have to do.
+
+        A broker that is there may have the question for the id, and answer it later than that of another producer,
+        which it would fence. So what is outdated still waits for it.
         """
+        heard = False
         if plan.remote:
             patience = Deadline(ID_PATIENCE)
 
             def meet_rivals() -> None:
-                nonlocal patience
+                nonlocal patience, heard
                 try:
-                    cluster = client.cluster_id(SLICE)
+                    cluster, heard = client.cluster_id(SLICE), True
                 except Fault:
                     if client.cut_off:  # then no init would come through either
                         patience = Deadline(ID_PATIENCE)
@@ -134,8 +148,8 @@ class Maker:
                     cluster = ""
                 self._meet_rivals(plan, cluster)
 
-            persist(meet_rivals, client, wanted)
-        initialise(client, wanted)
+            persist(meet_rivals, client, lambda: wanted() and not outdated())
+        initialise(client, lambda: wanted() and not (outdated() and (client.cut_off or not heard)))
 
     def _meet_rivals(self, plan: SlotPlan, cluster: str) -> None:
         """Look who of this host has the id.
