@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -105,4 +106,5 @@ def test_kept_errors_keep_no_client(own_kafka: LocalKafka, own_topic: str, death
 
     assert 7 == len(program.errors)
     until(lambda: threads() <= started)
+    until(lambda: not [each for each in threading.enumerate() if each.name.startswith("wd_di-")])
     assert handles() <= before

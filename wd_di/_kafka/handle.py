@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 CLOSING = 1.0
 """Seconds that a close of what is answered takes at most, but for slow DNS."""
 
+_SAYS_CLOSED = "been closed"
+"""What confluent-kafka says to each call of a client that was closed, or is about to be."""
+
 _PROPAGATION = "topic.metadata.propagation.max.ms"
 
 
@@ -193,7 +196,8 @@ class Handle(ABC):
         except NestedCallError:
             time.sleep(BREATH)  # whoever waits for something looks again until its deadline
         except (KafkaException, RuntimeError) as error:
-            self._translated(error)
+            if self._translated(error).kind is FaultKind.CLOSED:
+                time.sleep(min(seconds, BREATH))  # as above
         finally:
             self._serve_notes()
 
@@ -289,6 +293,8 @@ class Handle(ABC):
     # -- what its errors mean ----------------------------------------------------------------------
 
     def _translated(self, error: BaseException, *, settings: bool = False, of_record: bool = False) -> Fault:
+        if isinstance(error, RuntimeError) and _SAYS_CLOSED in str(error):
+            return self._found_closed(error)
         fault = self._translator.fault(error.args[0] if error.args else error, known=self.fault, settings=settings)
         fault.__cause__ = error
         if (fault.kind in (FaultKind.FENCED, FaultKind.FATAL) or is_fatal(error)) and self.fault is None:
@@ -300,6 +306,17 @@ class Handle(ABC):
         # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure".
         if fault.kind is not FaultKind.RETRIABLE and not settings:
             self._note_trouble(fault, 0 if fault.kind is FaultKind.OTHER else LASTING if fault.fatal else 1)
+        return fault
+
+    def _found_closed(self, error: RuntimeError) -> Fault:
+        """Return that there is no client any more: by the pool, or by whoever else has got hold of it."""
+        by_pool = self.closed
+        fault = Fault(
+            FaultKind.CLOSED, "the producer is closed" if by_pool else "its client was closed behind its pool"
+        )
+        fault.__cause__ = error
+        if not by_pool and self.fault is None:
+            self.fault = fault
         return fault
 
 

@@ -111,13 +111,17 @@ class KafkaClient(Handle):
 
         librdkafka answers a begin with it, which has no effect within a transaction.
         """
-        if not self.in_transaction:
+        if self.closed or not self.in_transaction:
             return None
         try:
             self._kept[0].begin_transaction()
         except KafkaException as error:
             fault = self._translator.fault(error.args[0], known=self.fault)
             return fault if fault.requires_abort else None
+        except RuntimeError as error:
+            self._translated(error)
+        except Fault:  # closed meanwhile
+            return None
         return None
 
     # -- records ---------------------------------------------------------------------------------

@@ -299,7 +299,7 @@ class Sender:
 
     def refused(self, fault: Fault, topic: str) -> Exception:
         """Return the public error of a record that the client didn't take."""
-        if fault.kind is FaultKind.CLOSED:
+        if fault.kind is FaultKind.CLOSED and self.client.fault is None:  # by the pool
             return self.closed_error()
         if fault.kind is FaultKind.DENIED:
             return AuthorizationError(f"{self.policy.pool}: no right to write to {topic!r}: {fault}")

@@ -244,7 +244,10 @@ class Ending(Writing):
             # An id that the broker forgot is known again only to a new producer; its siblings rested as long.
             self.retirement = Retirement("transactional.id expired", reason, expired=True)
         deadline = deadline or Deadline(self._limits.abort_timeout)
-        if self.client.fault is not None:
+        if self.client.fault is not None and self.client.fault.kind is FaultKind.CLOSED:
+            # confluent-kafka aborts what is open before it closes.
+            self.phase, self.retirement = "aborted", self.retirement or self._retirement("broken", self.client.fault)
+        elif self.client.fault is not None:
             # Not by raising it: it may be the cause of what is being handled, and would become its own.
             self._abort_failed(self.client.fault, cause, deadline)
         elif not self._at_rest(deadline):
