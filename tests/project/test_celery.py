@@ -2,78 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from confluent_kafka import Consumer
 
-from tests.pages import PLACEHOLDER, ROOT, files
+from tests.project.celery_workers import CLOSED, ENOUGH, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-PAGE = ROOT / "docs" / "howto" / "workers.md"
-ENOUGH = 40
-
-TOLD = """
-from shop.containers import Container
-from shop.worker import app
-from wd_di import Observer
-
-observer = Observer()
-observer.subscribe("connection_pool.shutdown", lambda event: print(f"closed, clean: {event.report.clean}"))
-Container.orders.add_kwargs(observer=observer)
-"""
 
 pytestmark = pytest.mark.timeout(120)
-
-
-class Worker:
-    """A Celery worker over the page's files, whose own broker is a folder."""
-
-    def __init__(self, folder: Path, servers: str) -> None:
-        for name, source in files(PAGE).items():
-            path = folder / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(source.replace(PLACEHOLDER, servers))
-        (folder / "shop" / "told.py").write_text(TOLD)
-        (folder / "data_out").mkdir()
-        (folder / "data_in").symlink_to("data_out")  # what is sent is what arrives
-        self._folder = folder
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-            "CELERY_BROKER_URL": "filesystem://",
-        }
-
-    def start(self) -> None:
-        """Start it, with two children."""
-        quiet = ["--without-gossip", "--without-mingle", "--loglevel", "info"]
-        command = [sys.executable, "-m", "celery", "--app", "shop.told", "worker", "--concurrency", "2", *quiet]
-        with (self._folder / "log").open("w") as log:
-            self._process = subprocess.Popen(command, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
-
-    def call(self, source: str) -> None:
-        """Run a line in a program that only knows the tasks."""
-        command = [sys.executable, "-c", f"from shop.tasks import place\n{source}"]
-        subprocess.run(command, cwd=self._folder, env=self._environment, timeout=ENOUGH, check=True)
-
-    def stop(self) -> str:
-        """Stop it as a supervisor does; what it has logged."""
-        self._process.send_signal(signal.SIGTERM)
-        assert 0 == self._process.wait(ENOUGH)
-        return (self._folder / "log").read_text()
-
-    def kill(self) -> None:
-        """End whatever is left of it."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(ENOUGH)
 
 
 @pytest.fixture
@@ -95,7 +34,7 @@ def test_tasks_publish_from_children(worker, mock_kafka):
     assert {f"celery-{number}".encode() for number in range(4)} == keys
     assert 4 == log.count("succeeded in")
     assert "ScopeError" not in log
-    assert 2 == log.count("closed, clean: True")
+    assert 2 == log.count(CLOSED)
 
 
 def _keys(servers: str, count: int) -> set[bytes]:
