@@ -151,8 +151,8 @@ class TransactionRun(TransactionScope):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        transaction, self._open = self.transaction, False
-        if transaction is None:  # Python leaves only what it has entered
+        transaction, is_open, self._open = self.transaction, self._open, False
+        if transaction is None or not is_open:  # Python leaves only what it has entered, and once
             return False
         if self._joined:
             self._mark(transaction, error)
@@ -196,8 +196,8 @@ class TransactionRun(TransactionScope):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        transaction, self._open = self.transaction, False
-        if transaction is None:  # Python leaves only what it has entered
+        transaction, is_open, self._open = self.transaction, self._open, False
+        if transaction is None or not is_open:  # Python leaves only what it has entered, and once
             return False
         if self._joined:
             self._mark(transaction, error)

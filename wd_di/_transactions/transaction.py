@@ -205,14 +205,16 @@ class OpenTransaction(Ending):
         return self.doomed_by is not None
 
     def run_hooks(self) -> None:
-        """Run what waits for the outcome; called when the slot is back and no transaction is current."""
-        if self.hooks is not None:
-            self.hooks.run_after(OUTCOMES.get(self.phase, "aborted"), self._report)
+        """Run what waits for the outcome, once; called when the slot is back and no transaction is current."""
+        hooks, self.hooks = self.hooks, None
+        if hooks is not None:
+            hooks.run_after(OUTCOMES.get(self.phase, "aborted"), self._report)
 
     async def run_hooks_async(self) -> None:
         """Run them on the loop of the task."""
-        if self.hooks is not None:
-            await self.hooks.run_after_async(OUTCOMES.get(self.phase, "aborted"), self._report)
+        hooks, self.hooks = self.hooks, None
+        if hooks is not None:
+            await hooks.run_after_async(OUTCOMES.get(self.phase, "aborted"), self._report)
 
     def forget_hooks(self) -> None:
         """Run none of them: nobody could wait for them any more."""
