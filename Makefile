@@ -28,7 +28,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lint-code lint-files format docs changelog pictures package wheel-test matrix lowest bench volume \
-	constraints jars clean
+	mutants constraints jars clean
 
 help: ## this
 	@echo "make TARGET [VARIABLE=VALUE ...]"; echo
@@ -103,6 +103,10 @@ bench: .venv/dev.stamp .venv/kafka.stamp ## measures the figures that the pages 
 
 volume: .venv/dev.stamp .venv/kafka.stamp ## the flights of a whole year through a pool, each looked for afterwards [ARGS]
 	$(PY) -m tests.volume $(ARGS)
+
+# What survived is kept in .venv, for ARGS=--survivors.
+mutants: .venv/dev.stamp ## small mistakes in the slot table and in transactions: does a test notice each of them? [ARGS]
+	$(PY) -m tests.mutants $(ARGS)
 
 constraints: .venv/uv.stamp ## constraints.txt anew, with the newest versions of everything
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --all-extras \
