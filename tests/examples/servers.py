@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -41,7 +41,7 @@ class Server:
             self.lines.append(line.rstrip())
             if found := re.search(r"Kafka on (\S+)", line):
                 self.kafka = found[1]
-            elif found := re.search(r"running on (http://[\d.:]+)", line, re.IGNORECASE):
+            elif found := re.search(r"(?:running on|listening at:) (http://[\d.:]+)", line, re.IGNORECASE):
                 self.url = found[1]
                 self._said.set()
         self._said.set()
@@ -63,9 +63,16 @@ def serving(module: str, servers: str | None = None) -> Iterator[Server]:
     environment = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
     if servers is not None:
         environment["KAFKA_BOOTSTRAP_SERVERS"] = servers
+    with started(module, "--port", "0", folder=ROOT, environment=environment) as server:
+        yield server
+
+
+@contextmanager
+def started(module: str, *arguments: str, folder: Path, environment: Mapping[str, str]) -> Iterator[Server]:
+    """Run ``python -m module`` in a folder while the block runs, which begins when it says where it listens."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, "--port", "0"],
-        cwd=ROOT,
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
         env={**environment, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
