@@ -46,6 +46,11 @@ class Ending(Writing):
 
     __slots__ = ()
 
+    # Said again, or pyright takes what is assigned here for other types than those that Writing gave them.
+    phase: Phase
+    retirement: Retirement | None
+    heard: bool
+
     # -- commit ------------------------------------------------------------------------------------
 
     def commit(self) -> None:
@@ -65,7 +70,7 @@ class Ending(Writing):
         if self.ledger.records or self.client.fault is not None:
             self._flush_all(answered_by if answered_by is not None and sooner else deadline)
         # Phase (b): the same call again until it answers. From here on only the answer decides, so never abort.
-        self.phase: Phase = "committing"
+        self.phase = "committing"
         problem = self._answer(deadline)
         if problem is not None:
             raise self._interrupt or problem from (problem.__cause__ if self._interrupt is None else problem)

@@ -8,7 +8,7 @@ from wd_di._kafka.port import Fault
 from wd_di._records.connection import Retirement
 from wd_di._transactions.ending import Ending
 from wd_di._transactions.hooks import Hooks, When
-from wd_di._transactions.writing import OUTCOMES, TransactionPolicy
+from wd_di._transactions.writing import OUTCOMES, Phase, TransactionPolicy
 from wd_di.errors import (
     AbortTransaction,
     CommitOutcomeUnknownError,
@@ -43,6 +43,9 @@ class OpenTransaction(Ending):
     """
 
     __slots__ = ("_closed", "_lent", "hooks")
+
+    phase: Phase  # as in Ending
+    retirement: Retirement | None
 
     def __init__(
         self,
