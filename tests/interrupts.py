@@ -31,6 +31,7 @@ class _At:
     def __init__(self, number: int) -> None:
         self.place: str | None = None
         self._left = number
+        self._before = sys.gettrace()  # that of coverage
 
     def start(self) -> None:
         sys.settrace(self._trace)
@@ -38,7 +39,7 @@ class _At:
 
     def stop(self) -> None:
         sys.setprofile(None)
-        sys.settrace(None)
+        sys.settrace(self._before)
 
     def _profile(self, frame: FrameType, event: str, what: Any) -> None:
         del what  # whoever keeps the interrupt would keep it: it may be a method of what should be gone
@@ -74,19 +75,25 @@ def interrupt_everywhere(fn: Callable[[], object]) -> Iterator[str]:
     """
     number, whole = 1, 0
     while whole < ENOUGH:
-        at = _At(number)
-        at.start()
-        try:
-            fn()
-        except Interrupt:
-            pass
-        finally:
-            at.stop()
-        if at.place is None:
+        place = interrupt_at(number, fn)
+        if place is None:
             whole += 1
             continue
-        yield f"{number} {at.place}"
+        yield f"{number} {place}"
         number, whole = number + 1, 0
+
+
+def interrupt_at(number: int, fn: Callable[[], object]) -> str | None:
+    """Call ``fn()``, and interrupt it at the place with this number, from 1; where that was, if it has so many."""
+    at = _At(number)
+    at.start()
+    try:
+        fn()
+    except Interrupt:
+        pass
+    finally:
+        at.stop()
+    return at.place
 
 
 def _module(frame: FrameType) -> str:

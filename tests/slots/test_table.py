@@ -1,78 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from typing import Any
+import time
 
 import pytest
 
+from tests.slots.bench import FENCED, REFUSED, Bench
+from wd_di._concurrency.deadline import Deadline
 from wd_di._records.connection import Retirement
-from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, SlotPolicy, State
+from wd_di._slots.slots import Claim, ClaimState, Effects, Fencings, Slot, State
 from wd_di._slots.stats import PoolStats, Totals
-from wd_di._slots.table import SlotTable
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
-
-REFUSED = OSError("no broker")
-FENCED = Retirement("commit failed", ValueError("fenced"), fenced=True)
-
-
-class Bench:
-    """A table with a clock that only moves when told, and somebody who carries out what it decides."""
-
-    def __init__(self, **limits: Any) -> None:
-        self.now = 1000.0
-        self.policy = SlotPolicy(**{"size": 2, **limits})
-        self.table = SlotTable("orders", self.policy, clock=lambda: self.now)
-        self.slots = self.table._slots
-
-    def states(self) -> str:
-        """The states in order of index: e, c, i, l, r."""
-        return "".join(slot.state.value[0] for slot in self.slots)
-
-    def create(self, effects: Effects | None) -> Effects:
-        """Make all the producers that are wanted; what the last one brought."""
-        assert effects is not None
-        assert effects.create
-        for slot in effects.create:
-            done = self.table.created(slot, object())
-        return done
-
-    def warm(self) -> Bench:
-        """Make all producers."""
-        self.create(self.table.warm())
-        return self
-
-    def borrow(self, owner: object = "somebody") -> Claim:
-        """A lease on a slot that is ready."""
-        lease = Claim(owner)
-        assert self.table.take(lease)
-        return lease
-
-    def queue(self, owner: object = "somebody") -> Claim:
-        """A lease in the queue."""
-        lease = Claim(owner)
-        self.table.wait(lease)
-        assert lease.state is ClaimState.WAITING
-        return lease
-
-    def fail(self, slot: Slot, *, permanent: bool = False) -> Effects:
-        """A creation that failed and whose handle is gone; what the failure brought."""
-        effects = self.table.creation_failed(slot, REFUSED, permanent=permanent)
-        self.table.retired(slot)
-        return effects
-
-    def advance(self, seconds: float) -> Effects:
-        """Let the time pass and the poller come round."""
-        self.now += seconds
-        return self.table.tick()
-
-    def fence(self, slot: Slot) -> Effects:
-        """Lose the slot's producer to another process."""
-        effects = self.table.mark_broken(slot, slot.connection, FENCED)
-        assert effects is not None
-        assert [slot] == effects.retire
-        return self.table.retired(slot)
-
 
 # -- ids that the coordinator forgets --------------------------------------------------------------
 
@@ -107,10 +47,36 @@ def test_a_producer_that_is_held_outlives_its_siblings_expiry() -> None:
     assert bench.table.release(held) is None
 
 
-def test_another_retirement_takes_nobody_along() -> None:
-    """A broken producer says nothing about its siblings."""
+def test_a_sibling_that_goes_along_is_handed_to_nobody() -> None:
+    """It goes for the same reason, though it rested but half as long."""
+    bench = aged(10, 5)
+    expired = Retirement("expired", expired=True)
+    bench.table.release(bench.borrow(), expired)
+
+    assert not bench.table.take(Claim("next"))
+    assert [expired, expired] == [slot.retirement for slot in bench.slots]
+
+
+def test_siblings_go_while_the_forgotten_one_is_still_shared() -> None:
+    """It follows when its other borrower has returned, too."""
+    bench = Bench(share=2, order="fifo").warm()
+    bench.now += 10
+    first, second = bench.borrow(), bench.borrow()
+    effects = bench.table.release(first, Retirement("expired", expired=True))
+
+    assert first.slot is second.slot is bench.slots[0]
+    assert Effects(retire=[bench.slots[1]]) == effects
+    assert Effects(retire=[bench.slots[0]]) == bench.table.release(second)
+
+
+@pytest.mark.parametrize("known", [Retirement("broken"), None])
+def test_another_retirement_takes_nobody_along(known: Retirement | None) -> None:
+    """A broken producer says nothing about its siblings, also if the broker has forgotten its id since."""
     bench = aged(10, 10)
-    effects = bench.table.release(bench.borrow(), Retirement("broken"))
+    lease = bench.borrow()
+    if known is not None:
+        bench.table.mark_broken(lease.slot, lease.slot.connection, known)
+    effects = bench.table.release(lease, Retirement("broken", expired=known is not None))
 
     assert effects is not None
     assert [0] == [slot.index for slot in effects.retire]
@@ -236,6 +202,16 @@ def test_a_close_fails_who_waits_for_another_one() -> None:
     assert isinstance(lease.error, PoolClosedError)
 
 
+def test_an_exchange_that_is_in_vain() -> None:
+    """Whoever is fenced once too often is told at once, and doesn't wait for what nobody makes."""
+    bench = Bench(size=1, warm=True, fenced_retries=0).warm()
+    lease = bench.borrow()
+    effects = bench.table.exchange(lease, FENCED)
+
+    assert [lease] == effects.wake
+    assert isinstance(lease.error, PoolUnhealthyError)
+
+
 # -- borrowing and giving back ---------------------------------------------------------------------
 
 
@@ -282,6 +258,38 @@ def test_who_asks_to_wait_is_served_at_once_if_something_came_free_meanwhile() -
 
     assert Effects(wake=[lease]) == bench.table.wait(lease)
     assert ClaimState.GRANTED is lease.state
+
+
+@pytest.mark.parametrize(("order", "index"), [("fifo", 0), ("lifo", 1)])
+def test_the_order_holds_for_who_asks_to_wait(order: str, index: int) -> None:
+    """Also in between a slot is the one that is next."""
+    bench = Bench(order=order).warm()
+    lease = Claim("late")
+    bench.table.wait(lease)
+
+    assert index == lease.slot.index
+
+
+def test_giving_back_what_was_never_granted() -> None:
+    """It changes nothing, as after an interrupt before the grant."""
+    bench = Bench().warm()
+
+    assert bench.table.release(Claim("nobody")) is None
+    assert "ii" == bench.states()
+
+
+def test_patience_is_half_of_what_the_most_hurried_has_left() -> None:
+    """It counts from then; nobody who waits, or without a deadline, is in a hurry."""
+    bench = Bench(size=1)
+    nobody = bench.table.patience(0.0)
+    bench.queue()
+    forever = bench.table.patience(0.0)
+    for seconds in (60, 20, 40):
+        bench.queue().deadline = Deadline(seconds)
+    soon = bench.table.patience(time.monotonic())
+
+    assert (math.inf, math.inf) == (nobody, forever)
+    assert 9 < soon <= 10
 
 
 def test_who_left_the_queue_is_never_served() -> None:
@@ -358,6 +366,15 @@ def test_a_shared_slot_serves_as_many_as_it_may() -> None:
     assert [1, 1, 0, 0] == indices
     assert not bench.table.take(Claim("fifth"))
     assert 2 == bench.table.stats().in_use
+
+
+def test_the_fullest_shared_slot_is_next() -> None:
+    """Few busy producers make larger batches than many."""
+    bench = Bench(share=3).warm()
+    first, *_ = [bench.borrow() for _ in range(4)]
+    bench.table.release(first)
+
+    assert first.slot is bench.borrow().slot
 
 
 def test_a_shared_slot_rests_when_its_last_borrower_returns() -> None:
@@ -450,6 +467,62 @@ def test_a_failure_that_waiting_cures_leaves_the_waiters_in_the_queue() -> None:
     assert ClaimState.WAITING is lease.state
     assert REFUSED is bench.table.last_error
     assert not bench.table.hopeless
+
+
+def test_who_comes_while_a_failure_backs_off() -> None:
+    """It waits, if waiting may cure that, or another producer lives that may come back; nobody is hopeless at first."""
+    cured, alive = Bench(size=1), Bench()
+    cured.queue()
+    cured.fail(cured.slots[0])
+    alive.create(alive.table.start_one())
+    alive.borrow()
+    alive.queue()
+    alive.fail(alive.slots[1], permanent=True)
+
+    assert ClaimState.WAITING is cured.queue().state
+    assert ClaimState.WAITING is alive.queue().state
+    assert not Bench().table.hopeless
+
+
+def test_a_pause_of_a_pool_in_a_hurry_is_shorter() -> None:
+    """Also the one after a fencing."""
+    bench = Bench(size=1, warm=True, backoff=0.5)
+    bench.table.warm()
+    bench.fail(bench.slots[0])
+
+    assert Effects() == bench.advance(0.12)
+    bench.create(bench.advance(0.01))
+    bench.fence(bench.slots[0])
+    assert Effects() == bench.advance(0.49)
+    assert [bench.slots[0]] == bench.advance(0.02).create
+
+
+def test_one_thread_makes_or_closes_a_producer() -> None:
+    """Whoever comes second, or when it is done, has nothing to do."""
+    bench = Bench(size=1)
+    [slot] = bench.table.warm().create
+
+    assert [False, True, False] == [
+        bench.table.begin(slot, State.RETIRING),
+        bench.table.begin(slot, State.CREATING),
+        bench.table.begin(slot, State.CREATING),
+    ]
+    bench.table.created(slot, object())
+    assert not bench.table.begin(slot, State.CREATING)
+    bench.table.close()
+    assert [True, False] == [bench.table.begin(slot, State.RETIRING) for _ in range(2)]
+    bench.table.retired(slot)
+    assert not bench.table.begin(slot, State.RETIRING)
+
+
+def test_a_machine_that_was_just_started() -> None:
+    """Its clock has run for a moment only: that is no failure a moment ago, nor an id that was forgotten."""
+    bench = Bench(size=1)
+    bench.now = 0.25
+    bench.warm()
+
+    assert bench.table.last_error is None
+    assert not bench.table.expired(bench.borrow())
 
 
 def test_a_permanent_failure_fails_every_waiter_at_once() -> None:
@@ -665,10 +738,10 @@ def test_a_hanging_creation_keeps_nobody_from_another() -> None:
     bench = Bench(size=3)
     waiter = bench.queue()
     assert "cee" == bench.states()
-    assert Effects() == bench.advance(0.9)
-    assert [bench.slots[1]] == bench.advance(0.2).create
-    assert Effects() == bench.advance(0.9)
-    assert [bench.slots[2]] == bench.advance(0.2).create
+    assert Effects() == bench.advance(0.875)
+    assert [bench.slots[1]] == bench.advance(0.125).create
+    assert Effects() == bench.advance(0.875)
+    assert [bench.slots[2]] == bench.advance(0.25).create
 
     assert [waiter] == bench.table.created(bench.slots[1], object()).wake
 
@@ -764,6 +837,43 @@ def test_who_waits_for_a_creation_is_told_after_it() -> None:
     assert (None, PoolUnhealthyError) == (second.error, type(third.error))
 
 
+def test_the_pause_after_a_fencing_is_a_minute_at_most() -> None:
+    """And starts again from a second, ten minutes after the first one."""
+    fencings = Fencings()
+
+    assert [1, 2, 4, 8, 16, 32, 60, 60] == [fencings.note(0.0, None) for _ in range(8)]
+    assert [8, 8, 0] == [fencings.within(now) for now in (1.0, 599.0, 600.0)]
+    assert [1, 2] == [fencings.note(600.0, None), fencings.note(1199.0, None)]
+    assert [2, 1] == [fencings.within(1199.0), fencings.within(1200.0)]
+    assert 2 == fencings.note(1200.0, None)
+
+
+def test_what_is_known_of_a_fencing() -> None:
+    """Its error without the frames that it came through, until it is forgotten."""
+    fencings = Fencings()
+    try:
+        raise ValueError("fenced")  # noqa: TRY301  (with a frame of its own)
+    except ValueError as error:
+        fencings.note(0.0, error)
+    last = fencings.last
+    fencings.clear()
+
+    assert "fenced" == str(last)
+    assert last.__traceback__ is None
+    assert (None, 0, 0) == (fencings.last, len(fencings), fencings.within(0.0))
+
+
+@pytest.mark.parametrize(("retirement", "expected"), [(None, FENCED), (AGED, AGED)])
+def test_what_the_holder_knows_of_a_fenced_producer(retirement: Retirement | None, expected: Retirement) -> None:
+    """If it knows nothing, it was fenced."""
+    bench = Bench(size=1).warm()
+    held = bench.borrow()
+    bench.table.mark_broken(held.slot, held.slot.connection, FENCED)
+    bench.table.release(held, retirement)
+
+    assert expected is held.slot.retirement
+
+
 def test_too_late_is_no_fencing_for_whoever_knew() -> None:
     """The poller sees a producer fenced; its holder knows that its transaction was too old."""
     bench = Bench(size=1, warm=True, fenced_retries=0).warm()
@@ -798,6 +908,30 @@ def test_a_reload_replaces_idle_producers_one_at_a_time() -> None:
 
     assert [("rii", [0], (0, 1, 2)), ("iri", [1], (1, 2)), ("iir", [2], (2,))] == seen
     assert () == bench.table.outdated()
+
+
+def test_a_reload_goes_on_while_old_producers_are_held() -> None:
+    """Those that rest are replaced one after the other; the held one follows."""
+    bench = Bench(size=3, warm=True).warm()
+    held = bench.borrow()
+    first = bench.table.reload().retire
+    second = bench.create(bench.table.retired(bench.slots[0])).retire
+
+    assert ([bench.slots[0]], [bench.slots[1]]) == (first, second)
+    assert Effects() == bench.create(bench.table.retired(bench.slots[1]))
+    assert [held.slot] == bench.table.release(held).retire  # type: ignore[union-attr]
+
+
+def test_a_reload_keeps_nobody_waiting() -> None:
+    """A new producer is handed on while an old one is still held."""
+    bench = Bench(warm=True).warm()
+    bench.borrow()
+    bench.table.reload()
+    bench.create(bench.table.retired(bench.slots[0]))
+    renewed, waiter = bench.borrow(), bench.queue()
+    effects = bench.table.release(renewed)
+
+    assert Effects(wake=[waiter]) == effects
 
 
 def test_a_held_producer_is_replaced_when_it_comes_back() -> None:
@@ -853,6 +987,7 @@ def test_closing_fails_the_waiters_and_retires_what_rests() -> None:
     idle, held = bench.slots[0], bench.slots[1]
 
     assert Effects(retire=[idle]) == bench.table.close()
+    assert Retirement("close") == idle.retirement
     assert Effects() == bench.table.retired(idle)
     assert Effects(retire=[held]) == bench.table.release(lease)
     assert Effects() == bench.table.retired(held)
@@ -994,3 +1129,21 @@ def test_stats_within_another_decision() -> None:
     bench = Bench(size=1).warm()
     with bench.table._lock:
         assert 1 == bench.table.stats().idle
+
+
+def test_all_that_two_decisions_demand() -> None:
+    """Whoever carries out one of them carries out the other, too."""
+    first, second = [
+        Effects([claim], [slot], [slot], [claim], [slot])
+        for claim, slot in ((Claim("a"), Slot(0)), (Claim("b"), Slot(1)))
+    ]
+    claims, slots = [first.wake[0], second.wake[0]], [first.create[0], second.create[0]]
+    first.add(second)
+    first.add(None)
+
+    assert Effects(claims, slots, slots, claims, slots) == first
+
+
+def test_a_slot_in_a_message() -> None:
+    """It says which one, and where it is."""
+    assert "<Slot 1 idle>" == repr(Bench().warm().slots[1])

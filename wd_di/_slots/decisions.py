@@ -57,6 +57,7 @@ class Decisions(Generic[C]):
         self._slots: tuple[Slot[C], ...] = tuple(Slot(index) for index in range(policy.size))
         self._idle: deque[Slot[C]] = deque()
         self._waiters: OrderedDict[Claim[C], None] = OrderedDict()
+        self._failed: list[Claim[C]] = []  # whoever waited in vain, until it is certainly awake
         self._fencings = Fencings()
         self._counts = Counts()
 
@@ -78,9 +79,7 @@ class Decisions(Generic[C]):
 
     def _forsaken(self) -> bool:
         """Whether waiting is in vain: no id is taken back any more, and what is still held goes on the same way."""
-        return self._fenced_too_often() and not any(
-            slot.state is State.CREATING or (slot.state is State.IDLE and self._fit(slot)) for slot in self._slots
-        )
+        return self._fenced_too_often() and not any(slot.state is State.CREATING for slot in self._slots)
 
     def _unhealthy(self) -> PoolUnhealthyError:
         error = PoolUnhealthyError(
@@ -167,7 +166,7 @@ class Decisions(Generic[C]):
             slot.state = State.IDLE
             slot.idle_since = self._clock()
             self._idle.append(slot)
-        if self._reloading and self._old_rest():
+        if self._reloading:
             effects = effects or Effects()
             self._roll(effects)
         return effects
@@ -179,10 +178,9 @@ class Decisions(Generic[C]):
         """
         for claim in [claim for claim in self._waiters if claim.state is not ClaimState.WAITING]:
             del self._waiters[claim]
-            if claim.error is not None:
-                effects.wake.append(claim)
-            elif claim not in claim.slot.claims:
+            if claim.error is None and claim not in claim.slot.claims:
                 claim.slot.claims.append(claim)
+        effects.wake += self._still_asleep()
         for slot in self._slots:
             astray = slot.state is State.LEASED or (slot.state is State.IDLE and slot not in self._idle)
             effects.wake += [claim for claim in slot.claims if claim.waiter is not None]
@@ -190,7 +188,7 @@ class Decisions(Generic[C]):
                 effects.create.append(slot)
             elif slot.state is State.RETIRING and not slot.at_work:
                 effects.retire.append(slot)
-            elif astray and not slot.claims:
+            elif astray and (not slot.claims or self._has_room(slot)):
                 effects.add(self._place(slot))
 
     def _retire(self, slot: Slot[C], effects: Effects[C]) -> None:
@@ -235,6 +233,7 @@ class Decisions(Generic[C]):
 
     def _fail_waiters(self, error: BaseException) -> Effects[C]:
         effects: Effects[C] = Effects()
+        self._failed = [*self._still_asleep(), *self._waiters]
         for claim in self._waiters:
             claim.error = error
             claim.state = ClaimState.DONE
@@ -242,19 +241,19 @@ class Decisions(Generic[C]):
         self._waiters.clear()
         return effects
 
+    def _still_asleep(self) -> list[Claim[C]]:
+        return [claim for claim in self._failed if claim.error is not None and claim.waiter is not None]
+
     def _begin_generation(self) -> None:
         self.generation += 1
         self._reloading = True
         self._fencings.clear()
 
-    def _old_rest(self) -> bool:
-        """Whether an idle producer of an older generation waits for its replacement."""
-        old = [slot for slot in self._slots if slot.generation != self.generation and slot.state is not State.EMPTY]
-        self._reloading = bool(old)
-        return any(slot.state is State.IDLE for slot in old)
-
     def _roll(self, effects: Effects[C]) -> None:
         """Replace one idle producer of an older generation, if all others are up: capacity never falls to zero."""
+        self._reloading = any(
+            slot.generation != self.generation and slot.state is not State.EMPTY for slot in self._slots
+        )
         moving = (State.RETIRING, State.CREATING, State.EMPTY) if self.policy.warm else (State.RETIRING, State.CREATING)
         if any(slot.state in moving for slot in self._slots):
             return

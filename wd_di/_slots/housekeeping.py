@@ -131,8 +131,9 @@ class Housekeeper:
         if effects is None:
             return
         for claim in effects.wake:  # it may grow: by a call in itself, a closed loop's many tasks would end the stack
-            waiter = claim.waiter  # none: it was woken before, see Decisions.mend_all
+            waiter = claim.waiter  # none: it was woken before, see Decisions._mend
             if waiter is not None and not waiter.wake():  # its loop is closed, so the next one gets the slot
+                claim.waiter = None
                 effects.add(self.table.release(claim))
         for slot in effects.create:
             self._makers.submit(partial(self._create, slot))

@@ -262,6 +262,7 @@ class SlotTable(Decisions[C]):
             effects: Effects[C] = Effects()
             while self._late:
                 effects.add(self._take_back(*self._late.popleft()))
+            self._failed = self._still_asleep()
             if self.closing:
                 return effects
             if self.policy.warm:
