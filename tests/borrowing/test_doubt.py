@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from tests.pools import until
 from tests.scripted import OFFSETS, PATIENCE, FaultKind, Script, committed, fault, make_pool, watch
+from wd_di import Retry
 from wd_di._concurrency.errands import Errand
 from wd_di._kafka.memory import MemoryReader
 from wd_di._transactions import ending
@@ -91,6 +93,63 @@ def test_a_lost_request(pool, script):
     assert isinstance(caught.value.__cause__, CommitOutcomeUnknownError)
     assert ["after_abort"] == hooks
     assert [caught.value] == [event.cause for event in aborted]
+
+
+def test_who_holds_the_producer_goes_on(pool, script):
+    """A resolved doubt costs the producer, not the block that holds it: the next call gets another one."""
+    with pool.producer() as producer:
+        lost_reply(script)
+        for value in "abc":
+            producer.produce_sync("orders", value)
+        script.on("commit", fault(FaultKind.OTHER))
+        with pytest.raises(TransactionAbortedError):
+            producer.produce_sync("orders", "d")
+        with producer.transaction() as tx:
+            tx.produce_async("orders", "e")
+
+    assert list("abce") == committed(pool)
+
+
+def test_a_retry_within_a_checkout(pool, script):
+    """What was found to be aborted is run again on another producer."""
+    script.on("commit", fault(FaultKind.OTHER))
+    with pool.producer():
+        pool.run(lambda tx: tx.produce_async("orders", "one"), retry=Retry(attempts=2, backoff_ms=1))
+
+    assert ["one"] == committed(pool)
+
+
+def test_the_reason_of_its_retirement(pool, script):
+    """It is told by its doubt, with the error, and not by what that left behind."""
+    script.always("commit", fault(FaultKind.RETRIABLE))
+    retired = watch(pool, ProducerRetired)
+    with pytest.raises(TransactionAbortedError):
+        publish(pool)
+
+    [event] = retired
+    assert "commit in doubt" == event.reason
+    assert isinstance(event.error, CommitOutcomeUnknownError)
+
+
+async def test_a_cancelled_task_does_not_wait_for_it(script, reading):
+    """The commit is outwaited; then the cancellation goes on with a note, a worker goes on looking, and tells."""
+    script.on("commit", fault(FaultKind.OTHER))
+    async with make_pool(resolve_timeout_ms=20_000) as pool:
+        resolved = watch(pool, TransactionResolved)
+
+        async def work() -> None:
+            async with pool.transaction() as tx:
+                tx.produce_async("orders", "one")
+
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.3):
+                await work()
+        cancelled = caught.value.__cause__
+        assert "the outcome is unknown" in cancelled.__notes__[0]
+        assert [] == resolved
+        reading.set()
+
+    assert ["aborted"] == [event.outcome for event in resolved]
 
 
 def test_nothing_to_look_for(pool, script):

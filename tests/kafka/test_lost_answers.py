@@ -161,6 +161,36 @@ def test_offsets_only(  # noqa: PLR0917  (as above)
 
 
 @LOST
+def test_offsets_that_go_back(  # noqa: PLR0917  (as above)
+    proxy: FaultProxy,
+    orders: ProducerPool,
+    recorder: Recorder,
+    topic: str,
+    group: Consumer,
+    action: Action,
+    outcome: str,
+) -> None:
+    """Of offsets that were sent twice the last ones count; where the group stood before is known from its commits."""
+    member = group.consumer_group_metadata()
+    with orders.transaction() as tx:
+        tx.send_offsets([TopicPartition(topic, 0, 8)], member)
+
+    def publish() -> None:
+        with orders.transaction() as tx:
+            tx.send_offsets([TopicPartition(topic, 0, 9)], member)
+            tx.send_offsets([TopicPartition(topic, 0, 5)], member)
+
+    lose(proxy, action)
+    raised = ended(publish)
+
+    [resolved] = recorder.of(TransactionResolved)
+    assert (outcome, "offsets") == (resolved.outcome, resolved.way)
+    assert (outcome == "aborted") == (raised is not None)
+    [stands] = group.committed([TopicPartition(topic, 0)], timeout=10)
+    assert (5 if outcome == "committed" else 8) == stands.offset
+
+
+@LOST
 def test_records_that_nobody_can_read(  # noqa: PLR0917  (as above)
     proxy: FaultProxy,
     servers: str,

@@ -46,7 +46,7 @@ def orders(kafka: LocalKafka, topic: str, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(KafkaClient, "commit", commit)
     config = kafka.client_config("SASL_PLAINTEXT", user="alice")
     servers = config.pop("bootstrap.servers")
-    with pool(servers, kafka=config, size=1, commit_timeout_ms=200, resolve_timeout_ms=3_000) as orders:
+    with pool(servers, kafka=config, size=1, commit_timeout_ms=1_000, resolve_timeout_ms=3_000) as orders:
         yield orders
 
 

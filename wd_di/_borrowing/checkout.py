@@ -241,13 +241,16 @@ class Lender:
     # -- another producer for who holds one --------------------------------------------------------
 
     def flaw(self, lease: Lease) -> Retirement | None:
-        """Why a held producer is to be exchanged before another transaction: its id was forgotten, or may have been."""
+        """Why a held producer is to be exchanged before another transaction.
+
+        Its id was forgotten, or may have been, or it was spent on finding out what became of a commit.
+        """
         if lease.table is not self.table:
             return None
         if lease.over:
             return lease.vacant
         if lease.retirement is not None:
-            return lease.retirement if lease.retirement.expired else None
+            return lease.retirement if lease.retirement.expired or lease.retirement.spent else None
         return Retirement(AGED) if self.table.outlived(lease) else None
 
     def exchange(self, lease: Lease, timeout_ms: int | None) -> None:

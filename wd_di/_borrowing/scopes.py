@@ -8,6 +8,7 @@ import sys
 import time
 import weakref
 from asyncio import _get_running_loop
+from functools import partial
 from threading import current_thread
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -308,10 +309,15 @@ class TransactionRun(TransactionScope):
         if error is None or isinstance(error, self.options.commit_on):
             hooked = await transaction.before_commit_async()
         # The job gives the slot back itself: the loop may be closed by then.
-        if hooked is None:
-            return await outwaited(jobs, lambda: self._finish(transaction, error, self.options.commit_on))
-        await outwaited(jobs, lambda: self._finish(transaction, hooked, ()))
-        raise hooked
+        if hooked is not None:
+            await outwaited(jobs, lambda: self._finish(transaction, hooked, ()))
+            raise hooked
+        finish = partial(self._finish, transaction, error, self.options.commit_on)
+        try:
+            return await outwaited(jobs, finish, on_cancel=transaction.give_up)
+        except asyncio.CancelledError as cancelled:
+            transaction.tell_outcome(cancelled)
+            raise
 
     def _finish(
         self, transaction: OpenTransaction, error: BaseException | None, commit_on: tuple[type[Exception], ...]

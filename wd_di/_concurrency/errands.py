@@ -30,13 +30,14 @@ class Errand(Generic[R]):
         over: Whether nothing of it is still to be done.
     """
 
-    __slots__ = ("_afterwards", "_job", "_known", "_lock", "_outcome", "_then", "over")
+    __slots__ = ("_afterwards", "_first", "_job", "_known", "_lock", "_outcome", "_then", "over")
 
     def __init__(self, job: Callable[[], R], afterwards: Callable[[], object] | None = None) -> None:
         self.over: bool = False
         self._job: Callable[[], R] | None = job
         self._afterwards = afterwards
         self._outcome: Outcome[R] = Outcome()
+        self._first: list[Callable[[], object]] = []
         self._then: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._known = threading.Lock()  # a bare one, see Alarm; free when the outcome is known
@@ -57,6 +58,14 @@ class Errand(Generic[R]):
         outcome, self._outcome = self._outcome, _TAKEN  # a traceback leads to the borrower's frames
         return outcome.get()
 
+    def when_known(self, call: Callable[[], object]) -> bool:
+        """Let the worker call this as soon as the outcome is known; false if it is known already."""
+        with self._lock:
+            if not self._outcome.known:
+                self._first.append(call)
+                return True
+            return False
+
     def then(self, call: Callable[[], object]) -> bool:
         """Let the worker call this when it is over; false if it is over already."""
         with self._lock:
@@ -71,6 +80,10 @@ class Errand(Generic[R]):
                 self._outcome.of(job)
             del job
             self._known.release()
+            with self._lock:
+                first, self._first = self._first, []
+            for call in first:
+                call()
             if self._afterwards is not None:
                 self._afterwards()
         finally:

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-async def outwaited(workers: Workers, job: Callable[[], R]) -> R:
+async def outwaited(workers: Workers, job: Callable[[], R], on_cancel: Callable[[], object] | None = None) -> R:
     """Run a job on a worker thread. A cancellation waits for its end, and then goes on.
 
     A job that was abandoned would go on using what its task has given back.
+
+    Args:
+        workers: Who does it.
+        job: What is to be done.
+        on_cancel: Called when the task is cancelled meanwhile, so that the job may hurry.
     """
     loop = _get_running_loop()
     if loop is None:
@@ -44,6 +49,8 @@ async def outwaited(workers: Workers, job: Callable[[], R]) -> R:
             await asyncio.wait([done])
         except asyncio.CancelledError as error:
             cancelled = error
+            if on_cancel is not None:
+                on_cancel()
     if cancelled is not None:
         done.exception()  # seen: it is an event, and on the way to nobody
         raise cancelled

@@ -15,6 +15,8 @@ from wd_di._kafka.topics import Topics
 from wd_di.errors import DeliveryError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from wd_di._concurrency.deadline import Deadline
     from wd_di._kafka.port import Answers
     from wd_di._kafka.topics import OnDelivery
@@ -300,7 +302,9 @@ class MemoryReader:
                 return seen
         raise Fault(FaultKind.OTHER, f"{topic}[{partition}]@{offset} isn't there any more")
 
-    def stands_at(self, offsets: list[Any], group_metadata: Any, deadline: Deadline) -> bool:
+    def stands(
+        self, places: Collection[tuple[str, int]], group_metadata: Any, deadline: Deadline, *, stable: bool
+    ) -> dict[tuple[str, int], int]:
         """There are no groups here."""
         raise Fault(FaultKind.OTHER, "a broker in memory keeps no offsets")
 

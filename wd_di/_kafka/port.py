@@ -9,7 +9,7 @@ from wd_di.errors import WdDiError
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from wd_di._concurrency.deadline import Deadline
     from wd_di._kafka.topics import OnDelivery, Topics
@@ -123,8 +123,10 @@ class Reader(Protocol):
     def sees(self, topic: str, partition: int, offset: int, deadline: Deadline) -> bool:
         """Whether a ``read_committed`` reader sees the record; no, if it skips it."""
 
-    def stands_at(self, offsets: list[Any], group_metadata: Any, deadline: Deadline) -> bool:
-        """Whether the group has taken these offsets; no, if it stands before one of them."""
+    def stands(
+        self, places: Collection[tuple[str, int]], group_metadata: Any, deadline: Deadline, *, stable: bool
+    ) -> dict[tuple[str, int], int]:
+        """Return where the group stands in these partitions, below 0 where nowhere; if stable, once it is decided."""
 
     def close(self) -> None: ...
 

@@ -6,18 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import yielding
 from wd_di._kafka.callbacks import LaterLogger, TokenSource
 from wd_di._kafka.offsets import group_of
 from wd_di._kafka.port import SLICE, Fault, FaultKind
-from wd_di._kafka.translation import ALL_BROKERS_DOWN, DENIED, END_OF_PARTITION, GONE, NO_GROUP, Translator, reveal
+from wd_di._kafka.translation import (
+    ALL_BROKERS_DOWN,
+    DENIED,
+    END_OF_PARTITION,
+    GONE,
+    NO_GROUP,
+    UNKNOWN_TOPIC,
+    Translator,
+    reveal,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from confluent_kafka import KafkaError
 
-    from wd_di._concurrency.deadline import Deadline
 
 _OF_ANY_CLIENT = (
     "bootstrap.servers",
@@ -37,6 +46,9 @@ _OF_ANY_CLIENT = (
     "enable.ssl.",
 )
 """How the settings of a producer begin that lead its readers to the same brokers, as the same user."""
+
+MISSING = 1.0
+"""Seconds for which a topic may be unknown to a broker that is a little late."""
 
 _MOCK = "mockCluster"
 """How the id of a cluster begins that librdkafka plays: it shows what was aborted, too."""
@@ -71,25 +83,30 @@ class KafkaReader:
             return False
         raise Fault(FaultKind.OTHER, f"{_named(place)} isn't there any more")
 
-    def stands_at(self, offsets: Iterable[TopicPartition], group_metadata: bytes, deadline: Deadline) -> bool:
-        """Whether the group has taken these offsets; no, if it stands before one of them."""
-        group, wanted = group_of(group_metadata), {(each.topic, each.partition): each.offset for each in offsets}
-        self._connect(group, "read_committed")
+    def stands(
+        self, places: Collection[tuple[str, int]], group_metadata: bytes, deadline: Deadline, *, stable: bool
+    ) -> dict[tuple[str, int], int]:
+        """Return where the group stands in these partitions, below 0 where nowhere.
+
+        Args:
+            places: Topics and partitions.
+            group_metadata: Of one of its members.
+            deadline: For the answer.
+            stable: Whether to wait for the end of open transactions that would move it.
+        """
+        group = group_of(group_metadata)
+        self._connect(group, "read_committed" if stable else "read_uncommitted")
         while not deadline.passed:
-            asked = [TopicPartition(*place) for place in wanted]
+            asked = [TopicPartition(*place) for place in places]
             try:
                 found = yielding(lambda: self._consumers[-1].committed(asked, timeout=deadline.slice(SLICE)))  # noqa: B023
             except KafkaException as error:
                 self._take_up(error.args[0], f"the offsets of group {group!r} (Describe on the group)")
                 continue
             failed = next((each.error for each in found if each.error is not None), None)
-            if failed is not None:
-                self._take_up(failed, f"the offsets of group {group!r} (Describe on the topic)")
-                continue
-            ahead = {(each.topic, each.partition): each.offset - wanted[each.topic, each.partition] for each in found}
-            if min(ahead.values()) < 0 or max(ahead.values()) == 0:
-                return min(ahead.values()) == 0
-            raise Fault(FaultKind.OTHER, f"group {group!r} has moved on since")
+            if failed is None:
+                return {(each.topic, each.partition): each.offset for each in found}
+            self._take_up(failed, f"the offsets of group {group!r} (Describe on the topic)")
         raise Fault(FaultKind.RETRIABLE, self._trouble)
 
     def close(self) -> None:
@@ -100,6 +117,7 @@ class KafkaReader:
         """Whether such a reader finds the record; no, if it finds that there is none."""
         self._connect("wd_di", isolation)
         self._consumers[-1].assign([place])
+        missing: Deadline | None = None
         while not deadline.passed:
             message = yielding(lambda: self._consumers[-1].poll(deadline.slice(SLICE)))
             if message is None:
@@ -107,6 +125,10 @@ class KafkaReader:
             error, offset = message.error(), message.offset()
             if error is not None and error.code() in NO_GROUP:
                 continue  # it reads without being a member of any
+            if error is not None and error.code() in UNKNOWN_TOPIC:
+                missing = missing or Deadline(deadline.slice(MISSING))
+                if missing.passed:
+                    break
             if error is not None and error.code() not in END_OF_PARTITION:
                 self._take_up(error, f"{place.topic!r} (Read on the topic)")
             elif offset is not None and (offset > place.offset or error is None):
@@ -138,6 +160,7 @@ class KafkaReader:
             "fetch.error.backoff.ms": 10,
             "fetch.queue.backoff.ms": 10,
             "error_cb": self._note,
+            "log_level": 0,
             "logger": LaterLogger(None),  # nobody needs to know
         }
         if "oauth_cb" in given:

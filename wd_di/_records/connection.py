@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wd_di._concurrency.deadline import Deadline
@@ -33,12 +33,21 @@ PURGE_PATIENCE = 0.1
 
 
 class Retirement(NamedTuple):
-    """Why a producer must not be handed out again."""
+    """Why a producer must not be handed out again.
+
+    Attributes:
+        reason: In a word.
+        error: What it has met.
+        fenced: Whether another owner has its id.
+        expired: Whether the coordinator has forgotten it.
+        spent: Whether nothing is wrong with its block: who holds it may go on with another one.
+    """
 
     reason: RetirementReason
     error: BaseException | None = None
     fenced: bool = False
     expired: bool = False
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class Services:
         errands: Makes the calls that may take longer than their callers wait; one for each producer at a time.
         closing: Whether the pool is.
         rivals: Says who else of this host has the transactional id of a producer, given its index.
+        stood: Where consumer groups stood last, by the metadata of a member: with that a doubtful commit is compared.
     """
 
     observer: Observer
@@ -62,6 +72,7 @@ class Services:
     errands: Workers
     closing: Callable[[], bool]
     rivals: Callable[[int], str]
+    stood: dict[object, dict[tuple[str, int], int]] = field(default_factory=dict)
 
 
 class Connection:

@@ -71,6 +71,7 @@ class Housekeeper:
         self.observer = observer
         self.purged: int = 0
         self.lost: deque[tuple[Claim[Connection], float]] = deque()
+        self._refreshing: set[int] = set()
         self.started: bool = False
         self._forgotten = False
         self._closing_until: Deadline | None = None
@@ -140,7 +141,9 @@ class Housekeeper:
         for slot in effects.retire:
             self._reaper.submit(partial(self._retire, slot, late=late))
         for slot in effects.refresh:
-            self.jobs.submit(partial(self._refresh, slot.connection))
+            if slot.index not in self._refreshing:  # by a broker that doesn't answer
+                self._refreshing.add(slot.index)
+                self.jobs.submit(partial(self._refresh, slot.index, slot.connection))
         for claim in effects.leaks:
             self._report_leak(claim)
         with self._mutex:
@@ -253,12 +256,15 @@ class Housekeeper:
     def _rivals(self, index: int) -> str:
         return self._maker.rivals.of(index)
 
-    @staticmethod
-    def _refresh(connection: Connection | None) -> None:
+    def _refresh(self, index: int, connection: Connection | None) -> None:
         """Ask for a sign of life, which keeps the connection open and finds out about a broken one."""
-        with suppress(Fault):
+        try:
             if connection is not None:
                 connection.client.probe(SIGN_OF_LIFE)
+        except Fault:
+            return
+        finally:
+            self._refreshing.discard(index)
 
     # -- closing -----------------------------------------------------------------------------------
 

@@ -94,9 +94,10 @@ class Slot(Generic[C]):
         """Why the idle producer has lived for long enough, if it has."""
         if self.aged(now, policy):
             return "max_lifetime_ms"
-        if policy.idle_timeout is not None and now - self.idle_since >= policy.idle_timeout:
-            return "idle_timeout_ms"
-        return "transactional_id_expiry_ms" if self.forgotten(now, policy.id_lifetime) else None
+        if self.forgotten(now, policy.id_lifetime):
+            return "transactional_id_expiry_ms"
+        idle = policy.idle_timeout is not None and now - self.idle_since >= policy.idle_timeout
+        return "idle_timeout_ms" if idle else None
 
     def __repr__(self) -> str:
         return f"<Slot {self.index} {self.state.value}>"

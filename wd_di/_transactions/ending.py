@@ -10,6 +10,7 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
 from wd_di._records.connection import Retirement
 from wd_di._records.sender import because
+from wd_di._transactions.positions import note_commit
 from wd_di._transactions.resolution import Doubt
 from wd_di._transactions.writing import Phase, Writing
 from wd_di.errors import (
@@ -75,7 +76,9 @@ class Ending(Writing):
         if problem is not None:
             raise self._interrupt or problem from (problem.__cause__ if self._interrupt is None else problem)
         self.phase = "committed"
-        self.heard = self.ledger.records > 0 or bool(self.offsets)
+        self.heard = self.ledger.records > 0 or bool(self.moves)
+        if self.moves:
+            note_commit(self.connection, self.moves)
         if self.connection.services.observer.wants(TransactionCommitted):
             self._emit(TransactionCommitted, records=self.ledger.records, duration_ms=self._duration_ms())
         if self._interrupt is not None:
@@ -93,7 +96,8 @@ class Ending(Writing):
             return self._resolved(error) if error.outcome == "unknown" else error
         except BaseException:  # of a signal's handler, and wanted at once
             self._given_up = True
-            self._look()
+            if (found := self._look()) is not None:
+                self._tell_resolved(found)
             raise
         return None
 
@@ -176,7 +180,12 @@ class Ending(Writing):
 
     def _resolved(self, doubt: TransactionError) -> TransactionError | None:
         """Find out what became of a commit without an answer, and return what it raises: nothing, if it was a yes."""
-        resolution = self._look(fenced=isinstance(doubt, FencedError | TransactionTimedOutError))
+        fenced = isinstance(doubt, FencedError | TransactionTimedOutError)
+        resolution = self._look(fenced=fenced)
+        known = resolution is not None and resolution.outcome != "unknown"
+        if self.retirement is None:
+            self.retirement = Retirement("commit in doubt", doubt)
+        self.retirement = self.retirement._replace(spent=known and not fenced)
         if resolution is None:
             return self.failures.looked_for(doubt) if self._given_up and self._limits.resolve_timeout else doubt
         self._tell_resolved(resolution)
@@ -196,20 +205,24 @@ class Ending(Writing):
         deadline = Deadline(self._limits.resolve_timeout, "resolve_timeout_ms")
         if not deadline.seconds:
             return None
-        doubt = Doubt(self.connection, self.ledger, self.offsets, fenced=fenced)
+        doubt = Doubt(self.connection, self.ledger, self.moves, fenced=fenced)
         errand = doubt.look(deadline)
         patience = Deadline(deadline.seconds + GRACE)  # at its deadline the worker says why it has found out nothing
         if isinstance(self._interrupt, Exception):  # the commit has had its time
             patience.shorten(0)
         while not (self._given_up or patience.passed or errand.known(0)):
             try:
-                errand.known(patience.left)
+                errand.known(patience.slice(SLICE))  # whose task is cancelled meanwhile gives up, too
             except BaseException as raised:  # noqa: BLE001  (as in _answered)
                 self._note_interrupt(raised, patience)
         self._given_up |= isinstance(self._interrupt, Exception) and not errand.known(0)
         if not self._given_up:
             return errand.get() if errand.known(0) else doubt.unknown("no answer came in time")
-        return None if errand.then(lambda: self._tell_resolved(errand.get())) else errand.get()
+        return None if errand.when_known(lambda: self._tell_resolved(errand.get())) else errand.get()
+
+    def give_up(self) -> None:
+        """Its task is cancelled: the commit is outwaited, but not what becomes of one that has no answer."""
+        self._given_up = True
 
     def _tell_resolved(self, found: Resolution) -> None:
         self._emit(

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from wd_di._concurrency.errands import Errand
 from wd_di._kafka.port import Fault
 from wd_di._records.connection import initialise
+from wd_di._transactions.positions import told
 from wd_di.errors import Resolution, WdDiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wd_di._concurrency.deadline import Deadline
     from wd_di._kafka.port import Client, Reader
     from wd_di._records.connection import Connection
     from wd_di._records.delivery import Ledger
-
-Sent = tuple[list[Any], Any]
-"""Offsets, and the metadata of the group whose they are."""
-
-
-class _Question(NamedTuple):
-    """What is asked, and what the answers mean."""
-
-    way: Literal["record", "offsets"]
-    yes: str
-    no: str
-    ask: Callable[[Deadline], bool]
+    from wd_di._transactions.positions import Move
 
 
 class Doubt:
@@ -39,17 +26,18 @@ class Doubt:
     First the id is initialised anew: the coordinator then ends what is open under it, refuses a commit that comes later
     from the old producer, and has written all markers when it answers. Where another owner of the id has fenced this
     one, that has happened already, and must not happen to the other one. Then a reader looks for one record of the
-    transaction in each topic, until one tells; else, or without records, where the group stands. If that is at its
-    offsets, it proves a yes only without records: then it is the same to everybody, whoever has brought it there.
+    transaction in each topic, until one tells; else, or without records, where the group stands. If that is where it
+    was before, it proves a no. At the offsets it proves a yes only without records: then it is the same to everybody,
+    whoever has brought it there.
 
     Args:
         connection: What the commit was asked of. Its client is gone afterwards.
         ledger: What it has sent.
-        offsets: What it took along of consumer groups.
+        moves: What it took along of consumer groups.
         fenced: Whether another owner has the id.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger, offsets: list[Sent], *, fenced: bool) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, moves: list[Move], *, fenced: bool) -> None:
         self._connection = connection
         self._records = ledger.records > 0
         self._stored = [
@@ -57,7 +45,7 @@ class Doubt:
             for topic, (partition, offset, *_) in ledger.stored.items()
             if partition is not None and offset is not None and offset >= 0
         ]
-        self._offsets = offsets
+        self._moves = moves
         self._fenced = fenced
         self._started = time.monotonic()
         self._successor: Client | None = None
@@ -77,15 +65,18 @@ class Doubt:
     # -- on the worker -----------------------------------------------------------------------------
 
     def _resolution(self, deadline: Deadline) -> Resolution:
-        if not (self._stored or self._offsets):
+        if not (self._stored or self._moves):
             return self.unknown("nothing of it could be looked for")
         try:
             if not self._fenced:
                 self._take_over(deadline)
             self._reader = self._connection.read()
+            return self._read_back(self._reader, deadline)
         except WdDiError as error:
-            return self.unknown(f"transactional.id {self._connection.client.transactional_id!r}: {error}")
-        return self._read_back(self._reader, deadline)
+            cause = None if self._successor is None else self._successor.last_error
+            return self.unknown(f"transactional.id {self._connection.client.transactional_id!r}: {cause or error}")
+        except Exception as error:  # noqa: BLE001  (whatever it is, the commit's own outcome is what is told)
+            return self.unknown(f"{type(error).__name__}: {error}")
 
     def _take_over(self, deadline: Deadline) -> None:
         self._connection.client.close()
@@ -95,41 +86,31 @@ class Doubt:
 
     def _read_back(self, reader: Reader, deadline: Deadline) -> Resolution:
         reasons: list[str] = []
-        questions = self._questions(reader)
-        for number, question in enumerate(questions):
+        left = len(self._stored) + len(self._moves)
+        for topic, partition, offset in self._stored:
+            where = f"{topic}[{partition}]@{offset}"
             try:
-                yes = question.ask(deadline.share(len(questions) - number))
+                if reader.sees(topic, partition, offset, deadline.share(left)):
+                    return self._found("committed", "record", f"a reader finds its record at {where}")
             except Fault as fault:
                 reasons.append(str(fault))
+                left -= 1
+            else:
+                return self._found("aborted", "record", f"readers skip its record at {where}")
+        for move in self._moves:
+            try:
+                stands = reader.stands(move.to, move.member, deadline.share(left), stable=True)
+            except Fault as fault:
+                reasons.append(str(fault))
+                left -= 1
                 continue
-            if not yes:
-                return self._found("aborted", question.way, question.no)
-            if question.way == "record" or not self._records:
-                return self._found("committed", question.way, question.yes)
-            reasons.append(f"{question.yes}, as it may have done before")
+            moved, what = told(move, stands)
+            if moved is False:
+                return self._found("aborted", "offsets", what)
+            if moved and not self._records:
+                return self._found("committed", "offsets", what)
+            reasons.append(f"{what}, as it may have done before" if moved else what)
         return self.unknown("; ".join(dict.fromkeys(reasons)))
-
-    def _questions(self, reader: Reader) -> list[_Question]:
-        return [
-            *(
-                _Question(
-                    "record",
-                    f"a reader finds its record at {topic}[{partition}]@{offset}",
-                    f"readers skip its record at {topic}[{partition}]@{offset}",
-                    partial(reader.sees, topic, partition, offset),
-                )
-                for topic, partition, offset in self._stored
-            ),
-            *(
-                _Question(
-                    "offsets",
-                    "the group stands at its offsets",
-                    "the group stands before its offsets",
-                    partial(reader.stands_at, offsets, group),
-                )
-                for offsets, group in self._offsets
-            ),
-        ]
 
     def _found(
         self,

@@ -15,17 +15,18 @@ from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
 from wd_di._records.connection import Retirement
 from wd_di._records.sender import Sender, because
 from wd_di._transactions.failures import Failures
+from wd_di._transactions.positions import Move, note_before
 from wd_di.errors import AbortTransaction, DeliveryError, TransactionAbortedError, TransactionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wd_di._kafka.offsets import TopicPartition
     from wd_di._records.connection import Connection
     from wd_di._records.delivery import Delivery, DeliveryReport
     from wd_di._records.record import Prepared
     from wd_di._records.sender import SendPolicy
     from wd_di._transactions.hooks import Outcome
-    from wd_di._transactions.resolution import Sent
     from wd_di.errors import TransactionError
 
 SOFT_LIMIT = 0.8
@@ -68,7 +69,7 @@ class Writing(Sender):
         doomed_by: Why it will abort, however its block ends.
         first_write: When the coordinator's clock was started.
         retirement: Why its producer must not be handed out again.
-        offsets: What it takes along of consumer groups.
+        moves: What it takes along of consumer groups.
         heard: Whether the coordinator certainly heard of the id, which keeps it from expiring.
     """
 
@@ -82,7 +83,7 @@ class Writing(Sender):
         "first_write",
         "heard",
         "id",
-        "offsets",
+        "moves",
         "owner",
         "phase",
         "retirement",
@@ -104,7 +105,7 @@ class Writing(Sender):
         self._interrupt: BaseException | None = None
         self._given_up = False  # whoever waited for the commit's outcome was interrupted twice
         self._answered_by: Deadline | None = None  # of a call that is a transaction of its own
-        self.offsets: list[Sent] = []
+        self.moves: list[Move] = []
 
     def doom(self, reason: BaseException) -> None:
         """Let it abort, however its block ends: without an error for ``AbortTransaction``, else for the first reason.
@@ -165,8 +166,9 @@ class Writing(Sender):
         self.refuse_if_ended()
         offsets = checked_offsets(offsets)
         self._note_write()
+        move = next((each for each in self.moves if each.member == group_metadata), None) or Move(group_metadata)
         try:
-            self._again(lambda seconds: self._offer_offsets(offsets, group_metadata, seconds, deadline), deadline)
+            self._again(lambda seconds: self._offer_offsets(move, offsets, seconds, deadline), deadline)
         except Fault as fault:
             error = self.failures.of_offsets(fault)
             self.doom(error)
@@ -174,22 +176,30 @@ class Writing(Sender):
         except (TypeError, ValueError):
             self._forget_write()
             raise
-        self.offsets.append((offsets, group_metadata))
+        move.add(offsets)
+        if move not in self.moves:
+            self.moves.append(move)
 
     async def send_offsets_async(self, offsets: object, group_metadata: object, timeout_ms: int | None) -> None:
         """Add them as :meth:`send_offsets` does, while the loop goes on."""
         await outwaited(self.jobs, lambda: self.send_offsets(offsets, group_metadata, timeout_ms))
 
-    def _offer_offsets(self, offsets: object, group_metadata: object, seconds: float, deadline: Deadline) -> None:
+    def _offer_offsets(self, move: Move, offsets: list[TopicPartition], seconds: float, deadline: Deadline) -> None:
         """Let a worker make the call: librdkafka keeps no deadline in this one, however short (seen in 2.16.0).
 
         As a record, they must not slip into the next transaction: whoever ends this one waits for the worker.
         """
+
+        def send() -> None:
+            if self._limits.resolve_timeout:
+                note_before(self.connection, move, offsets, deadline)
+            self.client.send_offsets(offsets, move.member, seconds)
+
         while True:
             with self.connection.offering:
                 self.refuse_if_ended()
                 if self.connection.at_rest(Deadline(0)):
-                    offer = Errand(lambda: self.client.send_offsets(offsets, group_metadata, seconds))
+                    offer = Errand(send)
                     self.connection.entrust(offer)
                     break
             if not self.connection.at_rest(deadline):  # another thread's
@@ -277,7 +287,7 @@ class Writing(Sender):
 
     def _forget_write(self) -> None:
         """What was refused before it reached the client hasn't started the coordinator's clock."""
-        if not (self.ledger.records or self.offsets):
+        if not (self.ledger.records or self.moves):
             self.first_write = None
 
     def _refuse_if_late(self) -> None:

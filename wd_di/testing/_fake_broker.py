@@ -11,6 +11,7 @@ from wd_di._kafka.port import Fault, FaultKind, Verdict
 if TYPE_CHECKING:
     import threading
     from collections import deque
+    from collections.abc import Collection
 
     from wd_di._concurrency.deadline import Deadline
     from wd_di._kafka.port import Answers
@@ -153,10 +154,19 @@ class FakeReader(MemoryReader):
         self._play()
         return super().sees(topic, partition, offset, deadline)
 
-    def stands_at(self, offsets: list[Any], group_metadata: Any, deadline: Deadline) -> bool:  # noqa: ARG002  (one group)
-        """Whether the offsets were."""
-        self._play()
-        return all(any(each is kept for kept in self._broker.offsets) for each in offsets)
+    def stands(
+        self,
+        places: Collection[tuple[str, int]],
+        group_metadata: Any,  # noqa: ARG002  (there is one group)
+        deadline: Deadline,  # noqa: ARG002
+        *,
+        stable: bool,
+    ) -> dict[tuple[str, int], int]:
+        """Return where the committed offsets have brought the group."""
+        if stable:
+            self._play()
+        known = {(each.topic, each.partition): each.offset for each in self._broker.offsets}
+        return {place: known.get(place, -1) for place in places}
 
     def _play(self) -> None:
         if self._broker.unknowable:
