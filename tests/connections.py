@@ -23,6 +23,7 @@ def connected(connect: Callable[[Answers], Any]) -> Any:
         jobs=Workers("j", 1),
         callbacks=Workers("w", 1),
         errands=Workers("e", 1),
+        questions=Workers("q", 1),
         closing=lambda: False,
         rivals=str,
     )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from wd_di._kafka.memory import MemoryBroker
     from wd_di._records.connection import Connection
     from wd_di._records.delivery import Ledger
+    from wd_di._records.questions import Questions
     from wd_di._slots.housekeeping import Housekeeper
     from wd_di._slots.plan import Plan
     from wd_di._slots.table import SlotTable
@@ -66,6 +67,11 @@ def clients(pool: ProducerPool) -> list[Any]:
 def lease(handle: Any) -> Lease:
     """What a producer or transaction was lent by."""
     return handle._lease
+
+
+def questions(handle: Any) -> Questions:
+    """What a producer has brokers asked."""
+    return handle._lease.connection.questions
 
 
 def client(handle: Any) -> Any:

@@ -33,12 +33,18 @@ OFFSETS = [TopicPartition("in", 0, 5)]
 
 @dataclass
 class Script:
-    """What the clients of one test do on cue, and which calls they got."""
+    """What the clients of one test do on cue, and which calls they got.
+
+    Attributes:
+        silent: Whether no record is acknowledged.
+        there: Whether questions to brokers are answered.
+    """
 
     calls: list[str] = field(default_factory=list)
     clients: list[ScriptedClient] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
     silent: bool = False
+    there: threading.Event = field(default_factory=threading.Event)
     _cues: dict[str, deque[Callable[[], object]]] = field(default_factory=dict)
     _always: dict[str, Callable[[], object]] = field(default_factory=dict)
 
@@ -103,6 +109,17 @@ class ScriptedClient(MemoryClient):
             threading.Event().wait(seconds)
         else:
             super().flush(seconds)
+
+    def reach(self, deadline: Any) -> bool:
+        self.script.play("reach")
+        while not deadline.passed:
+            if self.script.there.wait(deadline.slice(0.01)):
+                return True
+        return False
+
+    def renew(self, topic: str, partition: int, deadline: Any) -> bool:  # noqa: ARG002  (as the real one)
+        self.script.play("renew")
+        return self.script.there.wait(deadline.left)
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         self.script.play("send_offsets")

@@ -378,9 +378,9 @@ def test_topics_are_asked_for_side_by_side(monkeypatch):
 OUTDATED = Fault(FaultKind.OUTDATED, "Local: Unknown partition [_UNKNOWN_PARTITION]")
 
 
-def test_an_unknown_partition_is_tried_again(script, monkeypatch):
+def test_an_unknown_partition_is_tried_again(script):
     """A record that was refused for old metadata is sent once these are renewed."""
-    monkeypatch.setattr(MemoryClient, "renew", lambda *_: True)
+    script.there.set()
     with plain_pool() as clicks, clicks.producer() as producer:
         script.on("produce", OUTDATED)
         report = producer.produce_sync("orders", "x", partition=2)
@@ -388,9 +388,9 @@ def test_an_unknown_partition_is_tried_again(script, monkeypatch):
     assert 2 == report.partition
 
 
-def test_an_unknown_partition_that_stays_unknown(script, monkeypatch):
+def test_an_unknown_partition_that_stays_unknown(script):
     """It is tried twice, no more, and the error says what to do; a transaction lives on."""
-    monkeypatch.setattr(MemoryClient, "renew", lambda *_: True)
+    script.there.set()
     script.always("produce", OUTDATED)
     refused = pytest.raises(DeliveryError, match=r"_UNKNOWN_PARTITION\]; one that was made a moment ago .* try again")
     with make_pool() as orders, orders.transaction() as tx, refused:
@@ -403,7 +403,7 @@ def test_an_unknown_partition_that_stays_unknown(script, monkeypatch):
 def test_an_unknown_partition_on_a_loop(script, monkeypatch):
     """On a loop a plain call is refused at once and asks for the next time; an awaited one is tried again, once."""
     asked = []
-    monkeypatch.setattr(MemoryClient, "renew", lambda *_: True)
+    script.there.set()
     monkeypatch.setattr(MemoryClient, "ask", lambda _, topic, seconds: asked.append((topic, seconds)))
 
     async def run() -> int:

@@ -34,6 +34,10 @@ class Deadline:
         """Let no more than so many seconds be left."""
         self._end = min(self._end, time.monotonic() + seconds)
 
+    def extend(self, other: Deadline) -> None:
+        """Let as much be left as of the other one, at least."""
+        self._end = max(self._end, other._end)
+
     @property
     def left(self) -> float:
         """Seconds left, never negative."""

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wd_di._concurrency.outcome import Outcome
+from wd_di._concurrency.waiters import TaskWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ class Errand(Generic[R]):
         self._job: Callable[[], R] | None = job
         self._afterwards = afterwards
         self._outcome: Outcome[R] = Outcome()
-        self._first: list[Callable[[], object]] = []
+        self._first: dict[Callable[[], object], None] = {}
         self._then: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._known = threading.Lock()  # a bare one, see Alarm; free when the outcome is known
@@ -53,6 +54,17 @@ class Errand(Generic[R]):
             self._known.release()  # for the next one who waits
         return self._outcome.known
 
+    async def known_async(self, seconds: float) -> bool:
+        """Wait as :meth:`known` does, while the loop goes on."""
+        waiter = TaskWaiter()
+        if self.when_known(waiter.wake):
+            try:
+                await waiter.wait(seconds)
+            finally:
+                with self._lock:
+                    self._first.pop(waiter.wake, None)
+        return self._outcome.known
+
     def get(self) -> R:
         """Return what the job gave, or raise what it raised, once; for whoever has seen that it is known."""
         outcome, self._outcome = self._outcome, _TAKEN  # a traceback leads to the borrower's frames
@@ -62,7 +74,7 @@ class Errand(Generic[R]):
         """Let the worker call this as soon as the outcome is known; false if it is known already."""
         with self._lock:
             if not self._outcome.known:
-                self._first.append(call)
+                self._first[call] = None
                 return True
             return False
 
@@ -81,7 +93,7 @@ class Errand(Generic[R]):
             del job
             self._known.release()
             with self._lock:
-                first, self._first = self._first, []
+                first, self._first = self._first, {}
             for call in first:
                 call()
             if self._afterwards is not None:

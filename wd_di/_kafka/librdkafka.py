@@ -262,16 +262,19 @@ class KafkaClient(Handle):
             self._asking.pop()
         return {str(each.id): f"{each.host}:{each.port}" for each in found.values()}
 
-    def reach(self, deadline: Deadline) -> None:
-        """Wait until a broker answers: whatever it says, it was there.
+    def reach(self, deadline: Deadline) -> bool:
+        """Wait until a broker answers: whatever it says, it was there. False if none did, and one still may.
 
         All topics are asked for: a question for one that isn't known is the beginning of its time to appear, and one
         that was deleted would be made anew.
         """
         # A broker that is away answers nothing, however long it has; one that is far hears each question anew.
         seconds = ASK_SLICE if self.cut_off else ASK_SLICE_MAX / 2
-        while not (self.closed or self.fault is not None or deadline.passed):
+        while not (self.closed or self.fault is not None):
+            if deadline.passed:
+                return False
             patience = deadline.slice(seconds)
+            self._asking.append("")  # as in ask
             try:
                 self._call(methodcaller("list_topics", timeout=patience), patience)
             except Fault:
@@ -279,7 +282,10 @@ class KafkaClient(Handle):
                 seconds = min(2 * seconds, ASK_SLICE_MAX)  # as for the poller's questions
             else:
                 self._answered()
-                return
+                break
+            finally:
+                self._asking.pop()
+        return True
 
     def renew(self, topic: str, partition: int, deadline: Deadline) -> bool:
         """Ask for a topic or partition that the client doesn't know; whether it is there now.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.port import BREATH, SLICE, Client, Fault, FaultKind, Verdict
 from wd_di._records.in_flight import InFlight
+from wd_di._records.questions import Questions
 from wd_di.errors import DeliveryError, QueueFullError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Services:
         jobs: Does what would block an event loop.
         callbacks: Calls what the users have given to be called.
         errands: Makes the calls that may take longer than their callers wait; one for each producer at a time.
+        questions: Asks the brokers what a call has to know before it can send.
         closing: Whether the pool is.
         rivals: Says who else of this host has the transactional id of a producer, given its index.
         stood: Where consumer groups stood last, by the metadata of a member: with that a doubtful commit is compared.
@@ -70,6 +72,7 @@ class Services:
     jobs: Workers
     callbacks: Workers
     errands: Workers
+    questions: Workers
     closing: Callable[[], bool]
     rivals: Callable[[int], str]
     stood: dict[object, dict[tuple[str, int], int]] = field(default_factory=dict)
@@ -88,6 +91,7 @@ class Connection:
         offering: Held by whoever begins to send offsets, so that they don't slip into the next transaction.
         errand: The call that a worker makes, or has made last. Until it is over the client isn't closed.
         read: Makes a reader of what it has sent.
+        questions: What the brokers are asked before something can be sent.
     """
 
     __slots__ = (
@@ -103,6 +107,7 @@ class Connection:
         "noted",
         "offering",
         "pool",
+        "questions",
         "read",
         "served_until",
         "services",
@@ -127,6 +132,7 @@ class Connection:
         self.noted: deque[Noted] = self.in_flight.noted
         self.callbacks: Workers = services.callbacks
         self.client: Client = connect(self.in_flight)
+        self.questions: Questions = Questions(self.client, services.questions)
         self.read: Callable[[], Reader] = read
         self._connect = connect
         self.doubtful: bool = False

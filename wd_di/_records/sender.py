@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from asyncio import _get_running_loop
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wd_di._concurrency.deadline import Deadline
-from wd_di._concurrency.tasks import outwaited
 from wd_di._kafka.port import Client, Fault, FaultKind
 from wd_di._kafka.topics import PROPAGATION_MS
 from wd_di._kafka.troubles import last_error
@@ -98,7 +96,7 @@ class Sender:
     def send_and_wait(self, records: list[Prepared], deadline: Deadline) -> list[DeliveryReport]:
         """Enqueue all, and wait until the brokers have stored them."""
         if self.keeps_back(records, deadline):
-            self.client.reach(deadline)
+            self.connection.questions.reach(deadline)
         deliveries: list[Delivery] = []
         for topic, record in records:  # no list of its own: on Python 3.11 that is a call
             deliveries.append(self.send(topic, record, deadline))
@@ -126,7 +124,7 @@ class Sender:
     async def send_all_async(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """Enqueue all as :meth:`send_all` does, while the loop goes on."""
         if self.keeps_back(records, deadline):
-            await outwaited(self.jobs, lambda: self.client.reach(deadline))
+            await self.connection.questions.reach_async(deadline)
         return [await self._send_async(topic, record, deadline) for topic, record in records]
 
     def keeps_back(self, records: list[Prepared], deadline: Deadline) -> bool:
@@ -168,15 +166,14 @@ class Sender:
                 await asyncio.sleep(ROOM_NAP)  # a record larger than the whole queue finds it full when it is empty
                 await self.connection.drain_async(deadline)
                 continue
-            renew = partial(self.client.renew, topic, record.get("partition", -1), deadline)
-            renewed = await outwaited(self.jobs, renew)
+            renewed = await self.connection.questions.renew_async(topic, record.get("partition", -1), deadline)
             if not renewed:
                 raise self.refused(fault, topic) from fault
 
     def _renewed(self, topic: str, partition: int, deadline: Deadline) -> bool:
         """Ask for what the client doesn't know; where that would block, ask for the next time."""
         if not deadline.passed and (_get_running_loop() is None or self.policy.allow_blocking_in_loop):
-            return self.client.renew(topic, partition, deadline)
+            return self.connection.questions.renew(topic, partition, deadline)
         self.client.topics.ask_soon(topic)  # by the poller, each once: a loop may try a thousand times
         self.connection.nudge()
         return False

@@ -86,9 +86,17 @@ class Housekeeper:
         self.jobs: Workers = Workers(f"wd_di-{self.name}-job", 2 * policy.size)
         callbacks = Workers(f"wd_di-{self.name}-callback", 1)
         errands = Workers(f"wd_di-{self.name}-errand", policy.size)
+        questions = Workers(f"wd_di-{self.name}-question", policy.size * (1 + policy.share))
         self._asker = Asker(self.name, observer)
         services = Services(
-            observer, self.nudge, self.jobs, callbacks, errands, closing=lambda: self.table.closing, rivals=self._rivals
+            observer,
+            self.nudge,
+            self.jobs,
+            callbacks,
+            errands,
+            questions,
+            closing=lambda: self.table.closing,
+            rivals=self._rivals,
         )
         self._maker = Maker(plan, memory, services, self._changed)
 

@@ -145,7 +145,7 @@ class Writing(Sender):
             answered: Whether the call waits for the brokers' answers: then its deadline is the commit's, too.
         """
         if self.keeps_back(records, deadline):
-            self.client.reach(deadline)
+            self.connection.questions.reach(deadline)
         if answered:
             self._answered_by = deadline
         return self.send_all(records, deadline)
