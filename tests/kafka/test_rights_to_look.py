@@ -57,7 +57,7 @@ def ended(
     with pytest.raises((CommitOutcomeUnknownError, TransactionAbortedError)) as caught, orders.transaction() as tx:
         tx.produce_async(topic, "a")
         if offsets is not None and member is not None:
-            tx.send_offsets([offsets], member.consumer_group_metadata())
+            tx.send_offsets([offsets], member.consumer_group_metadata(), timeout_ms=10_000)
     return caught.value
 
 
