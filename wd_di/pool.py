@@ -441,7 +441,9 @@ class ProducerPool:
         plan = self._house.plan
         self._planner.forked(plan)
         self._memory_broker.lock = threading.Lock()
-        self._house = Housekeeper(plan, self._lender.policies.slots, self.observer, self._memory_broker)
+        self._house = Housekeeper(
+            plan, self._lender.policies.slots, self.observer, self._memory_broker, prepare=self._refresh
+        )
         self._lender.start_anew(self._house)
         if self._closing is None:
             self._state = "new"

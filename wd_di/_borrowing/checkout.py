@@ -66,6 +66,11 @@ class Lender:
 
     def start_anew(self, house: Housekeeper) -> None:
         """After a fork nobody in the child holds anything, and other slots are lent."""
+        for slot in self.table.inherited():
+            if slot.connection is not None:
+                slot.connection.leave_to_parent()
+            for claim in slot.claims:
+                claim.leave_to_parent()
         self.house, self.table, self.held = house, house.table, {}
 
     # -- who holds what ----------------------------------------------------------------------------

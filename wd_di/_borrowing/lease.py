@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from wd_di._concurrency.caller import caller
 from wd_di._records.connection import Connection, Retirement
-from wd_di._records.sender import Sender, returned
+from wd_di._records.sender import Sender, inherited, returned
 from wd_di._slots.slots import Claim
 from wd_di.errors import ScopeError
 
@@ -226,6 +226,8 @@ class Lease(Claim[Connection]):
 
     def returned(self) -> Exception:
         """Return what is raised when the time is over."""
+        if self.table is not self.lender.table:
+            return inherited(self.lender.name, self.slot.index)
         return returned(self.lender.name, self.slot.index)
 
     @property
@@ -244,6 +246,12 @@ class Lease(Claim[Connection]):
             options: Its options.
         """
         return self.lender.begins(self, handle, within, options)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: neither a producer nor a transaction is open here, whatever the borrower has kept."""
+        if self.opened is not None:
+            self.opened.transaction.leave_to_parent()
+        self.over, self.vacant, self.opened, self.ref = True, None, None, None
 
     def transaction_ended(self) -> None:
         """Another one may begin."""

@@ -340,7 +340,7 @@ class TransactionRun(TransactionScope):
             return
         if transaction is not None:
             lease.retirement = lease.retirement or transaction.retirement
-            if transaction.heard:
+            if transaction.heard and lease.table is self._lender.table:
                 lease.table.heard_of(lease.slot)
         if not self._borrowed:
             lease.end_if_over()

@@ -89,6 +89,7 @@ class Connection:
             whoever would have to take a flag back may not come to it: a thread that can't start, an interrupt.
         ending: Held by whoever ends a transaction: its scope, the collector or the poller.
         offering: Held by whoever begins to send offsets, so that they don't slip into the next transaction.
+        forked: Whether this is a forked child, and it the parent's.
         errand: The call that a worker makes, or has made last. Until it is over the client isn't closed.
         read: Makes a reader of what it has sent.
         questions: What the brokers are asked before something can be sent.
@@ -101,6 +102,7 @@ class Connection:
         "doubtful",
         "ending",
         "errand",
+        "forked",
         "full_at",
         "in_flight",
         "index",
@@ -136,12 +138,20 @@ class Connection:
         self.read: Callable[[], Reader] = read
         self._connect = connect
         self.doubtful: bool = False
+        self.forked: bool = False
         self.full_at: int | None = None
         self.served_until: float = 0.0
         # Of the one transaction at a time; re-entrant, for a listener may end it from inside.
         self.ending: threading.RLock = threading.RLock()
         self.offering: threading.RLock = threading.RLock()
         self.errand: Errand[Any] | None = None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: nothing can be sent by it any more. Another thread of the parent's may hold its locks."""
+        self.forked = True
+        self.ending, self.offering = threading.RLock(), threading.RLock()
+        for ledger in self.in_flight.ledgers:
+            ledger.gate, ledger.ended = threading.RLock(), True
 
     def __repr__(self) -> str:
         return f"<Connection {self.index} of {self.pool!r}>"

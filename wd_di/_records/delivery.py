@@ -20,7 +20,7 @@ from wd_di._forks import renew_in_child
 from wd_di._kafka.interrupts import hold, uninterrupted
 from wd_di._kafka.topics import Topics
 from wd_di._kafka.troubles import last_error
-from wd_di.errors import DeliveryError, DeliveryTimeoutError
+from wd_di.errors import DeliveryError, DeliveryTimeoutError, ForkedPoolError
 from wd_di.events import log_error
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Way(Protocol):
     pool: str
     noted: deque[Noted]
     callbacks: Workers
+    forked: bool
 
     @property
     def topics(self) -> Topics: ...
@@ -218,6 +219,8 @@ class Delivery:
             among: The records of the same call: it is in vain if it is for one of them.
         """
         way = self._ledger.way
+        if way.forked:
+            raise self._inherited()
         topics = way.topics
         while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
             waiter = TaskWaiter()
@@ -246,6 +249,8 @@ class Delivery:
         """
         if not callable(fn) or iscoroutinefunction(fn):
             raise TypeError(f"a done callback is a plain function of one argument (it is never awaited), not {fn!r}")
+        if self._ledger.way.forked and not self.done():
+            raise self._inherited()
         with _registering:
             if self._callbacks is None:
                 self._callbacks = []
@@ -269,6 +274,12 @@ class Delivery:
             f"{way.topics.hint(self.topic)}{last_error(way.last_error_since(deadline.started))}"
         )
 
+    def _inherited(self) -> ForkedPoolError:
+        way = self._ledger.way
+        return ForkedPoolError(
+            f"{way.pool}: a record for {self.topic!r} was sent before a fork: its answer comes to the parent"
+        )
+
     def _report(self) -> DeliveryReport:
         if not isinstance(self._place, DeliveryReport):
             self._place = report_of(self.topic, cast("Place", self._place))  # decided, and no error
@@ -280,6 +291,8 @@ class Delivery:
         :meta private:
         """
         waiter, way = ThreadWaiter(), self._ledger.way
+        if way.forked:
+            raise self._inherited()
         topics = way.topics
         self._register(waiter)
         while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
@@ -439,6 +452,7 @@ class _Elsewhere:
         self.topics: Topics = Topics()
         self.noted: deque[Noted] = deque()
         self.callbacks: Workers = _workers
+        self.forked: bool = False
         self._topic = topic
 
     def nudge(self) -> None:

@@ -18,6 +18,7 @@ from wd_di.errors import (
     CheckoutReturnedError,
     DeliveryError,
     DeliveryTimeoutError,
+    ForkedPoolError,
     QueueFullError,
     ScopeError,
     WdDiError,
@@ -309,6 +310,8 @@ class Sender:
 
     def closed_error(self) -> Exception:
         """Return what is raised when the time is over."""
+        if self.connection.forked:
+            return inherited(self.policy.pool, self.connection.index)
         return returned(self.policy.pool, self.connection.index)
 
     def flush(self, deadline: Deadline) -> None:
@@ -343,6 +346,14 @@ class Sender:
 def returned(pool: str, index: int) -> CheckoutReturnedError:
     """Return what is raised when a borrower's time is over."""
     return CheckoutReturnedError(f"{pool}: producer {index} has gone back to its pool: take one with pool.producer()")
+
+
+def inherited(pool: str, index: int) -> ForkedPoolError:
+    """Return what is raised in a forked child."""
+    return ForkedPoolError(
+        f"{pool}: producer {index} was lent before a fork, and is the parent's: in the child, take one with "
+        "pool.producer()"
+    )
 
 
 def undelivered(pool: str, failed: list[Delivery], count: int) -> DeliveryError:

@@ -62,9 +62,17 @@ class Housekeeper:
         policy: By which they are lent.
         observer: Who is told what happens.
         memory: Where records go that aren't delivered.
+        prepare: What must be done before the first producer is made; held weakly, as it is the pool's.
     """
 
-    def __init__(self, plan: Plan, policy: SlotPolicy, observer: Observer, memory: MemoryBroker) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        policy: SlotPolicy,
+        observer: Observer,
+        memory: MemoryBroker,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
         self.name: str = plan.name
         self.plan: Plan = plan
         self.table: SlotTable[Connection] = SlotTable(plan.name, policy)
@@ -73,6 +81,7 @@ class Housekeeper:
         self.lost: deque[tuple[Claim[Connection], float]] = deque()
         self._refreshing: set[int] = set()
         self.started: bool = False
+        self._prepare = None if prepare is None else weakref.WeakMethod(prepare)
         self._forgotten = False
         self._closing_until: Deadline | None = None
         self._looked_at = 0.0
@@ -114,6 +123,8 @@ class Housekeeper:
                 return
             self.started = True
         try:
+            if self._prepare is not None and (prepare := self._prepare()) is not None:
+                prepare()
             self._poller.start()
             if self.table.policy.warm:
                 self.carry_out(self.table.warm())

@@ -138,6 +138,9 @@ class Claim(Generic[C]):
         """The line that made the claim, if that is known."""
         return None
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: it is somebody else's."""
+
     def overdue(self) -> Callable[[], object] | None:
         """Return what ends the claim, if it was to be ended and wasn't."""
         return None

@@ -335,6 +335,10 @@ class SlotTable(Decisions[C]):
             at_hand = [(slot, slot.connection) for slot in self._slots if slot.state in (State.IDLE, State.LEASED)]
         return [(slot, connection) for slot, connection in at_hand if connection is not None]
 
+    def inherited(self) -> tuple[Slot[C], ...]:
+        """Return all slots, in a forked child: another thread of the parent's may have held the lock."""
+        return self._slots
+
     def claims(self) -> list[Claim[C]]:
         """Every claim that holds a slot."""
         with self._lock:

@@ -219,6 +219,10 @@ class OpenTransaction(Ending):
         if hooks is not None:
             await hooks.run_after_async(OUTCOMES.get(self.phase, "aborted"), self._report)
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: it is the parent's to end, and to tell of its end."""
+        self._closed, self.hooks = True, None
+
     def forget_hooks(self) -> None:
         """Run none of them: nobody could wait for them any more."""
         self.hooks = None

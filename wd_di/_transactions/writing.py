@@ -16,7 +16,13 @@ from wd_di._records.connection import Retirement
 from wd_di._records.sender import Sender, because
 from wd_di._transactions.failures import Failures
 from wd_di._transactions.positions import Move, note_before
-from wd_di.errors import AbortTransaction, DeliveryError, TransactionAbortedError, TransactionClosedError
+from wd_di.errors import (
+    AbortTransaction,
+    DeliveryError,
+    ForkedPoolError,
+    TransactionAbortedError,
+    TransactionClosedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,6 +253,11 @@ class Writing(Sender):
 
     def closed_error(self) -> Exception:
         """Return what is raised when the time is over."""
+        if self.connection.forked:
+            return ForkedPoolError(
+                f"{self.policy.pool}: transaction {self.id} was begun before a fork, and is the parent's: in the "
+                "child, open another one"
+            )
         ended = OUTCOMES.get(self.phase, "ending")
         return TransactionClosedError(f"{self.policy.pool}: transaction {self.id} has ended: {ended}")
 
