@@ -279,8 +279,8 @@ def test_a_failure_that_was_told_is_forgotten(pool, script, tell):
 
 
 LATE = {
-    "produce_sync": lambda producer: producer.produce_sync("broken", timeout_ms=1),
-    "produce_many_sync": lambda producer: producer.produce_many_sync([Message("broken")] * 2, timeout_ms=1),
+    "produce_sync": lambda producer, ms: producer.produce_sync("broken", timeout_ms=ms),
+    "produce_many_sync": lambda producer, ms: producer.produce_many_sync([Message("broken")] * 2, timeout_ms=ms),
 }
 
 
@@ -294,7 +294,7 @@ def test_a_failure_after_its_call_is_forgotten(pool, script, call, interrupted):
         if interrupted:
             script.on("flush", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt if interrupted else DeliveryTimeoutError):
-            call(producer)
+            call(producer, 1_000 if interrupted else 1)
         waiting = list(internals.ledger(producer).pending)
         script.silent = False
         producer.flush()
