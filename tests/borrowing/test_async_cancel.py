@@ -271,7 +271,7 @@ async def test_cancelled_in_produce_sync(kept, script):
 
 
 async def test_cancelled_in_send_offsets(pool, script):
-    """Cancelled while offsets are sent, the call is outwaited: they don't slip into the next transaction."""
+    """Cancelled while offsets are sent, the abort waits for their end: they don't slip into the next transaction."""
     gate = Gate()
     script.on("send_offsets", gate)
     order: list[str] = []
@@ -292,7 +292,7 @@ async def test_cancelled_in_send_offsets(pool, script):
     end = await ended(task)
 
     assert isinstance(end, asyncio.CancelledError)
-    assert ["opened", "left send_offsets"] == order
+    assert ["left send_offsets", "opened"] == order
     assert ["send_offsets", "abort"] == [call for call in script.calls if call in {"send_offsets", "abort", "commit"}]
     assert whole(pool)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,36 @@ async def test_the_deadline_of_a_task(pool, broker):
     with bounded(SHORT_MS), pytest.raises(TransactionAbortedError, match=f"no answer within {SHORT_MS} ms"):
         async with pool.transaction() as tx:
             await tx.send_offsets(OFFSETS, GROUP, timeout_ms=SHORT_MS)
+
+
+async def test_a_task_is_late_for_no_other(pool, broker):
+    """However many offsets have more time, those with less are told at their deadline."""
+    async with pool.transaction() as tx:
+        others = [asyncio.create_task(tx.send_offsets(OFFSETS, GROUP, timeout_ms=300)) for _ in range(5)]
+        await asyncio.sleep(0)
+        with bounded(SHORT_MS), pytest.raises(TransactionAbortedError, match=f"no answer within {SHORT_MS} ms"):
+            await tx.send_offsets(OFFSETS, GROUP, timeout_ms=SHORT_MS)
+        with bounded(300):
+            ends = await asyncio.gather(*others, return_exceptions=True)
+        tx.abort_only()
+
+    assert {TransactionAbortedError} == set(map(type, ends))
+
+
+async def test_another_transaction_is_late_for_no_offsets(script, kept, broker):
+    """Nor does the commit of another producer of the pool wait for them."""
+    pool = kept(make_pool(size=2))
+    await pool.aopen()
+    async with pool.transaction() as tx:
+        others = [asyncio.create_task(tx.send_offsets(OFFSETS, GROUP, timeout_ms=2_000)) for _ in range(5)]
+        await asyncio.sleep(0)
+        with bounded(0):
+            async with pool.transaction(propagation="new") as other:
+                other.produce_async("orders", "other")
+        broker.set()
+        await asyncio.gather(*others)
+
+    assert ["other"] == committed(pool)
 
 
 def test_the_pool_closes_meanwhile(pool, broker):

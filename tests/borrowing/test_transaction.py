@@ -16,6 +16,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from tests import internals
 from tests.pools import pool as on_brokers
+from tests.pools import until
 from tests.scripted import (
     OFFSETS,
     PATIENCE,
@@ -879,12 +880,12 @@ def test_write_that_races_the_end(pool, script):
 
 def test_offsets_that_race_the_end(pool, script):
     """Offsets that are repeated while their transaction ends never land in the next one."""
-    refused, ended = threading.Event(), threading.Event()
+    refused = threading.Event()
     late = FutureThread(lambda: first.send_offsets(OFFSETS, object()))
 
     def dawdle() -> None:
         refused.set()
-        ended.wait(PATIENCE)
+        until(lambda: internals.transaction(first).ledger.ended)
 
     with pool.transaction() as first:
         script.on("send_offsets", fault(FaultKind.RETRIABLE))
@@ -892,7 +893,6 @@ def test_offsets_that_race_the_end(pool, script):
         late.start()
         refused.wait(PATIENCE)
     with pool.transaction():
-        ended.set()
         error = late.outcome()
 
     assert isinstance(error, TransactionClosedError)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.errands import Errand
-from wd_di._concurrency.tasks import outwaited
 from wd_di._kafka.offsets import checked_offsets
 from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
 from wd_di._records.connection import Retirement
@@ -25,7 +25,7 @@ from wd_di.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from wd_di._kafka.offsets import TopicPartition
     from wd_di._records.connection import Connection
@@ -168,13 +168,37 @@ class Writing(Sender):
             TypeError, ValueError: They can't be sent; nothing was, and the transaction lives on.
             TransactionAbortedError: No answer came in time, or the broker refused them.
         """
-        deadline = Deadline.of_ms(timeout_ms, int(self._limits.commit_timeout * 1000))
+        deadline = self._offsets_deadline(timeout_ms)
+        for errand in self._offering(offsets, group_metadata, deadline):
+            errand.known(deadline.left)
+
+    async def send_offsets_async(self, offsets: object, group_metadata: object, timeout_ms: int | None) -> None:
+        """Add them as :meth:`send_offsets` does, while the loop goes on."""
+        deadline = self._offsets_deadline(timeout_ms)
+        for errand in self._offering(offsets, group_metadata, deadline):
+            await errand.known_async(deadline.left)
+
+    def _offsets_deadline(self, timeout_ms: int | None) -> Deadline:
+        return Deadline.of_ms(timeout_ms, int(self._limits.commit_timeout * 1000))
+
+    def _offering(self, offsets: object, group_metadata: object, deadline: Deadline) -> Iterator[Errand[None]]:
+        """Add them, and yield what is to be waited for meanwhile; see :meth:`send_offsets`.
+
+        A worker makes the call: librdkafka keeps no deadline in this one, however short (seen in 2.16.0). As a record,
+        they must not slip into the next transaction: whoever ends this one waits for the worker.
+        """
         self.refuse_if_ended()
-        offsets = checked_offsets(offsets)
+        checked = checked_offsets(offsets)
         self._note_write()
         move = next((each for each in self.moves if each.member == group_metadata), None) or Move(group_metadata)
+        offer: Errand[None] = Errand(lambda: self._send_offsets(move, checked, deadline))
+        while not offer.known(0):
+            errand = self._entrusted(offer)
+            if deadline.passed:
+                raise self._offsets_late(deadline)
+            yield errand
         try:
-            self._again(lambda seconds: self._offer_offsets(move, offsets, seconds, deadline), deadline)
+            offer.get()
         except Fault as fault:
             error = self.failures.of_offsets(fault)
             self.doom(error)
@@ -182,37 +206,25 @@ class Writing(Sender):
         except (TypeError, ValueError):
             self._forget_write()
             raise
-        move.add(offsets)
+        move.add(checked)
         if move not in self.moves:
             self.moves.append(move)
 
-    async def send_offsets_async(self, offsets: object, group_metadata: object, timeout_ms: int | None) -> None:
-        """Add them as :meth:`send_offsets` does, while the loop goes on."""
-        await outwaited(self.jobs, lambda: self.send_offsets(offsets, group_metadata, timeout_ms))
-
-    def _offer_offsets(self, move: Move, offsets: list[TopicPartition], seconds: float, deadline: Deadline) -> None:
-        """Let a worker make the call: librdkafka keeps no deadline in this one, however short (seen in 2.16.0).
-
-        As a record, they must not slip into the next transaction: whoever ends this one waits for the worker.
-        """
-
-        def send() -> None:
-            if self._limits.resolve_timeout:
-                note_before(self.connection, move, offsets, deadline)
-            self.client.send_offsets(offsets, move.member, seconds)
-
-        while True:
-            with self.connection.offering:
+    def _entrusted(self, offer: Errand[None]) -> Errand[Any]:
+        """Let a worker make the offer when it has no other one; which one it has."""
+        connection = self.connection
+        with connection.offering:
+            if connection.errand is not offer:
                 self.refuse_if_ended()
-                if self.connection.at_rest(Deadline(0)):
-                    offer = Errand(send)
-                    self.connection.entrust(offer)
-                    break
-            if not self.connection.at_rest(deadline):  # another thread's
-                raise self._offsets_late(deadline)
-        if not offer.known(deadline.left):
-            raise self._offsets_late(deadline)
-        offer.get()
+                if connection.at_rest(Deadline(0)):
+                    connection.entrust(offer)
+            return connection.errand or offer
+
+    def _send_offsets(self, move: Move, offsets: list[TopicPartition], deadline: Deadline) -> None:
+        if self._limits.resolve_timeout:
+            note_before(self.connection, move, offsets, deadline)
+        offer = partial(self.client.send_offsets, offsets, move.member)
+        self._again(offer, deadline, before=self.refuse_if_ended)
 
     def _offsets_late(self, deadline: Deadline) -> TransactionError:
         why = f"send_offsets had no answer within {deadline.seconds * 1000:.0f} ms"
@@ -221,8 +233,8 @@ class Writing(Sender):
         self.retirement = self.retirement or Retirement("send_offsets timed out", error)
         return error
 
-    def _again(self, call: Callable[[float], None], deadline: Deadline) -> None:
-        """The same call in slices while the client says that it may be repeated."""
+    def _again(self, call: Callable[[float], None], deadline: Deadline, *, before: Callable[[], object] = int) -> None:
+        """The same call in slices while the client says that it may be repeated; ``before`` is called in between."""
         while True:
             try:
                 call(deadline.slice(SLICE))
@@ -230,6 +242,7 @@ class Writing(Sender):
                 if fault.kind is not FaultKind.RETRIABLE or deadline.passed:
                     raise
                 self.client.poll(deadline.slice(BREATH))
+                before()
             else:
                 return
 
