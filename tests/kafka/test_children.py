@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ EXIT_MS = 5_000
 """What all forgotten pools of a process may take together at its exit."""
 START_MS = 3_000
 """What two interpreters themselves may take to end."""
+DEARER_MS = 200
+"""What a pool may add to a child's end."""
 
 SENT = sorted(str(number) for number in range(COUNT))
 SENDING = [case for case in CASES if case not in ("dead_broker", "leave_open", "parent_goes_on")]
@@ -85,3 +88,13 @@ def test_a_dead_broker_does_not_hang_a_childs_end(own_kafka: LocalKafka, own_top
     end(process)
 
     assert time.monotonic() - started < (EXIT_MS + START_MS) / 1000
+
+
+def test_a_childs_end_costs_little_more_than_without_a_pool(servers: str, topic: str) -> None:
+    """With pools open, and a transaction that its parent goes on with, a child is gone about as soon as without."""
+    command = [sys.executable, "-m", "tests.kafka.forked", servers, topic]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    without, besides = json.loads(ended.stdout)
+
+    assert {} == {kind: (ms, without[kind]) for kind, ms in besides.items() if ms - without[kind] >= DEARER_MS}
+    assert ["after", "before"] == values(servers, topic)
