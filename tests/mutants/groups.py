@@ -35,7 +35,7 @@ GROUPS = {
     "table": Group(
         "the slot table",
         tuple(f"wd_di/_slots/{name}.py" for name in ("decisions", "slots", "table")),
-        ("tests/slots/test_table.py", "tests/slots/test_table_machine.py"),
+        ("tests/slots/test_table.py", "tests/slots/test_table_mending.py", "tests/slots/test_table_machine.py"),
     ),
     "transactions": Group(
         "the transaction's state machine",
@@ -49,6 +49,12 @@ GROUPS = {
             "tests/borrowing/test_async_transaction.py",
             "tests/borrowing/test_doubt.py",
             "tests/borrowing/test_late_offsets.py",
+            "tests/borrowing/test_held_expiry.py",
+            "tests/borrowing/test_async_cancel.py",
+            "tests/borrowing/test_scope.py",
+            "tests/borrowing/test_lost.py",
+            "tests/clients/test_missing_topics.py",
+            "tests/test_events.py",
             "tests/contract/behaviours",
         ),
     ),

@@ -173,9 +173,9 @@ def _inside(node: ast.AST, parent: ast.AST, outer: Inside) -> Inside:
 def _says_nothing(node: ast.AST, parent: ast.AST) -> bool:
     """Whether the node is for people or for mypy alone."""
     match node:
-        case ast.Expr(value=ast.Constant()) | ast.Import() | ast.ImportFrom():
-            return True
-        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+        case (
+            ast.Expr(value=ast.Constant()) | ast.Import() | ast.ImportFrom() | ast.If(test=ast.Name(id="TYPE_CHECKING"))
+        ):
             return True
         case ast.Assign(targets=[ast.Name(id="__slots__")]):
             return True
@@ -183,6 +183,8 @@ def _says_nothing(node: ast.AST, parent: ast.AST) -> bool:
             return True
         case ast.Constant():
             return isinstance(parent, ast.JoinedStr)
+        case ast.Assign():  # a member of an enumeration, of which nothing is asked but which one it is
+            return isinstance(parent, ast.ClassDef) and any(_text(base).startswith("enum.") for base in parent.bases)
     return False
 
 

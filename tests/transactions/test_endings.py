@@ -1,0 +1,351 @@
+"""What is known, what is told and what becomes of the producer at each way out of a transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tests.pools import until
+from tests.scripted import FaultKind, Script, ScriptedClient, fault, make_pool, outcome, watch
+from wd_di import Retry
+from wd_di._kafka.port import SLICE, Verdict
+from wd_di.errors import (
+    CommitOutcomeUnknownError,
+    DeliveryError,
+    FencedError,
+    PoolUnhealthyError,
+    TransactionAbortedError,
+    TransactionClosedError,
+    TransactionError,
+    UnexpectedAbortError,
+)
+from wd_di.events import ErrorOccurred, ProducerRetired, TransactionFinished
+from wd_di.pool import ProducerPool
+
+OTHER, RETRIABLE = fault(FaultKind.OTHER), fault(FaultKind.RETRIABLE)
+
+
+@pytest.fixture
+def pool(script: Script) -> Iterator[ProducerPool]:
+    """An open pool of one scripted producer."""
+    with make_pool(commit_timeout_ms=300, abort_timeout_ms=300) as pool:
+        yield pool
+
+
+def publish(pool: ProducerPool, *, block: Callable[[], object] = lambda: None) -> Any:
+    """One record in a transaction, and something else in its block."""
+    with pool.transaction() as tx:
+        delivery = tx.produce_async("orders", "one")
+        block()
+    return delivery
+
+
+def failing() -> None:
+    """What a block does that aborts."""
+    raise ZeroDivisionError
+
+
+def nothing() -> None:
+    """What a block does that ends well."""
+
+
+def broken(script: Script, kind: FaultKind = FaultKind.FATAL) -> Callable[[], object]:
+    """What breaks the producer."""
+    return lambda: script.clients[-1].break_down(kind)
+
+
+def calls(script: Script) -> list[str]:
+    """What was asked to end the transaction."""
+    return [call for call in script.calls if call in ("commit", "abort")]
+
+
+# -- the producer ------------------------------------------------------------------------------------
+
+Lost = tuple[str, Callable[[Script], object], Callable[[], object]]
+
+LOST: dict[str, Lost] = {
+    "can't begin": ("begin failed", lambda script: script.on("begin", OTHER), nothing),
+    "can't commit": ("commit failed", lambda script: script.on("commit", OTHER), nothing),
+    "is in doubt": ("commit in doubt", lambda script: script.always("commit", RETRIABLE), nothing),
+    "breaks in the commit": ("commit failed", lambda script: script.on("commit", broken(script)), nothing),
+    "can't abort": ("abort failed", lambda script: script.on("abort", OTHER), failing),
+    "is broken before it aborts": ("abort failed", lambda script: script.on("flush", broken(script)), nothing),
+    "is closed before it aborts": (
+        "broken",
+        lambda script: script.on("flush", broken(script, FaultKind.CLOSED)),
+        nothing,
+    ),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_why_a_producer_goes(pool: ProducerPool, script: Script, how: str) -> None:
+    """The event names the first of the transaction's own reasons, with the error."""
+    reason, arrange, block = LOST[how]
+    retired = watch(pool, ProducerRetired)
+    arrange(script)
+    raised = outcome(lambda: publish(pool, block=block))
+
+    until(lambda: retired)
+    assert [reason] == [event.reason for event in retired]
+    assert retired[0].error is not None
+    assert isinstance(raised, Exception) or how == "breaks in the commit"
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_a_refused_record(pool: ProducerPool, script: Script, also: bool) -> None:  # noqa: FBT001
+    """It costs the producer; what goes wrong besides says more."""
+    client, retired = script.clients[0], watch(pool, ProducerRetired)
+    script.failing.add("orders")
+    client.verdict = lambda *_: Verdict("failed", DeliveryError("refused"), out_of_step=True)  # type: ignore[method-assign]
+    if also:
+        script.on("abort", fault(FaultKind.OTHER))
+    with pytest.raises(DeliveryError):
+        publish(pool)
+
+    until(lambda: retired)
+    assert ["abort failed" if also else "record refused"] == [event.reason for event in retired]
+
+
+def swallowing(pool: ProducerPool) -> None:
+    """An inner transaction fails, and the outer one goes on."""
+    with pool.transaction():
+        try:
+            with pool.transaction():
+                failing()
+        except ZeroDivisionError:
+            pass
+
+
+def hooked(pool: ProducerPool) -> None:
+    """A hook fails before the commit."""
+    with pool.transaction() as tx:
+        tx.before_commit(failing)
+
+
+KEPT: dict[str, tuple[Callable[[ProducerPool, Script], object], type[BaseException]]] = {
+    "the block fails": (lambda pool, _: publish(pool, block=failing), ZeroDivisionError),
+    "something in it has failed": (lambda pool, _: swallowing(pool), UnexpectedAbortError),
+    "a hook fails": (lambda pool, _: hooked(pool), ZeroDivisionError),
+    "Ctrl-C": (lambda pool, script: (script.on("flush", KeyboardInterrupt()), publish(pool)), KeyboardInterrupt),
+    "a record fails": (lambda pool, script: (script.failing.add("orders"), publish(pool)), DeliveryError),
+}
+
+
+@pytest.mark.parametrize("how", KEPT)
+def test_an_abort_keeps_the_producer(pool: ProducerPool, script: Script, how: str) -> None:
+    """It is asked of the broker once, and the next transaction has the same producer."""
+    act, kind = KEPT[how]
+    finished = watch(pool, TransactionFinished)
+    with pytest.raises(kind):
+        act(pool, script)
+    script.failing.clear()
+    publish(pool)
+
+    assert ["abort", "commit"] == calls(script)
+    assert ["aborted", "committed"] == [event.outcome for event in finished]
+    assert 1 == len(script.clients)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.FENCED, FaultKind.OTHER])
+@pytest.mark.parametrize("call", ["commit", "abort", "abort of a broken one"])
+def test_who_is_fenced_has_a_rival(script: Script, kind: FaultKind, call: str) -> None:
+    """Then the pool stops taking its id back; what else goes wrong is nobody else's doing."""
+    lost = fault(kind)
+
+    def end() -> None:
+        if call == "abort of a broken one":
+            script.clients[-1].fault = fault(kind)
+            raise fault(FaultKind.OTHER)
+        raise lost
+
+    with make_pool(fenced_retries=0, timeout_ms=1_000) as pool:
+        script.on(call.split(maxsplit=1)[0], end)
+        outcome(lambda: publish(pool, block=(nothing) if call == "commit" else failing))
+        following = outcome(lambda: publish(pool))
+
+    assert isinstance(following, PoolUnhealthyError) == (kind is FaultKind.FENCED)
+
+
+# -- what is known -----------------------------------------------------------------------------------
+
+
+def test_a_rival_at_the_begin(pool: ProducerPool, script: Script) -> None:
+    """To be fenced is no reason to run it again; nothing was sent."""
+    script.on("begin", fault(FaultKind.FENCED))
+    with pytest.raises(FencedError, match="begin: fenced") as caught:
+        publish(pool)
+
+    assert not caught.value.safe_to_retry
+
+
+@pytest.mark.parametrize(("call", "known"), [("flush", "aborted"), ("commit", "unknown")])
+def test_where_it_was_fenced(pool: ProducerPool, script: Script, call: str, known: str) -> None:
+    """The error says in which step, on which the outcome depends."""
+    script.on(call, fault(FaultKind.FENCED) if call == "commit" else broken(script, FaultKind.FENCED))
+    with pytest.raises(FencedError, match=f"{call}: fenced") as caught:
+        publish(pool)
+
+    assert known == caught.value.outcome
+
+
+def test_nothing_was_sent_on_a_broken_producer(pool: ProducerPool, script: Script) -> None:
+    """So an empty transaction aborts for certain, and asks nothing of the producer."""
+    with pytest.raises(FencedError) as caught, pool.transaction():
+        script.clients[0].break_down(FaultKind.FENCED)
+
+    assert "aborted" == caught.value.outcome
+    assert [] == calls(script)
+
+
+def test_closed_while_the_commit_is_asked_for_again(pool: ProducerPool, script: Script) -> None:
+    """The request was sent, and may be carried out."""
+    script.on("commit", fault(FaultKind.RETRIABLE), fault(FaultKind.CLOSED))
+    with pytest.raises(CommitOutcomeUnknownError):
+        publish(pool)
+
+
+def test_closed_before_it_aborts(pool: ProducerPool, script: Script) -> None:
+    """The client has aborted what was open: nothing went wrong with that."""
+    errors = watch(pool, ErrorOccurred)
+    with pytest.raises(ZeroDivisionError) as caught:
+        publish(pool, block=lambda: (broken(script, FaultKind.CLOSED)(), failing()))
+
+    assert [] == getattr(caught.value, "__notes__", [])
+    assert [] == errors
+
+
+@pytest.mark.parametrize(
+    ("call", "word", "block"),
+    [("flush", "ending", nothing), ("commit", "unknown", nothing), ("abort", "aborted", failing)],
+)
+def test_a_write_at_the_end(
+    pool: ProducerPool, script: Script, call: str, word: str, block: Callable[[], object]
+) -> None:
+    """Nothing is written any more once it is ended, not even by the thread that has opened it."""
+    refused = []
+    script.on(call, lambda: refused.append(outcome(lambda: tx.produce_async("orders", "late"))))
+    with suppress(ZeroDivisionError), pool.transaction() as tx:
+        tx.produce_async("orders", "one")
+        block()
+
+    assert [TransactionClosedError] == [type(error) for error in refused]
+    assert str(refused[0]).endswith(f"has ended: {word}")
+
+
+@pytest.mark.parametrize(("timeout_ms", "setting"), [(50, "timeout_ms is 50"), (5_000, "commit_timeout_ms is 300")])
+def test_a_call_that_is_a_transaction_of_its_own(
+    pool: ProducerPool, script: Script, timeout_ms: int, setting: str
+) -> None:
+    """Its records have the time of the call, or of the commit if that is less, and the error names the one."""
+    script.silent = True
+    script.always("abort", fault(FaultKind.RETRIABLE))
+    with pool.producer() as producer, pytest.raises(TransactionAbortedError, match=rf"no answer in time \({setting}\)"):
+        producer.produce_sync("orders", "one", timeout_ms=timeout_ms)
+
+
+# -- asking again ------------------------------------------------------------------------------------
+
+
+def test_asking_again(pool: ProducerPool, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In between what has come is served; no try is longer than a slice, so that a Ctrl-C is soon seen."""
+    given, commit = [], ScriptedClient.commit
+
+    def noting(client: ScriptedClient, seconds: float) -> None:
+        given.append(seconds)
+        commit(client, seconds)
+
+    monkeypatch.setattr(ScriptedClient, "commit", noting)
+    script.on("commit", fault(FaultKind.RETRIABLE))
+    publish(pool)
+
+    assert ["commit", "poll", "commit"] == script.calls[-3:]
+    assert SLICE >= max(given)
+
+
+def test_the_last_try_is_no_longer_than_the_time_that_is_left(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or an answer that doesn't come would be waited for beyond the deadline."""
+    given: list[float] = []
+    monkeypatch.setattr(ScriptedClient, "commit", lambda _, seconds: given.append(seconds))
+    with make_pool(commit_timeout_ms=10) as pool:
+        publish(pool)
+
+    assert 0.01 >= max(given)
+
+
+# -- what is told ------------------------------------------------------------------------------------
+
+
+def test_an_abort_that_fails_is_told_once(pool: ProducerPool, script: Script) -> None:
+    """Not where the same fault is raised anyway."""
+    errors = watch(pool, ErrorOccurred)
+    script.on("flush", broken(script, FaultKind.FENCED))
+    with pytest.raises(FencedError):
+        publish(pool)
+
+    assert [] == errors
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, None])
+def test_what_an_abort_failed_with(pool: ProducerPool, script: Script, kind: type[BaseException] | None) -> None:
+    """The client's fault, or in words what isn't an error."""
+    failed = fault(FaultKind.OTHER) if kind is None else kind()
+    errors = watch(pool, ErrorOccurred)
+    script.on("abort", failed)
+    with pytest.raises((ZeroDivisionError, KeyboardInterrupt)) as caught:
+        publish(pool, block=failing)
+
+    [event] = errors
+    assert "transaction.abort" == event.where
+    if kind is None:
+        assert failed is event.error
+        assert "couldn't be aborted" in caught.value.__notes__[0]
+    else:
+        assert isinstance(event.error, RuntimeError)
+        assert "couldn't be aborted" in str(event.error)
+
+
+def test_doubt_that_nobody_looks_into(pool: ProducerPool, script: Script) -> None:
+    """With resolve_timeout_ms=0 a second Ctrl-C comes out with what is known, and promises nothing."""
+    script.on("commit", KeyboardInterrupt(), KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        publish(pool)
+
+    assert "interrupted twice" in str(caught.value.__cause__)
+    assert "looked for" not in str(caught.value.__cause__)
+
+
+def test_how_long_it_took(pool: ProducerPool, script: Script) -> None:
+    """From its begin to its end, in milliseconds."""
+    finished = watch(pool, TransactionFinished)
+    started = time.monotonic()
+    publish(pool, block=lambda: time.sleep(0.05))
+    took_ms = (time.monotonic() - started) * 1000
+
+    assert 50 <= finished[0].duration_ms <= took_ms
+
+
+# -- doubt that was resolved -------------------------------------------------------------------------
+
+
+def test_a_no_that_was_found_out(script: Script) -> None:
+    """It is as any abort: its deliveries say so, and it is run again."""
+    script.on("commit", fault(FaultKind.OTHER))
+    deliveries: list[Any] = []
+    with make_pool(resolve_timeout_ms=5_000, size=2) as pool:
+        pool.run(lambda tx: deliveries.append(tx.produce_async("orders", "one")), retry=Retry(backoff_ms=0))
+
+    assert ["aborted", "delivered"] == [delivery.outcome for delivery in deliveries]
+
+
+def test_a_no_is_safe_to_retry(script: Script) -> None:
+    """Once it was found out."""
+    script.on("commit", fault(FaultKind.OTHER))
+    with make_pool(resolve_timeout_ms=5_000) as pool, pytest.raises(TransactionError) as caught:
+        publish(pool)
+
+    assert ("aborted", True) == (caught.value.outcome, caught.value.safe_to_retry)
