@@ -147,6 +147,7 @@ RetirementReason = Literal[
     "send_offsets timed out",
     "checkout lost",
     "record refused",
+    "record unanswered",
     "transactional.id expired",
     "transactional_id_expiry_ms",
     "max_lifetime_ms",

@@ -321,14 +321,19 @@ class KafkaClient(Handle):
         code, text = error.code(), f"{self._translator.scrub(error.str())} [{error.name()}]"
         if code in PURGED:
             given_up = f"a record for {topic!r} was given up before the broker answered: {text}"
-            return Verdict("purged", DeliveryError(given_up))
+            # On an abort librdkafka gives the sequence number of a record that waits to be sent again to the next one,
+            # also if the broker has the record. So it takes the next for a repetition and acknowledges it, and nobody
+            # ever sees it, though its transaction is committed (seen in 2.16.0).
+            return Verdict(
+                "purged", DeliveryError(given_up), None if self.topics.missing(topic) else "record unanswered"
+            )
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return Verdict("failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}"))
         hint = self._explained(code, topic)
         # librdkafka has counted the sequence number of a record that the broker refused, and the broker hasn't: the
         # next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends (seen in 2.16.0).
-        out_of_step = code > 0 and code not in UNKNOWN_TOPIC
-        return Verdict("failed", DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}"), out_of_step)
+        undelivered = DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
+        return Verdict("failed", undelivered, "record refused" if code > 0 and code not in UNKNOWN_TOPIC else None)
 
     def _explained(self, code: int, topic: str) -> str:
         """What the brokers say of the topic of a record that failed."""

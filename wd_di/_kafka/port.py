@@ -77,18 +77,21 @@ class Acknowledgement(Protocol):
     def latency(self) -> float | None: ...
 
 
+OutOfStep = Literal["record refused", "record unanswered"]
+
+
 class Verdict(NamedTuple):
     """What the error of a record's answer means.
 
     Attributes:
         outcome: What became of the record.
         error: In our words.
-        out_of_step: Whether client and broker number this producer's records differently now.
+        out_of_step: Why client and broker may number this producer's records differently now, if they may.
     """
 
     outcome: Literal["failed", "purged"]
     error: BaseException
-    out_of_step: bool = False
+    out_of_step: OutOfStep | None = None
 
 
 Noted = tuple[Any, Any, Any]

@@ -12,7 +12,7 @@ from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Obse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wd_di._kafka.port import Noted, Verdict
+    from wd_di._kafka.port import Noted, OutOfStep, Verdict
     from wd_di._records.delivery import Ledger, Place
 
 
@@ -21,6 +21,9 @@ class InFlight:
 
     ``noted`` is filled by librdkafka's callbacks, inside its calls; :meth:`take_in` empties it outside of them, so that
     no waiter, listener or callback ever runs inside a client call and hides its result.
+
+    Attributes:
+        out_of_step: Why client and broker may number the producer's records differently, if they may.
     """
 
     __slots__ = ("_index", "_observer", "_pool", "ledgers", "noted", "out_of_step")
@@ -28,7 +31,7 @@ class InFlight:
     def __init__(self, pool: str, index: int, observer: Observer) -> None:
         self.noted: deque[Noted] = deque()
         self.ledgers: set[Ledger] = set()
-        self.out_of_step: bool = False  # client and broker number the producer's records differently
+        self.out_of_step: OutOfStep | None = None
         self._pool = pool
         self._index = index
         self._observer = observer
@@ -82,7 +85,7 @@ class InFlight:
         return len(lost)
 
     def _fail(self, delivery: Delivery, fate: Verdict, batches: Batches) -> None:
-        self.out_of_step |= fate.out_of_step
+        self.out_of_step = self.out_of_step or fate.out_of_step
         missed = delivery.decide_failed(fate.outcome, fate.error, batches)
         if fate.outcome == "purged":
             self._observer.emit(MessagePurged, pool=self._pool, index=self._index, topic=delivery.topic)

@@ -163,8 +163,8 @@ class OpenTransaction(Ending):
         if outcome == "unknown":
             self.connection.doubtful = True
             self.retirement = self.retirement or Retirement("commit in doubt", problem)
-        if self.connection.in_flight.out_of_step:
-            self.retirement = self.retirement or Retirement("record refused", problem)
+        if self.connection.in_flight.out_of_step is not None:
+            self.retirement = self.retirement or Retirement(self.connection.in_flight.out_of_step, problem)
         if self.connection.services.observer.wants(TransactionFinished):
             self._emit(
                 TransactionFinished,

@@ -141,7 +141,7 @@ class FakeClient(MemoryClient):
 
     def verdict(self, error: BaseException, topic: str) -> Verdict:
         """What was refused on cue costs what a record costs that a broker refuses."""
-        return super().verdict(error, topic)._replace(out_of_step=error in self._refused)
+        return super().verdict(error, topic)._replace(out_of_step="record refused" if error in self._refused else None)
 
 
 class FakeReader(MemoryReader):
