@@ -13,7 +13,7 @@ from dependency_injector import containers, providers
 
 import wd_di
 from tests import internals
-from tests.pools import plain
+from tests.pools import bounded, plain
 from tests.pools import pool as on_brokers
 from tests.scripted import PATIENCE, Script, committed, make_pool, outcome, plain_pool
 from tests.standin import StandInPool
@@ -30,6 +30,7 @@ from wd_di import (
 )
 from wd_di._borrowing.opening import Opening
 from wd_di._concurrency.deadline import Deadline
+from wd_di.pool import WORKERS_MAX
 from wd_di.testing import FakePool
 
 if TYPE_CHECKING:
@@ -136,6 +137,20 @@ async def test_a_task_does_not_wait_for_itself(script: Script, how: str) -> None
 
     assert took < PATIENCE / 2
     assert ["tea"] == committed(pool)
+
+
+async def test_closing_waits_for_no_reload() -> None:
+    """However many tasks wait for a reload, a close that has less time ends by its own deadline."""
+    pool = plain_pool(close_timeout_ms=5_000)
+    async with pool.producer():
+        reloads = [asyncio.create_task(pool.areload()) for _ in range(2 * WORKERS_MAX)]
+        await asyncio.sleep(0)
+        with bounded(50):
+            report = await pool.aclose(timeout_ms=50)
+        ends = await asyncio.gather(*reloads, return_exceptions=True)
+
+    assert 1 == len(report.held)
+    assert {PoolClosedError} == set(map(type, ends))
 
 
 async def test_closing_waits_for_another_task() -> None:

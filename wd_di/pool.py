@@ -59,7 +59,7 @@ State = Literal["new", "open", "closed"]
 EXIT_TIMEOUT = 5.0
 """Seconds that all forgotten pools together may take at interpreter exit."""
 WORKERS_MAX = 16
-"""Tasks that may wait at once for an open, a reload or a close of one pool."""
+"""Tasks that may wait at once for an open or a reload of one pool; and for its close, which they mustn't keep."""
 
 
 class ProducerPool:
@@ -102,6 +102,7 @@ class ProducerPool:
         self._house = Housekeeper(plan, policies.slots, self.observer, self._memory_broker)
         self._lender = Lender(self._house, policies, begin_on)
         self._workers = Workers(f"wd_di-{name}-pool", WORKERS_MAX)
+        self._closers = Workers(f"wd_di-{name}-close", WORKERS_MAX)
         self._changing = threading.RLock()  # a signal handler may close while its own thread does
         self._state: State = "new"
         self._stale = False  # after a fork, until new ids are made
@@ -383,7 +384,7 @@ class ProducerPool:
             with self._lender.working_for(task):
                 return self.close(timeout_ms=timeout_ms, force=force, **_foreign)
 
-        return await outwaited(self._workers, close)
+        return await outwaited(self._closers, close)
 
     def _closed(self, report: CloseReport) -> None:
         self._state = "closed"
