@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.pools import until
+from tests.pools import bounded, until
 from tests.scripted import OFFSETS, PATIENCE, FaultKind, Script, committed, fault, make_pool, watch
 from wd_di import Retry
 from wd_di._concurrency.errands import Errand
@@ -150,6 +150,53 @@ async def test_a_cancelled_task_does_not_wait_for_it(script, reading):
         reading.set()
 
     assert ["aborted"] == [event.outcome for event in resolved]
+
+
+# -- in a call that is a transaction of its own ------------------------------------------------------
+
+
+@pytest.fixture
+def patient(script: Script, kept: Callable[[ProducerPool], ProducerPool]) -> ProducerPool:
+    """A pool whose commits have more time than a call."""
+    return kept(make_pool(commit_timeout_ms=2_000, resolve_timeout_ms=2_000))
+
+
+NO_ANSWER = pytest.mark.parametrize("kind", [FaultKind.RETRIABLE, FaultKind.OTHER])
+BEING_LOOKED_FOR = r"the outcome is unknown, .*; it is being looked for, and transaction\.resolved will tell"
+
+
+@NO_ANSWER
+def test_a_call_ends_by_its_own_deadline(patient, script, reading, kind):
+    """Without an answer it is in doubt at its own deadline; a worker goes on, and tells."""
+    script.always("commit", fault(kind))
+    resolved = watch(patient, TransactionResolved)
+    with patient.producer() as producer, bounded(50), pytest.raises(CommitOutcomeUnknownError, match=BEING_LOOKED_FOR):
+        producer.produce_sync("orders", "x", timeout_ms=50)
+    reading.set()
+
+    assert ["aborted"] == [event.outcome for event in until(lambda: resolved)]
+
+
+@NO_ANSWER
+async def test_a_tasks_call_ends_by_its_own_deadline(patient, script, reading, kind):
+    """So does a task's."""
+    script.always("commit", fault(kind))
+    async with patient.producer() as producer:
+        with bounded(50), pytest.raises(CommitOutcomeUnknownError, match=BEING_LOOKED_FOR):
+            await producer.produce_sync("orders", "x", timeout_ms=50)
+
+
+def test_a_call_that_has_time_waits_for_the_outcome(patient, script):
+    """Within its deadline the doubt is resolved, as that of any transaction."""
+    lost_reply(script)
+    with patient.producer() as producer:
+        report = producer.produce_sync("orders", "x", timeout_ms=2_000)
+
+    assert "orders" == report.topic
+    assert ["x"] == committed(patient)
+
+
+# -- what can't be known, and who doesn't wait -------------------------------------------------------
 
 
 def test_nothing_to_look_for(pool, script):

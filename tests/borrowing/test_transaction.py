@@ -15,8 +15,8 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from tests import internals
+from tests.pools import bounded, until
 from tests.pools import pool as on_brokers
-from tests.pools import until
 from tests.scripted import (
     OFFSETS,
     PATIENCE,
@@ -313,6 +313,18 @@ def test_interrupt_while_flushing(pool, script):
     assert original is caught.value
     assert ["abort"] == ends(script)
     assert [] == committed(pool)
+
+
+def test_an_interrupt_in_a_flush_leaves_an_abort_its_own_time(kept, script):
+    """Who is interrupted while records are waited for waits no longer than abort_timeout_ms, whatever a commit has."""
+    pool = kept(make_pool(commit_timeout_ms=5_000, abort_timeout_ms=100))
+    script.silent = True
+    script.on("flush", KeyboardInterrupt())
+    script.always("abort", fault(FaultKind.RETRIABLE))
+    with bounded(100), pytest.raises(KeyboardInterrupt) as caught, pool.transaction() as tx:
+        tx.produce_async("orders", "x")
+
+    assert "couldn't be aborted" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, TimeoutError, SoftTimeLimitExceeded])

@@ -63,13 +63,14 @@ class Ending(Writing):
         """
         self._end_writing()
         deadline, answered_by = Deadline(self._limits.commit_timeout, "commit_timeout_ms"), self._answered_by
-        sooner = answered_by is not None and answered_by.left < deadline.left
+        if answered_by is not None and answered_by.left < deadline.left:
+            deadline = answered_by
         if self.connection.errand is not None and not self.connection.at_rest(deadline):
             late = self._offsets_late(deadline)
             self.abort(late)
             raise late
         if self.ledger.records or self.client.fault is not None:
-            self._flush_all(answered_by if answered_by is not None and sooner else deadline)
+            self._flush_all(deadline)
         # Phase (b): the same call again until it answers. From here on only the answer decides, so never abort.
         self.phase = "committing"
         problem = self._answer(deadline)
@@ -112,8 +113,8 @@ class Ending(Writing):
         reserve = min(self._limits.abort_timeout, deadline.seconds / 3)
         try:
             self._drain(Deadline(max(0.0, deadline.left - reserve)), lambda: bool(self._in_vain(deadline)))
-        except BaseException as raised:
-            self.abort(raised, deadline)
+        except BaseException as raised:  # mostly Ctrl-C, after which an abort has its own time, not a commit's
+            self.abort(raised, Deadline(deadline.slice(self._limits.abort_timeout)))
             raise
         problem = self._unflushed(deadline)
         if problem is not None:
@@ -153,7 +154,7 @@ class Ending(Writing):
             if fault.kind is not FaultKind.RETRIABLE:
                 self._commit_refused(fault, deadline, asked=asked)
             if deadline.passed:
-                waited = f"no answer within {self._limits.commit_timeout * 1000:.0f} ms"
+                waited = f"no answer within {deadline.seconds * 1000:.0f} ms"
                 if isinstance(self._interrupt, Exception):
                     waited = f"no answer within {LAST_WORD:g} s after {type(self._interrupt).__name__}"
                 raise self.failures.in_doubt(f"{waited}{because(self.client, deadline)}") from fault
@@ -210,12 +211,15 @@ class Ending(Writing):
         patience = Deadline(deadline.seconds + GRACE)  # at its deadline the worker says why it has found out nothing
         if isinstance(self._interrupt, Exception):  # the commit has had its time
             patience.shorten(0)
+        elif self._answered_by is not None:
+            patience.shorten(self._answered_by.left)
         while not (self._given_up or patience.passed or errand.known(0)):
             try:
                 errand.known(patience.slice(SLICE))  # whose task is cancelled meanwhile gives up, too
             except BaseException as raised:  # noqa: BLE001  (as in _answered)
                 self._note_interrupt(raised, patience)
-        self._given_up |= isinstance(self._interrupt, Exception) and not errand.known(0)
+        hurried = isinstance(self._interrupt, Exception) or (self._answered_by is not None and self._answered_by.passed)
+        self._given_up |= hurried and not errand.known(0)
         if not self._given_up:
             return errand.get() if errand.known(0) else doubt.unknown("no answer came in time")
         return None if errand.when_known(lambda: self._tell_resolved(errand.get())) else errand.get()
