@@ -35,7 +35,12 @@ GROUPS = {
     "table": Group(
         "the slot table",
         tuple(f"wd_di/_slots/{name}.py" for name in ("decisions", "slots", "table")),
-        ("tests/slots/test_table.py", "tests/slots/test_table_mending.py", "tests/slots/test_table_machine.py"),
+        (
+            "tests/slots/test_table.py",
+            "tests/slots/test_table_mending.py",
+            "tests/slots/test_table_machine.py",
+            "tests/borrowing/test_scope.py",
+        ),
     ),
     "transactions": Group(
         "the transaction's state machine",

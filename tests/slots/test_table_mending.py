@@ -154,6 +154,7 @@ def test_an_interrupt_costs_the_others_nothing(name: str) -> None:
         bench, table = scene.bench, scene.bench.table
         carry_out(bench, scene.undo())
         carry_out(bench, table.mend())
+        assert not any(claim.waiter.woken for claim in scene.others if claim.state is ClaimState.WAITING), place
         served = []
         while held := [claim for claim in scene.others if claim.state is ClaimState.GRANTED]:
             for claim in held:
@@ -168,8 +169,14 @@ def test_an_interrupt_costs_the_others_nothing(name: str) -> None:
         assert scene.mine.state in (ClaimState.NEW, ClaimState.DONE), place
         assert scene.staying == table.claims(), place
 
+        for claim in told:
+            claim.waiter = None
+        carry_out(bench, table.tick())
+        assert [] == table._failed, place
+
         for claim in scene.staying:
             carry_out(bench, table.release(claim))
 
         assert {"e", "i"} >= set(bench.states()), place
+        assert all(slot.connection is not None for slot in table._idle), place
         assert sorted(slot.index for slot in table._idle) == list(table.in_state(State.IDLE)), place

@@ -188,7 +188,7 @@ class Decisions(Generic[C]):
                 effects.create.append(slot)
             elif slot.state is State.RETIRING and not slot.at_work:
                 effects.retire.append(slot)
-            elif astray and (not slot.claims or self._has_room(slot)):
+            elif astray:
                 effects.add(self._place(slot))
 
     def _retire(self, slot: Slot[C], effects: Effects[C]) -> None:
@@ -246,7 +246,6 @@ class Decisions(Generic[C]):
 
     def _begin_generation(self) -> None:
         self.generation += 1
-        self._reloading = True
         self._fencings.clear()
 
     def _roll(self, effects: Effects[C]) -> None:
