@@ -101,7 +101,7 @@ def test_a_refused_record(pool: ProducerPool, script: Script, also: bool) -> Non
     """It costs the producer; what goes wrong besides says more."""
     client, retired = script.clients[0], watch(pool, ProducerRetired)
     script.failing.add("orders")
-    client.verdict = lambda *_: Verdict("failed", DeliveryError("refused"), out_of_step=True)  # type: ignore[method-assign]
+    client.verdict = lambda *_: Verdict("failed", DeliveryError("refused"), "record refused")  # type: ignore[method-assign]
     if also:
         script.on("abort", fault(FaultKind.OTHER))
     with pytest.raises(DeliveryError):
