@@ -1209,6 +1209,23 @@ def test_an_interrupted_close_has_closed_all_the_same(make: Make, monkeypatch: p
     guest.go()
 
 
+def test_what_has_no_answer_yet_is_not_reported_as_flushed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A close whose time is over while a producer still flushes doesn't know what becomes of that one's records."""
+    may_flush = threading.Event()
+    monkeypatch.setattr(MemoryClient, "poll", lambda *_: None)
+    monkeypatch.setattr(MemoryClient, "flush", lambda *_: may_flush.wait(PATIENCE))
+    pool = make(size=1, transactional_id=None)
+    with pool.producer() as producer:
+        delivery = producer.produce_async("t", "x")
+    report = pool.close(timeout_ms=50)
+    assert not delivery.done()
+    assert (0, 0, (0,)) == (report.flushed, report.purged, report.abandoned)
+    may_flush.set()
+    soon(pool, lambda: pool.stats().retiring == 0)
+
+    assert "purged" == delivery.outcome
+
+
 def test_a_close_that_takes_too_long_goes_on_without_its_caller(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report names the index whose closing hadn't ended."""
     may_close = threading.Event()

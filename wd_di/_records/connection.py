@@ -93,6 +93,7 @@ class Connection:
         errand: The call that a worker makes, or has made last. Until it is over the client isn't closed.
         read: Makes a reader of what it has sent.
         questions: What the brokers are asked before something can be sent.
+        given_up: Whether what has no answer counts as lost.
     """
 
     __slots__ = (
@@ -104,6 +105,7 @@ class Connection:
         "errand",
         "forked",
         "full_at",
+        "given_up",
         "in_flight",
         "index",
         "noted",
@@ -138,6 +140,7 @@ class Connection:
         self.read: Callable[[], Reader] = read
         self._connect = connect
         self.doubtful: bool = False
+        self.given_up: bool = False
         self.forked: bool = False
         self.full_at: int | None = None
         self.served_until: float = 0.0
@@ -237,7 +240,7 @@ class Connection:
     # -- the end -----------------------------------------------------------------------------------
 
     def dispose(
-        self, deadline: Deadline, abort_seconds: float, *, given_up: Callable[[int], object] | None = None
+        self, deadline: Deadline, abort_seconds: float, *, giving_up: Callable[[int], object] | None = None
     ) -> int:
         """End it for good, whatever state it is in; how many records were given up.
 
@@ -252,8 +255,8 @@ class Connection:
         with suppress(Fault):
             self._flush(deadline)
         lost = len(in_flight.undecided())
-        if given_up is not None:
-            given_up(lost)  # before the close, which may block for longer than anybody waits
+        if giving_up is not None:
+            giving_up(lost)  # before the close, which may block for longer than anybody waits
         if lost or client.owes():
             with suppress(Fault):
                 self._purge()

@@ -63,8 +63,7 @@ class Closing:
         self._deadline = deadline
         self._finish = finish
         self._started = time.monotonic()
-        self._undecided = self._count_undecided()
-        self._purged = house.purged
+        self._purged, self._undecided = house.fate()
         self._report: CloseReport | None = None
         self._ended = threading.Event()
         house.close_producers(deadline)
@@ -109,14 +108,12 @@ class Closing:
         if self.left() > len(house.table.holders()):
             house.wait_until(lambda: not self.left(), Deadline(FORCE_PATIENCE))
 
-    def _count_undecided(self) -> int:
-        return sum(len(each.in_flight.undecided()) for _, each in self._house.table.living())
-
     def _make_report(self, started: float, undecided: int, purged: int) -> CloseReport:
-        table, lost = self._house.table, self._house.purged - purged
+        table, (given_up, unanswered) = self._house.table, self._house.fate()
+        lost = given_up - purged
         return CloseReport(
             pool=self._house.name,
-            flushed=max(0, undecided - lost - (self._count_undecided() if undecided else 0)),
+            flushed=max(0, undecided - lost - unanswered),
             purged=lost,
             held=table.holders(),
             abandoned=table.in_state(State.CREATING, State.RETIRING),

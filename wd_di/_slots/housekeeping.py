@@ -178,6 +178,12 @@ class Housekeeper:
             finally:
                 self._awaited.remove(deadline)
 
+    def fate(self) -> tuple[int, int]:
+        """How many records were given up so far, and how many have no answer yet."""
+        with self._mutex:
+            waiting = [each for each in self.table.connections() if not each.given_up]
+            return self.purged, sum(len(each.in_flight.undecided()) for each in waiting)
+
     def await_reload(self, deadline: Deadline) -> None:
         """Wait until every producer is of the present generation.
 
@@ -300,7 +306,9 @@ class Housekeeper:
         settings, until = self.plan.settings, None if late else self._closing_until
         deadline = until or Deadline(settings.close_timeout_ms / 1000)
         try:
-            lost = connection.dispose(deadline, settings.abort_timeout_ms / 1000, given_up=self._note_purged)
+            lost = connection.dispose(
+                deadline, settings.abort_timeout_ms / 1000, giving_up=partial(self._note_purged, connection)
+            )
         except BaseException as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
             log_error(f"{self.name}.close", f"{self.name}: producer {slot.index} could not be closed", error)
             lost = 0
@@ -313,9 +321,10 @@ class Housekeeper:
         )
         self._gone(slot)
 
-    def _note_purged(self, lost: int) -> None:
+    def _note_purged(self, connection: Connection, lost: int) -> None:
         with self._mutex:
             self.purged += lost
+            connection.given_up = True
 
     def _tell_retired(self, connection: Connection, retirement: Retirement) -> None:
         self.observer.emit(

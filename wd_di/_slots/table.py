@@ -335,6 +335,11 @@ class SlotTable(Decisions[C]):
             at_hand = [(slot, slot.connection) for slot in self._slots if slot.state in (State.IDLE, State.LEASED)]
         return [(slot, connection) for slot, connection in at_hand if connection is not None]
 
+    def connections(self) -> list[C]:
+        """Every connection there is, also those that are being closed."""
+        with self._lock:
+            return [slot.connection for slot in self._slots if slot.connection is not None]
+
     def inherited(self) -> tuple[Slot[C], ...]:
         """Return all slots, in a forked child: another thread of the parent's may have held the lock."""
         return self._slots
