@@ -168,6 +168,29 @@ def test_an_exchange_for_a_forgotten_id_trusts_no_older_one() -> None:
     assert not bench.table.expired(lease)
 
 
+def test_an_exchange_for_another_reason_trusts_who_is_older() -> None:
+    """A producer that is too old says nothing of the others."""
+    bench = aged(10, 4)
+    lease = bench.borrow()
+    bench.table.exchange(lease, AGED)
+
+    assert not bench.table.expired(lease)
+
+
+def test_an_exchange_that_is_asked_for_again() -> None:
+    """What was made in between will do, or what is made in the same moment."""
+    expired = Retirement("expired", expired=True)
+    bench = aged(10)
+    lease = bench.borrow()
+    bench.table.exchange(lease, expired)
+    bench.table.withdraw(lease)
+    bench.create(bench.table.retired(bench.slots[0]))
+    bench.now += 1
+
+    assert [lease] == bench.table.exchange(lease, expired).wake
+    assert not bench.table.expired(lease)
+
+
 def test_an_exchange_that_is_given_up() -> None:
     """Who waits no longer holds nothing, and a late slot is the next one's."""
     bench = Bench(size=1, warm=True).warm()
@@ -303,6 +326,17 @@ def test_who_left_the_queue_is_never_served() -> None:
     assert ClaimState.DONE is gone.state
 
 
+def test_who_left_and_who_ran_out_of_time() -> None:
+    """Both waited; only the one is counted as a time-out."""
+    bench = Bench(size=1)
+    left, late = bench.queue(), bench.queue()
+
+    assert bench.table.withdraw(left)
+    assert bench.table.withdraw(late, timed_out=True)
+    totals = bench.table.stats().totals
+    assert (2, 1) == (totals.queued, totals.timeouts)
+
+
 def test_a_waiter_that_was_served_cannot_leave_the_queue() -> None:
     """A time-out that comes after the grant finds the slot in its hands."""
     bench = Bench(size=1)
@@ -400,6 +434,15 @@ def test_one_creation_serves_as_many_waiters_as_may_share_it() -> None:
     assert 2 == len(bench.table.created(bench.slots[0], object()).wake)
 
 
+def test_who_returns_first_of_a_shared_slot() -> None:
+    """It holds nothing any more, and whoever came later still does."""
+    bench = Bench(size=1, share=2).warm()
+    first, second = bench.borrow(), bench.borrow()
+    bench.table.release(first)
+
+    assert [second] == bench.table.claims()
+
+
 def test_a_broken_shared_slot_takes_nobody_in_and_goes_with_its_last_borrower() -> None:
     """A fatal error retires it for all, though not under their hands."""
     bench = Bench(size=1, share=3).warm()
@@ -456,6 +499,21 @@ def test_a_failed_creation_is_tried_again_after_a_growing_pause() -> None:
         pauses.append(bench.now - began)
 
     assert [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == pauses
+
+
+def test_a_success_makes_the_next_pause_a_short_one() -> None:
+    """What went wrong before it no longer counts."""
+    bench = Bench(size=1, warm=True)
+    bench.table.warm()
+    for seconds in (0.25, 0.5):
+        bench.fail(bench.slots[0])
+        effects = bench.advance(seconds)
+    bench.create(effects)
+    bench.table.mark_broken(bench.slots[0], bench.slots[0].connection, Retirement("broken"))
+    bench.table.retired(bench.slots[0])
+    bench.fail(bench.slots[0])
+
+    assert [bench.slots[0]] == bench.advance(0.25).create
 
 
 def test_a_failure_that_waiting_cures_leaves_the_waiters_in_the_queue() -> None:
@@ -564,9 +622,11 @@ def test_an_old_failure_explains_nothing() -> None:
     bench = Bench(size=1)
     bench.queue()
     bench.fail(bench.slots[0])
-    bench.now += 3_600
+    bench.now += 59.5
+    recent = bench.table.last_error
+    bench.now += 0.5
 
-    assert bench.table.last_error is None
+    assert (REFUSED, None) == (recent, bench.table.last_error)
 
 
 def test_what_no_waiting_cures_is_said_at_once_while_it_backs_off() -> None:
@@ -874,6 +934,17 @@ def test_what_the_holder_knows_of_a_fenced_producer(retirement: Retirement | Non
     assert expected is held.slot.retirement
 
 
+def test_who_waits_for_a_creation_that_fails_is_told() -> None:
+    """It was the last one: no id is taken back any more."""
+    bench = Bench(fenced_retries=0)
+    first, second = bench.queue(), bench.queue()
+    bench.table.created(bench.slots[0], object())
+    bench.table.release(first, FENCED)
+
+    assert [second] == bench.table.creation_failed(bench.slots[1], REFUSED, permanent=False).wake
+    assert isinstance(second.error, PoolUnhealthyError)
+
+
 def test_too_late_is_no_fencing_for_whoever_knew() -> None:
     """The poller sees a producer fenced; its holder knows that its transaction was too old."""
     bench = Bench(size=1, warm=True, fenced_retries=0).warm()
@@ -1111,6 +1182,18 @@ def test_release_within_another_decision() -> None:
 
     assert (ClaimState.WAITING, ClaimState.GRANTED) == (before, waiting.state)
     assert [waiting] == effects.wake
+
+
+def test_releases_within_another_decision_keep_their_order() -> None:
+    """Who came back first is next."""
+    bench = Bench(order="fifo").warm()
+    first, second = bench.borrow(), bench.borrow()
+    with bench.table._lock:
+        bench.table.release(second)
+        bench.table.release(first)
+    bench.table.tick()
+
+    assert second.slot is bench.borrow().slot
 
 
 def test_release_within_another_decision_while_closing() -> None:

@@ -266,7 +266,7 @@ class SlotTable(Decisions[C]):
             if self.closing:
                 return effects
             if self.policy.warm:
-                self._create([slot for slot in self._due() if slot.failures or slot.not_before], effects)
+                self._create([slot for slot in self._due() if slot.not_before], effects)
             self._grow(effects)
             self._expire(effects)
             effects.leaks.extend(self._leaks())
