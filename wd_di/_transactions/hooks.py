@@ -29,10 +29,6 @@ class Hooks:
             raise TypeError(f"{when} takes a function, not {type(fn).__name__}")
         self._given.append((when, fn))
 
-    def forget(self) -> None:
-        """Call none of them any more."""
-        self._given.clear()
-
     def run_before_commit(self, doomed: Callable[[], bool]) -> None:
         """Call those that belong inside the transaction, also those that they add; none once it is doomed."""
         while not doomed() and (fn := self._next_before_commit()) is not None:
