@@ -26,15 +26,15 @@ from rich.table import Table
 
 from tests.mutants.groups import ENOUGH, EXPLAINED, GROUPS, explained, key
 from tests.mutants.mutations import Source
-from tests.mutants.trying import Trials, collect
+from tests.mutants.trying import Trial, Trials, collect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.mutants.groups import Group, Key
     from tests.mutants.mutations import Mutant
-    from tests.mutants.trying import Trial
 
+NOT_TRIED = Trial("survived", None, 0.0)
 SURVIVORS = Path(".venv/mutants.json")
 WIDTH = 118
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     groups = {name: GROUPS[name] for name in options.groups or GROUPS}
     sources = {file: Source(Path(file)) for group in groups.values() for file in group.files}
-    run = _Run(groups, sources, _chosen(sources, options))
+    run = _Run(groups, sources, _chosen(sources, options), again=options.explained)
     with _own_output() as output:
         run.show = Console(file=output, width=WIDTH if not output.isatty() else None, highlight=False)
         tests = dict.fromkeys(test for group in groups.values() for test in group.tests)
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="default: all", metavar="|".join(GROUPS))
     parser.add_argument("--only", metavar="TEXT", help="mutants whose file, function or change has this text in it")
     parser.add_argument("--survivors", action="store_true", help="those that were not killed the last time")
+    parser.add_argument("--explained", action="store_true", help="also those that no test can notice, which takes long")
     return parser
 
 
@@ -86,10 +87,13 @@ def _own_output() -> Iterator[IO[str]]:
 class _Run:
     """What is to be tried, and what became of it."""
 
-    def __init__(self, groups: dict[str, Group], sources: dict[str, Source], chosen: set[Mutant]) -> None:
+    def __init__(
+        self, groups: dict[str, Group], sources: dict[str, Source], chosen: set[Mutant], *, again: bool
+    ) -> None:
         self._groups = groups
         self._sources = sources
         self._chosen = chosen
+        self._again = again
         self._explained = explained()
         self._tried: dict[Mutant, Trial] = {}
         self._started = time.monotonic()
@@ -106,8 +110,12 @@ class _Run:
             for file in group.files:
                 mutants = [mutant for mutant in self._sources[file].mutants if mutant in self._chosen]
                 for mutant in track(mutants, file, console=self.show):
-                    self._tried[mutant] = trial = trials.try_out(mutant, group.tests)
-                    if not trial.killed and key(mutant) not in self._explained:
+                    known = key(mutant) in self._explained
+                    trial = NOT_TRIED if known and not self._again else trials.try_out(mutant, group.tests)
+                    self._tried[mutant] = trial
+                    if known and trial.killed:
+                        self._say(f"{file}:{mutant.line} {mutant.inside.where}: {mutant.what}  [explained, and killed]")
+                    if not known and not trial.killed:
                         self._say(f"{file}:{mutant.line} {mutant.inside.where}: {mutant.what}  [{trial.verdict}]")
         left = [key(mutant) for mutant, trial in self._tried.items() if not trial.killed]
         SURVIVORS.write_text(json.dumps(left, indent=1, ensure_ascii=False), "utf-8")

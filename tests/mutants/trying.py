@@ -23,7 +23,6 @@ import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Literal
 
@@ -40,8 +39,6 @@ Verdict = Literal["failed", "hung", "crashed", "survived", "not run"]
 PATIENCE = 10.0
 """How often as long as without a mutant a test may take, and how many seconds are added, until it counts as hung."""
 AT_LEAST = 4.0
-BUDGET = 10.0
-"""Seconds that the tests of one mutant may take: the quick ones of those that run its lines."""
 EXAMPLES = 60
 """How many a test by hypothesis tries with each mutant."""
 
@@ -134,9 +131,7 @@ class Trials:
                 wanted.update(lines.get(line, ()))
         kills = self._kills[str(mutant.source.path), mutant.inside.where]
         mine = [test for test in wanted if test.startswith(tuple(among))]
-        mine.sort(key=lambda test: (-kills[test], self.clean.seconds[test]))
-        spent = accumulate(self.clean.seconds[test] for test in mine)
-        return [test for test, seconds in zip(mine, spent, strict=True) if seconds < BUDGET or test == mine[0]]
+        return sorted(mine, key=lambda test: (-kills[test], self.clean.seconds[test]))
 
     def try_out(self, mutant: Mutant, among: Sequence[str]) -> Trial:
         """Run its tests until one fails; only those of some files and folders."""

@@ -12,7 +12,6 @@ from wd_di._transactions.writing import OUTCOMES, Phase, TransactionPolicy
 from wd_di.errors import (
     AbortTransaction,
     CommitOutcomeUnknownError,
-    TransactionAbortedError,
     TransactionTimedOutError,
     WdDiError,
 )
@@ -70,9 +69,7 @@ class OpenTransaction(Ending):
             self.client.begin()
             self.phase = "open"
         except Fault as fault:
-            error = self.failures.of_fault("begin", fault)
-            error.safe_to_retry = isinstance(error, TransactionAbortedError)
-            raise error from fault
+            raise self.failures.of_fault("begin", fault) from fault
 
     def tell_begun(self) -> None:
         """Tell of it; if anybody listens, for this is called in each transaction."""
