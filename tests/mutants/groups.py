@@ -55,6 +55,7 @@ GROUPS = {
             "tests/borrowing/test_doubt.py",
             "tests/borrowing/test_late_offsets.py",
             "tests/borrowing/test_held_expiry.py",
+            "tests/borrowing/test_interrupts.py",
             "tests/borrowing/test_async_cancel.py",
             "tests/borrowing/test_scope.py",
             "tests/borrowing/test_lost.py",

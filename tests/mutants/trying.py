@@ -130,6 +130,7 @@ class Trials:
             for line in source.lines_with(mutant.inside.names) if mutant.inside.names else mutant.inside.lines:
                 wanted.update(lines.get(line, ()))
         kills = self._kills[str(mutant.source.path), mutant.inside.where]
+        wanted -= set(self.clean.failed)  # on a busy machine one may be too late
         mine = [test for test in wanted if test.startswith(tuple(among))]
         return sorted(mine, key=lambda test: (-kills[test], self.clean.seconds[test]))
 
