@@ -14,6 +14,7 @@ from tests.scripted import FaultKind, Script, ScriptedClient, fault, make_pool, 
 from wd_di import Retry
 from wd_di._kafka.port import SLICE, Verdict
 from wd_di.errors import (
+    AbortTransaction,
     CommitOutcomeUnknownError,
     DeliveryError,
     FencedError,
@@ -359,3 +360,33 @@ def test_a_no_is_safe_to_retry(script: Script) -> None:
         publish(pool)
 
     assert ("aborted", True) == (caught.value.outcome, caught.value.safe_to_retry)
+
+
+# -- ended already -----------------------------------------------------------------------------------
+
+
+def ended(pool: ProducerPool, *, then: Callable[[], object]) -> None:
+    """Something else has ended the transaction before its block is over."""
+    with pool.transaction() as tx:
+        tx._transaction.finish(ValueError("of whoever ended it"), ())
+        then()
+
+
+def test_a_block_that_is_over_too_late(pool: ProducerPool) -> None:
+    """Ended well, it must know that nothing of it was committed; its own error comes out as it is."""
+    with pytest.raises(TransactionClosedError, match="has ended: aborted"):
+        ended(pool, then=nothing)
+    with pytest.raises(ZeroDivisionError):
+        ended(pool, then=failing)
+
+
+def test_an_error_after_the_end_comes_out(pool: ProducerPool) -> None:
+    """There is nothing to abort any more, and nothing that would swallow it."""
+
+    def interrupted_before_the_close() -> None:
+        with pool.transaction() as tx:
+            tx._transaction.abort(None)
+            raise AbortTransaction
+
+    with pytest.raises(AbortTransaction):
+        interrupted_before_the_close()
