@@ -21,13 +21,19 @@ KAFKA ?= $(or $(KAFKA_BOOTSTRAP_SERVERS),mock)
 ## ARGS="-k x"     goes to the program that the target runs: make test ARGS="-k reload", make demo ARGS="--help"
 ARGS ?=
 
+## MINUTES=30      for chaos: how long faults are made
+MINUTES ?= 5
+
+## SEED=11         for chaos: the faults of that run again; by default others each time
+SEED ?=
+
 ## TAG=v0.1.0      for package: fails if this isn't the tag of the version that is built
 TAG ?=
 
 export UV_PYTHON_DOWNLOADS := never
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-code lint-files format docs changelog pictures package wheel-test matrix lowest bench volume \
+.PHONY: help demo test lint lint-code lint-files format docs changelog pictures package wheel-test matrix lowest bench chaos volume \
 	mutants constraints jars clean
 
 help: ## this
@@ -100,6 +106,9 @@ lowest: .venv/uv.stamp ## the same with the lowest versions that the wheel allow
 
 bench: .venv/dev.stamp .venv/kafka.stamp ## measures the figures that the pages quote, in a quarter of an hour [ARGS]
 	$(PY) -m tests.bench $(ARGS)
+
+chaos: .venv/dev.stamp .venv/kafka.stamp ## kills, freezes and cuts off brokers and writers, then proves what was reported [MINUTES SEED ARGS]
+	$(PY) -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 volume: .venv/dev.stamp .venv/kafka.stamp ## the flights of a whole year through a pool, each looked for afterwards [ARGS]
 	$(PY) -m tests.volume $(ARGS)

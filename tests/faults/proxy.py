@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _DEADLINE_S = 10
 _ATTEMPTS = 5
+_BACKLOG = 1000
 _LENGTH = 4
 _LIMIT = 1024 * 1024
 _CHUNK = 32 * 1024
@@ -208,7 +209,9 @@ class _Link:
         self.flows = asyncio.Event()
         self.flows.set()
         self.proxy = proxy
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Future[None] | None = None
+        self._served: set[asyncio.Future[None]] = set()
 
     async def listen(self) -> None:
         """Take a port: below those that the system gives to clients, which could take it while we refuse."""
@@ -223,7 +226,7 @@ class _Link:
                 return
 
     async def accept(self) -> None:
-        if self._server is None:
+        if self._listener is None:
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
@@ -232,12 +235,17 @@ class _Link:
             except OSError:
                 listener.close()
                 raise
-            self._server = await asyncio.start_server(self._connected, sock=listener, limit=_LIMIT, backlog=1000)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            self._listener = listener
+            self._accepting = asyncio.ensure_future(self._accept(listener))
 
     async def refuse(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None and self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+            self._listener.close()
+            self._listener = None
 
     async def freeze(self) -> None:
         self.flows.clear()
@@ -249,14 +257,21 @@ class _Link:
         for connection in tuple(self.open):
             connection.cut()
 
-    async def _connected(self, reader: StreamReader, writer: StreamWriter) -> None:
-        self.proxy.connections[self.broker] += 1
+    async def _accept(self, listener: socket.socket) -> None:
+        # By hand: a server of asyncio's that is closed forgets, open, a connection that it has just accepted.
+        while True:
+            accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+            self.proxy.connections[self.broker] += 1
+            serving = asyncio.ensure_future(self._serve(accepted))
+            self._served.add(serving)
+            serving.add_done_callback(self._served.discard)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted, limit=_LIMIT)
         connection = _Connection(self, reader, writer)
         self.open.add(connection)
         try:
             await connection.serve()
-        except asyncio.CancelledError:  # at the end; passed on, asyncio's server would tell of it as of an error
-            pass
         finally:
             self.open.discard(connection)
             connection.cut()
@@ -270,6 +285,7 @@ class _Connection:
         self._reader = reader
         self._writers = [writer]
         self._promised: dict[int, Rule] = {}
+        self._silent = False
 
     def cut(self) -> None:
         """End both sides at once; also where a forked process has copies of these sockets."""
@@ -327,8 +343,9 @@ class _Connection:
                     rule.hit()
                     if rule.action == "cut after":
                         return
-                    if rule.action == "swallow reply":
-                        continue
+                    self._silent = self._silent or rule.action == "go silent"
+                if self._silent or (rule is not None and rule.action == "swallow reply"):
+                    continue
                 await way.send(frame, rule.seconds if rule is not None else 0.0)
 
     async def _frame(self, reader: StreamReader) -> bytes:

@@ -36,9 +36,13 @@ class Api(IntEnum):
     TXN_OFFSET_COMMIT = 28
 
 
-Action = Literal["delay request", "delay reply", "swallow request", "swallow reply", "cut before", "cut after"]
+Action = Literal[
+    "delay request", "delay reply", "swallow request", "swallow reply", "go silent", "cut before", "cut after"
+]
 """What happens to a request or to its reply.
 
+From a reply at which the connection is to ``go silent``, nothing comes back on it any more: so a network loses replies,
+while one that is swallowed alone, with others behind it, takes a broker that forgets to answer.
 A request that is cut ``before`` never reaches the broker. One that is cut ``after`` does, and in place of its reply the
 client loses the connection: so the broker has certainly done what it was asked for.
 """

@@ -146,6 +146,18 @@ def test_a_swallowed_reply_was_a_request(proxy: FaultProxy, client: Client, repe
     assert [1, 2] == repeater.came
 
 
+def test_a_silent_connection_is_one_for_good(proxy: FaultProxy, connect: Callable[[], Client], client: Client) -> None:
+    """On a connection that has gone silent nothing comes back any more; another one isn't concerned."""
+    rule = proxy.on(Api.END_TXN, "go silent")
+    client.ask(1, Api.END_TXN)
+    rule.wait()
+    client.ask(2)
+    other = connect()
+    other.ask(3)
+
+    assert (3, None) == (other.hear(), client.hear(within_s=SOON_S))
+
+
 @pytest.mark.parametrize("action", ["cut before", "cut after"])
 def test_a_cut_ends_the_connection(proxy: FaultProxy, client: Client, repeater: Repeater, action: Action) -> None:
     """A connection is cut before the broker hears of the request, or after it has answered."""
@@ -241,6 +253,8 @@ def test_a_frozen_broker_keeps_everything_for_later(
 
 def test_a_broker_that_refuses(proxy: FaultProxy, connect: Callable[[], Client], client: Client) -> None:
     """A broker that refuses takes no new connection, serves the old ones, and accepts again when it should."""
+    client.ask(0)
+    assert 0 == client.hear()
     proxy.refuse()
     with pytest.raises(ConnectionRefusedError):
         connect()

@@ -1,0 +1,125 @@
+"""A short run of the checker with a fixed seed: what was reported is true, and a lie would have been found out."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.history import read_journals
+from tests.chaos.report import kind_of, markdown, rows, write_up
+from tests.chaos.rules import Violation, violations
+from tests.chaos.running import WRITERS, Options, Result, run
+from wd_di.errors import MissingExtraError
+from wd_di.testing import KafkaUnavailableError
+from wd_di_pytest import _unavailable
+
+if TYPE_CHECKING:
+    from tests.chaos.history import History
+
+OPTIONS = Options(seconds=10.0, seed=4, calm=2.0, haste=4.0)
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run leaves everything."""
+    return tmp_path_factory.mktemp("chaos")
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> Result:
+    """The run, the same for all tests."""
+    try:
+        found = run(OPTIONS, folder)
+    except (MissingExtraError, KafkaUnavailableError) as error:
+        _unavailable(str(error))
+    if found.violations:
+        write_up(found, folder)
+    return found
+
+
+@pytest.fixture
+def tampered(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the journals, to lie in."""
+    return shutil.copytree(folder / "journals", tmp_path / "journals", ignore=shutil.ignore_patterns("celery"))
+
+
+def retold(result: Result, journals: Path) -> History:
+    """Return the run's history as these journals tell it; what was seen and how processes ended stays."""
+    history = copy.copy(result.history)
+    history.transactions = read_journals(journals.glob("*.jsonl")).transactions
+    return history
+
+
+def rewrite(journals: Path, old: str, new: str) -> None:
+    """Change the first line of a journal that has these words."""
+    for path in sorted(journals.glob("*.jsonl")):
+        text = path.read_text()
+        if old in text:
+            path.write_text(text.replace(old, new, 1))
+            return
+    raise AssertionError(f"no journal has {old}")
+
+
+def test_what_was_reported_is_true(result: Result, folder: Path) -> None:
+    """Whatever was done to brokers, network and writers: nothing is lost, doubled, torn, stuck or leaked."""
+    assert [] == result.violations, f"see {folder}/README.md"
+
+
+def test_it_was_no_calm_sea(result: Result) -> None:
+    """Faults of many kinds were met, and writers of all kinds worked through them, with and without success."""
+    met = {fault["kind"] for fault in result.faults if fault["hits"]}
+    kinds = {kind_of(each).partition(":")[0] for each in result.history.transactions.values()}
+    busy = {each.process.partition(".")[0] for each in result.history.transactions.values() if each.outcome}
+
+    assert 6 <= len(met)  # more where nobody else is at work
+    assert {"committed", "aborted on purpose"} <= kinds
+    assert set(WRITERS) == busy
+    assert any(each.source is not None for each in result.history.seen)
+
+
+@pytest.mark.parametrize(
+    ("told", "instead", "rule"),
+    [
+        ('"said":"committed","told":["committed"]', '"said":"aborted","told":["aborted"]', "aborted_is_hidden"),
+        ('"said":"aborted","told":["aborted"]', '"said":"committed","told":["committed"]', "committed_is_there"),
+        ('"said":"committed","told":["committed"]', '"said":"committed","told":["aborted"]', "accounts_agree"),
+        ('"said":"committed","told":["committed"]', '"said":null,"told":[]', "all_are_answered"),
+        ('"records":[["chaos-a",', '"records":[["chaos-x",', "all_was_intended"),
+    ],
+)
+def test_a_tampered_journal_is_found_out(result: Result, tampered: Path, told: str, instead: str, rule: str) -> None:
+    """One line of a journal that doesn't tell the truth breaks the rule that is there for it."""
+    rewrite(tampered, told, instead)
+
+    assert rule in {each.rule for each in violations(retold(result, tampered))}
+
+
+def test_a_run_that_went_wrong_leaves_its_story(result: Result, folder: Path, tmp_path: Path) -> None:
+    """The folder of a run tells how to run it again, and all that is known of the transactions at issue."""
+    name = next(each.name for each in result.history.transactions.values() if each.outcome == "committed")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    broken = Result(OPTIONS, result.history, result.faults, [Violation("a_rule", "it is broken", (name,))], 1.0)
+    write_up(broken, tmp_path)
+    story = (tmp_path / "README.md").read_text()
+
+    assert f"make chaos MINUTES={OPTIONS.seconds / 60:g} SEED={OPTIONS.seed}" in story
+    assert f"### {name}" in story
+    assert '"what": "intent"' in story
+    assert '"said": "committed"' in story
+    assert '{"seen": ' in story
+
+
+def test_the_summary_is_a_page(result: Result) -> None:
+    """The summary is Markdown on demand, with what counts at its top."""
+    page = markdown(result)
+    [(_, run), *_] = rows(result)
+
+    assert ("violations", "0") in run
+    assert "| violations | 0 |" in page
+    assert f"| transactions | {len(result.history.transactions):,} |" in page
