@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OPTIONS = Options(seconds=10.0, seed=4, calm=2.0, haste=4.0)
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
