@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -363,10 +362,7 @@ def test_a_failed_open_keeps_no_client(
         gc.enable()
 
 
-SLOW = pytest.mark.skipif(sys.version_info >= (3, 12), reason="each place of it takes minutes on Python 3.12")
-
-
-@pytest.mark.parametrize("make", [plain, pytest.param(transactional, marks=SLOW)])
+@pytest.mark.parametrize("make", [plain])
 def test_no_place_keeps_a_client(kafka: MockKafka, make: Any) -> None:
     """Nor does whoever keeps what a signal's handler has raised, wherever that was."""
     before, started, kept = handles(), threads(), Kept()
