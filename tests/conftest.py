@@ -12,6 +12,7 @@ from tests import secured
 from tests.issuer import Issuer
 from tests.scripted import Script
 from wd_di import ProducerPool
+from wd_di._kafka import interrupts
 from wd_di.testing import LocalKafka
 
 # A shell without job control starts what it runs in the background with SIGINT ignored; Python then makes no
@@ -65,3 +66,10 @@ def strict(_strict: tuple[LocalKafka, Issuer]) -> LocalKafka:
 def issuer(_strict: tuple[LocalKafka, Issuer]) -> Issuer:
     """Who issues the tokens for that one."""
     return _strict[1]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_held() -> Iterator[None]:
+    """What a test's interrupt has left to be raised by a later call isn't the next test's."""
+    yield
+    interrupts.held.clear()
