@@ -22,12 +22,18 @@ CLIENT = "chaos-"
 
 
 class Harm:
-    """Does it, one after the other in each lane, until it is over."""
+    """Does it, one after the other in each lane, until it is over.
+
+    Attributes:
+        errors: What kept a lane from going on.
+        met: The kinds of what was done so far, and met anybody.
+    """
 
     def __init__(self, kafka: LocalKafka, proxy: FaultProxy, fleet: Fleet, journal: Journal) -> None:
         self._kafka, self._proxy, self._fleet, self._journal = kafka, proxy, fleet, journal
         self._over = threading.Event()
         self.errors: list[BaseException] = []
+        self.met: set[str] = set()
 
     def run(self, lane: Iterator[Fault]) -> None:
         """Carry a lane's faults out."""
@@ -54,6 +60,8 @@ class Harm:
     def _do(self, fault: Fault) -> None:
         began = time.time()
         hits = {"brokers": self._to_broker, "network": self._to_network, "writers": self._to_writer}[fault.lane](fault)
+        if hits:
+            self.met.add(fault.kind)
         self._journal.write(
             "fault",
             kind=fault.kind,

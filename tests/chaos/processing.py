@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from tests.chaos.work import ANSWER_MS, Attempt, Desk, Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 BATCH = 10
 READ_S = 0.3
@@ -36,16 +36,14 @@ def member(servers: str, group: str, topic: str, client: str) -> Consumer:
     return consumer
 
 
-def process(desk: Desk, consumer: Consumer, topic: str, over: Callable[[], bool]) -> None:
+def process(desk: Desk, consumer: Consumer, topic: str, numbers: Iterator[int], over: Callable[[], bool]) -> None:
     """Read, write what was read, and commit both in one transaction, until it is over; then leave the group."""
-    number = 0
     with closing(consumer):
         while not over():
             batch = consumer.consume(BATCH, READ_S)
             group = consumer.consumer_group_metadata()
             if read := [message for message in batch if message.error() is None]:
-                number += 1
-                _write(desk, consumer, read, group, topic=topic, number=number)
+                _write(desk, consumer, read, group, topic=topic, number=next(numbers))
 
 
 def _write(desk: Desk, consumer: Consumer, read: list[Message], group: Any, *, topic: str, number: int) -> None:

@@ -46,6 +46,8 @@ TASKS_AHEAD = 3
 OPEN_S = 90.0
 RECOVER_S = 60.0
 LANE_S = 180.0
+LONGER = 5
+"""A slow machine may take so many times longer until enough kinds of faults were met."""
 READ_MS = 180_000
 PUBLISH = "tests.chaos.tasks.publish"
 
@@ -58,6 +60,7 @@ class Options:
         seconds: For how long faults are made.
         calm: How long nothing is done before the end, at least.
         haste: How many times shorter the pauses between faults are.
+        kinds: So many kinds of faults have to be met, if it takes longer.
         pause: Seconds of rest between a worker's transactions, at most.
     """
 
@@ -65,6 +68,7 @@ class Options:
     seed: int
     calm: float = 5.0
     haste: float = 1.0
+    kinds: int = 0
     pause: float = 0.02
 
 
@@ -165,6 +169,7 @@ def _harm(options: Options, harm: Harm) -> None:
     for thread in threads:
         thread.start()
     threading.Event().wait(options.seconds)
+    settled(lambda: len(harm.met) >= options.kinds or bool(harm.errors), LONGER * options.seconds)
     harm.end()
     for thread in threads:
         thread.join(LANE_S)

@@ -112,6 +112,7 @@ class Life:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing = False
         self._forks = self._begun = 0
+        self._numbers = itertools.count()
 
     def live(self) -> None:
         """Work until it is told to end, and tell what is left then."""
@@ -237,7 +238,7 @@ class Life:
         config = self.config
         if config.kind == "processor":
             consumer = member(config.servers, config.group, config.input, f"chaos-{config.name}")
-            return [partial(process, desk, consumer, config.output, over)]
+            return [partial(process, desk, consumer, config.output, self._numbers, over)]
         return [partial(repeat, worker) for worker in self._workers(desk)]
 
     def _workers(self, desk: Desk) -> list[Worker]:
