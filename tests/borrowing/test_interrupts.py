@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from tests import internals
 from tests.interrupts import Interrupt, interrupt_everywhere
@@ -82,6 +83,13 @@ def aborted_transaction(pool: ProducerPool) -> None:
     with suppress(ZeroDivisionError), pool.transaction() as tx:
         tx.produce_async("orders")
         raise ZeroDivisionError
+
+
+@use(make_pool)
+def offsets(pool: ProducerPool) -> None:
+    """One that takes a consumer group's offsets along."""
+    with pool.transaction() as tx:
+        tx.send_offsets([TopicPartition("orders", 0, 5)], object())
 
 
 @use(make_pool)

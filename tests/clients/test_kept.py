@@ -362,7 +362,7 @@ def test_a_failed_open_keeps_no_client(
         gc.enable()
 
 
-@pytest.mark.parametrize("make", [plain])
+@pytest.mark.parametrize("make", [plain, transactional])
 def test_no_place_keeps_a_client(kafka: MockKafka, make: Any) -> None:
     """Nor does whoever keeps what a signal's handler has raised, wherever that was."""
     before, started, kept = handles(), threads(), Kept()

@@ -13,6 +13,8 @@ import pytest
 from tests import internals
 from tests.pools import bounded, until
 from tests.scripted import PATIENCE, FutureThread, Script, committed, fault, make_pool, plain_pool
+from wd_di._concurrency.errands import Errand
+from wd_di._concurrency.workers import Workers
 from wd_di._kafka.port import FaultKind
 from wd_di.errors import DeliveryError, DeliveryTimeoutError
 from wd_di.pool import ProducerPool
@@ -127,6 +129,28 @@ def interrupts(script: Script, question: str) -> None:
     """Let Ctrl-C come to the main thread as soon as another one puts this question."""
     main = threading.main_thread().ident or 0
     script.on(question, lambda: signal.pthread_kill(main, signal.SIGINT))
+
+
+@pytest.mark.parametrize("step", ["run_on", "submit"])
+def test_ctrl_c_leaves_no_question_that_nobody_puts(
+    pool: ProducerPool, script: Script, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Interrupted before a worker has taken the question, a call leaves it to the next one to put it."""
+    owner = {"run_on": Errand, "submit": Workers}[step]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pool.producer() as producer:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                producer.produce_sync("orders", timeout_ms=LONG_MS)
+        script.there.set()
+        with bounded(0):
+            producer.produce_sync("orders", timeout_ms=LONG_MS)
+
+    assert asked(script) == 1
 
 
 # -- the answer ----------------------------------------------------------------------------------------

@@ -28,13 +28,13 @@ class Errand(Generic[R]):
         afterwards: Done next by the same worker, while nobody waits for it.
 
     Attributes:
-        over: Whether nothing of it is still to be done.
+        over: Whether nothing of it is still to be done, as before anybody was asked to.
     """
 
     __slots__ = ("_afterwards", "_first", "_job", "_known", "_lock", "_outcome", "_then", "over")
 
     def __init__(self, job: Callable[[], R], afterwards: Callable[[], object] | None = None) -> None:
-        self.over: bool = False
+        self.over: bool = True
         self._job: Callable[[], R] | None = job
         self._afterwards = afterwards
         self._outcome: Outcome[R] = Outcome()
@@ -45,8 +45,14 @@ class Errand(Generic[R]):
         self._known.acquire()
 
     def run_on(self, workers: Workers) -> None:
-        """Let one of them do it."""
-        workers.submit(self._run)
+        """Let one of them do it; if a signal's handler raises meanwhile and it hasn't begun, nobody does."""
+        try:
+            self.over = False
+            workers.submit(self._run)
+        except BaseException:  # others would wait for the end of what may be in the queue without a thread for it
+            if self._taken() is not None:
+                self._end()
+            raise
 
     def known(self, seconds: float) -> bool:
         """Wait at most so many seconds for the outcome; whether it is there."""
@@ -86,10 +92,11 @@ class Errand(Generic[R]):
             return not self.over
 
     def _run(self) -> None:
-        job, self._job = self._job, None
+        job = self._taken()
+        if job is None:  # called off
+            return
         try:
-            if job is not None:
-                self._outcome.of(job)
+            self._outcome.of(job)
             del job
             self._known.release()
             with self._lock:
@@ -99,9 +106,18 @@ class Errand(Generic[R]):
             if self._afterwards is not None:
                 self._afterwards()
         finally:
-            self._afterwards = None
-            with self._lock:
-                self.over = True
-            for call in self._then:
-                call()
-            self._then.clear()
+            self._end()
+
+    def _taken(self) -> Callable[[], R] | None:
+        """The job, for the first who asks."""
+        with self._lock:
+            job, self._job = self._job, None
+            return job
+
+    def _end(self) -> None:
+        self._afterwards = None
+        with self._lock:
+            self.over = True
+        for call in self._then:
+            call()
+        self._then.clear()
