@@ -14,7 +14,7 @@ from wd_di._concurrency.greenlets import yielding
 from wd_di._kafka.handle import Handle
 from wd_di._kafka.kept import forget_frames
 from wd_di._kafka.nested import NestedCallError
-from wd_di._kafka.offsets import unfit_metadata
+from wd_di._kafka.offsets import cut_metadata, group_of
 from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
 from wd_di._kafka.topics import ASK_SLICE_MAX
 from wd_di._kafka.translation import (
@@ -71,14 +71,13 @@ class KafkaClient(Handle):
 
     def send_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:
         """Add a consumer group's offsets to the transaction."""
-        if not isinstance(group_metadata, bytes) or not group_metadata.startswith(b"CGMD"):
-            raise TypeError(unfit_metadata(group_metadata))
+        group_of(group_metadata)
         try:
             self._call(methodcaller("send_offsets_to_transaction", offsets, group_metadata, seconds), seconds)
         except Fault as fault:
             if code_of(fault) not in UNREADABLE:
                 raise
-            raise ValueError(f"{unfit_metadata(group_metadata)}: it is cut or made up") from fault
+            raise ValueError(cut_metadata(group_metadata)) from fault
         self._wrote = True
         self._answered()
 

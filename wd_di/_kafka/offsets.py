@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from confluent_kafka import TopicPartition
 
-__all__ = ["TopicPartition", "checked_offsets", "group_of", "unfit_metadata"]
+__all__ = ["TopicPartition", "checked_offsets", "cut_metadata", "group_of", "unfit_metadata"]
 
+_MARK = b"CGMD"
 _GROUP_AT = 11
 
 
@@ -42,6 +43,20 @@ def unfit_metadata(given: object) -> str:
     return f"group_metadata is what consumer.consumer_group_metadata() returns, not {type(given).__name__}"
 
 
-def group_of(metadata: bytes) -> str:
-    """Return the group's id: librdkafka writes it after a mark of seven bytes and the generation, up to a NUL."""
-    return metadata[_GROUP_AT : metadata.index(0, _GROUP_AT)].decode()
+def cut_metadata(given: object) -> str:
+    """Say that it begins as a group's metadata does, and can't be read."""
+    return f"{unfit_metadata(given)}: it is cut or made up"
+
+
+def group_of(metadata: object) -> str:
+    """Return the group's id: librdkafka writes it after a mark of seven bytes and the generation, up to a NUL.
+
+    Raises:
+        TypeError, ValueError: It isn't a group's metadata, and what should have been given.
+    """
+    if not isinstance(metadata, bytes) or not metadata.startswith(_MARK):
+        raise TypeError(unfit_metadata(metadata))
+    group, end, _ = metadata[_GROUP_AT:].partition(b"\0")
+    if not end:
+        raise ValueError(cut_metadata(metadata))
+    return group.decode(errors="replace")

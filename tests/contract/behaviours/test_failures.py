@@ -254,6 +254,9 @@ def test_offsets_that_are_none(backend: Backend) -> None:
         (good, len, TypeError, "group_metadata is what consumer.consumer_group_metadata.. returns, not builtin"),
         (good, group, TypeError, "group_metadata is what consumer.consumer_group_metadata.. returns, not str"),
     ]
+    if isinstance(metadata, bytes):
+        refused += ((good, metadata[:end], TypeError, "group_metadata is what") for end in range(4))
+        refused += ((good, metadata[:end], ValueError, "cut or made up") for end in range(4, len(metadata)))
     with pool.transaction() as tx:
         for offsets, given, error, text in refused:
             with pytest.raises(error, match=text):
