@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import internals
 from tests.pools import until
 from tests.scripted import PATIENCE, committed, make_pool, plain_pool, watch
 from wd_di.events import CheckoutLost, ErrorOccurred, ProducerRetired, TransactionFinished
@@ -64,10 +65,10 @@ def test_its_slot_is_filled_again(kept: Keep) -> None:
     """Whoever waits for a producer gets another one than that which somebody may still be using."""
     pool = opened(kept)
     first = pool.producer().__enter__()
-    client = first._lease.connection.client  # type: ignore[union-attr]
+    client = internals.client(first)
     del first
     with pool.producer(timeout_ms=int(PATIENCE * 1000)) as second:
-        assert second._lease.connection.client is not client  # type: ignore[union-attr]
+        assert internals.client(second) is not client
 
 
 def test_a_thread_that_ends_with_it(kept: Keep) -> None:

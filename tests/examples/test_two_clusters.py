@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from dependency_injector import providers
 
 from examples.two_clusters import __main__ as demo
@@ -17,7 +18,6 @@ from tests.kafka.readers import read
 from tests.pools import unique
 from wd_di import KafkaSettings, MessageAcknowledged, PoolSettings, ProducerPool, TransactionError, running
 from wd_di.testing import LocalKafka, MockKafka
-from wd_di.testing._cluster import admin_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def topics(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
 
 def known(servers: str, topics: tuple[str, str]) -> list[str]:
     """Return which of the topics a cluster has."""
-    admin = admin_client(servers)
+    admin = AdminClient({"bootstrap.servers": servers})
     return [topic for topic in topics if topic in admin.list_topics(timeout=10).topics]
 
 

@@ -222,7 +222,8 @@ def test_a_commit_in_doubt_is_decided_by_the_groups_offsets(own_kafka: LocalKafk
         broker.pause()
         Timer(2, broker.resume).start()
 
-    with pool(billing.servers, size=1, commit_timeout_ms=1_000) as bills, member(billing) as consumer:
+    settings = {"size": 1, "commit_timeout_ms": 1_000, "resolve_timeout_ms": 0}
+    with pool(billing.servers, **settings) as bills, member(billing) as consumer:
         with pytest.raises(CommitOutcomeUnknownError):
             billing.bill_next(consumer, Disturbed(bills, last=freeze))
         until(lambda: [billing.bill_next(consumer, bills)] and billing.stands() == [5, 5])
