@@ -149,8 +149,8 @@ class Lease(Claim[Connection]):
         """The line that opened the scope; the package's own lines tell nobody anything."""
         if self._place is None and self._at is not None:
             code, at = self._at
-            line = next((line for start, end, line in code.co_lines() if start <= at < end), None)
             if not code.co_filename.startswith(_PACKAGE):
+                line = next((line for start, end, line in code.co_lines() if start <= at < end), None)
                 self._place = f"{code.co_filename}:{line or code.co_firstlineno}"
         return self._place
 

@@ -26,12 +26,10 @@ def timed_out(house: Housekeeper, policies: Policies, timeout_ms: int | None) ->
 
 def failed(pool: str, error: BaseException) -> Exception:
     """Return the public error of a wait that has ended in vain."""
-    if isinstance(error, PoolClosedError):
-        return PoolClosedError(str(error))
-    if isinstance(error, PoolUnhealthyError):
-        unhealthy = PoolUnhealthyError(str(error))
-        unhealthy.__cause__ = error.__cause__
-        return unhealthy
+    if isinstance(error, PoolClosedError | PoolUnhealthyError):
+        told: Exception = type(error)(str(error))  # each waiter gets its own: to one object, tracebacks would pile up
+        told.__cause__ = error.__cause__
+        return told
     told = PoolOpenError(f"{pool}: no producer can be connected: {error}")
     told.__cause__ = error
     return told

@@ -192,11 +192,10 @@ class Ending(Writing):
         self._tell_resolved(resolution)
         if resolution.outcome == "committed":
             return None
+        error = self.failures.resolved(doubt, resolution)
         if resolution.outcome == "aborted":
             self.phase = "aborted"
             self.ledger.aborted = True
-        error = self.failures.resolved(doubt, resolution)
-        if resolution.outcome == "aborted":
             self._emit(TransactionAborted, records=self.ledger.records, duration_ms=self._duration_ms(), cause=error)
         return error
 
