@@ -911,6 +911,7 @@ def test_the_pause_after_a_fencing_is_a_minute_at_most() -> None:
 def test_what_is_known_of_a_fencing() -> None:
     """Its error without the frames that it came through, until it is forgotten."""
     fencings = Fencings()
+    assert fencings.last is None
     try:
         raise ValueError("fenced")  # noqa: TRY301  (with a frame of its own)
     except ValueError as error:
