@@ -217,6 +217,8 @@ class Delivery:
         Args:
             deadline: How long.
             among: The records of the same call: it is in vain if it is for one of them.
+
+        :meta private:
         """
         way = self._ledger.way
         if way.forked:
@@ -263,6 +265,8 @@ class Delivery:
 
         Kept, it would keep the frames of whoever was told, with their records; and told again while what came from it
         is handled, it would come from itself.
+
+        :meta private:
         """
         if self._error is not None:
             self._error = another(self._error)
