@@ -407,6 +407,18 @@ def check_out_taken(stage: Stage) -> Steps:
     yield Step(pool.producer(timeout_ms=0).__enter__, 0, PoolTimeoutError)
 
 
+@case("Producer.produce_sync", "Producer.flush", "ProducerPool.reload", "ProducerPool.close")
+def use_unconnected(stage: Stage) -> Steps:
+    """What a plain producer sends that never had a connection, and how its pool ends."""
+    pool = stage.pool(plain=True)
+    yield None
+    producer = stage.enter(pool.producer())
+    yield Step(lambda: producer.produce_sync("new", "x"), stage.ms, DeliveryTimeoutError)
+    yield Step(lambda: flushed(producer, "new"), stage.ms, DeliveryTimeoutError)
+    yield Step(pool.reload, stage.ms, PoolTimeoutError)
+    yield Step(lambda: pool.close(force=True), stage.ms, CloseReport)
+
+
 @case("Checkout.__exit__")
 def give_back(stage: Stage) -> Steps:
     scope = stage.opened(plain=True).producer()
@@ -437,6 +449,16 @@ async def acheck_out_taken(stage: Stage) -> AsyncSteps:
     yield None
     yield Step(pool.producer().__aenter__, stage.ms, PoolTimeoutError)
     yield Step(pool.producer().awaited.__aenter__, stage.ms, PoolTimeoutError)
+
+
+@case("AsyncProducer.produce_sync", "AsyncProducer.flush", "ProducerPool.aclose")
+async def ause_unconnected(stage: Stage) -> AsyncSteps:
+    pool = stage.pool(plain=True)
+    yield None
+    producer = await stage.aenter(pool.producer())
+    yield Step(lambda: producer.produce_sync("new", "x"), stage.ms, DeliveryTimeoutError)
+    yield Step(lambda: flushed(producer, "new"), stage.ms, DeliveryTimeoutError)
+    yield Step(lambda: pool.aclose(force=True), stage.ms, CloseReport, outwaited=True)
 
 
 @case("Checkout.__aexit__")

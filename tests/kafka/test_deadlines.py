@@ -6,6 +6,7 @@ The table is complete: a public method that is neither in it nor listed as one t
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 import wd_di
 from tests.kafka.calls import TABLE
-from tests.kafka.stage import Show, Stage, interrupted, trouble
+from tests.kafka.stage import Came, Case, Show, Stage, interrupted, trouble
 from tests.pools import unique
 from wd_di._borrowing.unopened import AsyncScope
 from wd_di.lifecycle import Running
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.faults.proxy import FaultProxy
-    from tests.kafka.stage import Came, Case, Trouble
+    from tests.kafka.stage import Trouble
     from wd_di.testing import LocalKafka
 
 DEADLINE_MS = 500
@@ -109,18 +110,34 @@ def test_the_table_is_complete() -> None:
 # -- by their deadlines --------------------------------------------------------------------------------
 
 
-def played(kafka: LocalKafka, proxy: FaultProxy, kind: Trouble, cases: list[Case], **options: Any) -> dict[str, str]:
+Play = Callable[[Stage, Callable[[], object], list[Case]], dict[str, list[Came]]]
+
+
+def shown(stage: Stage, strike: Callable[[], object], cases: list[Case]) -> dict[str, list[Came]]:
+    """Let cases run to their ends."""
+    show = Show(stage, strike)
+    show.play(cases)
+    return show.came
+
+
+def cancelled(stage: Stage, strike: Callable[[], object], cases: list[Case]) -> dict[str, list[Came]]:
+    """Cancel each step."""
+    show = Show(stage, strike, cancelled=True)
+    show.play(cases)
+    return show.came
+
+
+def played(proxied: tuple[LocalKafka, FaultProxy], kind: Trouble, cases: list[Case], play: Play) -> dict[str, str]:
     """Play cases, those again in which something was wrong, and return what was wrong each time."""
+    kafka, proxy = proxied
     flaws: dict[str, str] = {}
     for _ in range(1 + AGAIN):
-        ms = CALLED_OFF_MS if options.get("cancelled") else DEADLINE_MS
+        ms = DEADLINE_MS if play is shown else CALLED_OFF_MS
         with Stage(kafka.bootstrap_servers, kafka.create_topic(unique("t")), ms) as stage:
-            show = Show(stage, lambda: trouble(proxy, kind), **options)
             try:
-                show.play(cases)
+                flaws = wrong(play(stage, lambda: trouble(proxy, kind), cases))
             finally:
                 proxy.reset()
-        flaws = wrong(show.came)
         cases = [case for case in cases if case.name in flaws]
         if not cases:
             break
@@ -136,9 +153,8 @@ def wrong(came: dict[str, list[Came]]) -> dict[str, str]:
 @pytest.fixture(scope="module", params=["dead", "frozen", "slow"])
 def flaws(request: pytest.FixtureRequest, _proxied: tuple[LocalKafka, FaultProxy]) -> dict[str, str]:
     """What was wrong when all calls were made to a broker in trouble."""
-    kafka, proxy = _proxied
-    proxy.reset()
-    return played(kafka, proxy, request.param, list(TABLE.values()))
+    _proxied[1].reset()
+    return played(_proxied, request.param, list(TABLE.values()), shown)
 
 
 @pytest.mark.timeout(180)
@@ -157,18 +173,12 @@ def test_a_cancelled_call_ends_at_once(proxied_kafka: LocalKafka, proxy: FaultPr
     """What a task awaits ends when it is cancelled, but for what must be brought to its end, within its deadline."""
     cases = [case for case in TABLE.values() if case.of_tasks]
 
-    assert {} == played(proxied_kafka, proxy, kind, cases, cancelled=True)
+    assert {} == played((proxied_kafka, proxy), kind, cases, cancelled)
 
 
 @pytest.mark.timeout(180)
 def test_ctrl_c_ends_a_call_at_once(proxied_kafka: LocalKafka, proxy: FaultProxy) -> None:
     """So does Ctrl-C with what a thread waits for: a first one in a commit waits for the answer, or for the abort."""
     cases = [case for case in TABLE.values() if not case.of_tasks]
-    topic = proxied_kafka.create_topic(unique("t"))
-    with Stage(proxied_kafka.bootstrap_servers, topic, CALLED_OFF_MS) as stage:
-        try:
-            came = interrupted(stage, lambda: trouble(proxy, "dead"), cases)
-        finally:
-            proxy.reset()
 
-    assert {} == wrong(came)
+    assert {} == played((proxied_kafka, proxy), "dead", cases, interrupted)
