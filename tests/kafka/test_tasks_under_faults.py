@@ -92,8 +92,12 @@ class Tasks:
         return [line for line in lines if line["word"] == word and error in (None, line["error"])]
 
     def until_told(self, count: int, word: str, error: str | None = None) -> None:
-        """Return when that has happened so many times."""
-        until(lambda: len(self.told(word, error)) >= count, timeout_ms=ENOUGH_MS)
+        """Return when that has happened so many times; if it doesn't, the worker's log says why."""
+        try:
+            until(lambda: len(self.told(word, error)) >= count, timeout_ms=ENOUGH_MS)
+        except TimeoutError as late:
+            late.add_note(self.worker.log())
+            raise
 
     def found(self) -> dict[int, int]:
         """Return how often readers see each order."""
