@@ -20,13 +20,14 @@ SECRET = "the-clients-secret"  # noqa: S105  (of a test's)
 
 
 class Issuer:
-    """One that serves on loopback in a ``with`` block. Whoever knows `SECRET` is who it says to be.
+    """One that serves on loopback in a ``with`` block. Whoever knows the secret is who it says to be.
 
     Attributes:
         url: Where it is.
         jwks_url: Where its public keys are.
         token_url: Where it gives tokens.
         seconds: How long those last.
+        secret: Without it there are none.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class Issuer:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.jwks_url, self.token_url = f"{self.url}/keys", f"{self.url}/token"
         self.seconds = 300
+        self.secret = SECRET
 
     def __enter__(self) -> Self:
         Thread(target=self._server.serve_forever, name="issuer", daemon=True).start()
@@ -58,7 +60,7 @@ class Issuer:
             public = jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
             return 200, {"keys": [{**public, "kid": "1", "use": "sig", "alg": "RS256"}]}
         user, _, secret = base64.b64decode(authorization.removeprefix("Basic ")).decode().partition(":")
-        if secret != SECRET:
+        if secret != self.secret:
             return 401, {"error": "invalid_client", "error_description": f"{user} is not known here"}
         return 200, {"access_token": self.token(user), "token_type": "Bearer", "expires_in": self.seconds}
 

@@ -150,7 +150,7 @@ class ScriptedClient(MemoryClient):
 
 def fault(kind: FaultKind) -> Fault:
     """A failure of this kind."""
-    return Fault(kind, f"scripted {kind.value}")
+    return Fault(kind, f"scripted {kind.value}", right="a right" if kind is FaultKind.DENIED else None)
 
 
 def make_pool(

@@ -14,6 +14,7 @@ from tests import internals
 from tests.pools import plain
 from tests.scripted import (
     PATIENCE,
+    Fault,
     FaultKind,
     FutureThread,
     Script,
@@ -394,6 +395,13 @@ def test_refused(pool, script, kind, error, text):
     """What the client refuses at once is raised by its kind."""
     script.on("produce", fault(kind))
     with pool.producer() as producer, pytest.raises(error, match=text):
+        producer.produce_async("orders")
+
+
+def test_refused_after_a_refused_login(pool, script):
+    """What is denied without a right that is missing is no AuthorizationError: the broker doesn't know who one is."""
+    script.on("produce", Fault(FaultKind.DENIED, "wrong password"))
+    with pool.producer() as producer, pytest.raises(DeliveryError, match="refused a record for 'orders': wrong passw"):
         producer.produce_async("orders")
 
 

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -370,7 +371,7 @@ def test_brokers_down(kafka):
     while not told and not deadline.passed:
         client.poll(0.1)
 
-    assert "_TRANSPORT" in client.last_error or "_ALL_BROKERS_DOWN" in client.last_error
+    assert any(each in client.last_error for each in ("_TRANSPORT", "_ALL_BROKERS_DOWN", "Disconnected"))
     assert client.fault is None
 
 
@@ -762,7 +763,8 @@ def test_a_summary_alone_is_not_told_at_once(kafka, monkeypatch):
     client.poll(0)
 
     assert [] == idle
-    assert ["1/1 brokers are down [_ALL_BROKERS_DOWN]"] == [str(error) for error in told]
+    [error] = told
+    assert re.fullmatch(r"1/1 brokers are down \[_ALL_BROKERS_DOWN\]; no broker has answered yet at .*", str(error))
     assert not delivery.done()
     end(client)
 

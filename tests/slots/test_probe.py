@@ -158,6 +158,28 @@ def test_no_handle_is_left(monkeypatch: pytest.MonkeyPatch, failure: Exception) 
     assert ("None" if isinstance(failure, Fault) else "scripted") == str(told).split(": ")[-1]
 
 
+def test_who_is_not_let_in(monkeypatch: pytest.MonkeyPatch, silent: str, made: list[bool]) -> None:
+    """A refusal is heard of while the question has no answer: nothing more is waited for, and no handle is left."""
+    refused, polled = Fault(FaultKind.DENIED, "wrong password"), list[KafkaClient]()
+    poll = KafkaClient.poll
+
+    def hear(self: KafkaClient, seconds: float) -> None:
+        poll(self, seconds)
+        self.fault = refused
+        polled.append(self)
+
+    monkeypatch.setattr(KafkaClient, "poll", hear)
+    started = time.monotonic()
+    with closed(plain(silent, size=1)) as pool:
+        with pytest.raises(PoolOpenError, match="wrong password"):
+            pool.producer(timeout_ms=20_000).__enter__()
+        took = time.monotonic() - started
+        wait_for(lambda: polled[0].closed)
+
+    assert took < 1
+    assert [False] == made
+
+
 def test_an_answer_that_comes_too_late(monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
     """The thread that waits for it closes the client, which nobody else may while it is asked."""
     clients: list[KafkaClient] = []

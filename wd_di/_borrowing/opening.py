@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wd_di._borrowing.lease import Lease
 from wd_di._concurrency.caller import ON_A_THREAD, caller
 from wd_di._kafka.port import Fault
-from wd_di._kafka.translation import without_frames
+from wd_di._kafka.translation import public, without_frames
 from wd_di._settings.problems import REFUSALS
 from wd_di._slots.slots import State
 from wd_di.errors import PoolClosedError, PoolError, PoolOpenError
@@ -100,7 +100,7 @@ class Opening:
                 client.poll(0)
                 if client.fault is not None:
                     error = PoolOpenError(f"{self._house.name}: {client.last_error or fault}")
-                    error.__cause__ = without_frames(fault)
+                    error.__cause__ = without_frames(public(client.fault))
                     return error
                 if self._house.table.closing:
                     return None

@@ -43,11 +43,13 @@ class LaterLogger:
 
     Args:
         logger: Where they go; its ``log`` raises nothing but Ctrl-C.
+        heard: Told of each of them first.
     """
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, heard: Callable[[tuple[Any, ...]], None] = lambda _: None) -> None:
         self.lines: deque[tuple[Any, ...]] = deque()
         self._logger = logger
+        self._heard = heard
         self._writing: set[int] = set()
 
     @uninterrupted
@@ -66,7 +68,9 @@ class LaterLogger:
         try:
             self._writing.add(thread)
             for _ in range(len(self.lines)):
-                self._logger.log(*self.lines.popleft())
+                line = self.lines.popleft()
+                self._heard(line)
+                self._logger.log(*line)
         except IndexError:  # another thread writes, too
             return
         finally:

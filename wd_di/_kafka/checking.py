@@ -41,6 +41,8 @@ def check(pool: str, config: Mapping[str, object]) -> None:
         if "SASL mechanism GSSAPI" in reason:
             default = "" if "sasl.mechanism" in config else ", without which it is GSSAPI,"
             reason += f". Set kafka.sasl_mechanism{default} to one that the brokers offer and that is built in"
+        if "PEM lib" in reason:  # OpenSSL has no other words for it
+            reason += ": is it a file in PEM's format, and ssl.key.password what opens it?"
         raise SettingsError(
             f"{pool}: librdkafka refuses the kafka settings: {Translator(config).scrub(reason)}"
         ) from None

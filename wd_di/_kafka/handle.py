@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -19,16 +20,17 @@ from wd_di._forks import leave_to_parent, renew_in_child
 from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
 from wd_di._kafka.interrupts import hold, uninterrupted
 from wd_di._kafka.kept import Gone, Kept, empty, forget_frames, taken
-from wd_di._kafka.lines import Lines
+from wd_di._kafka.lines import Lines, guess
 from wd_di._kafka.nested import Calls, NestedCallError
 from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
 from wd_di._kafka.topics import PATIENT_MS, PROPAGATION_MS, Topics
 from wd_di._kafka.translation import (
     ALL_BROKERS_DOWN,
-    DENIED,
+    LOGIN_ENDING,
     OUTDATED,
     Translator,
     code_of,
+    denies,
     is_fatal,
     reveal,
 )
@@ -93,8 +95,10 @@ class Handle(ABC):
         self._asking: list[str] = []
         self._wrote = False
         self._unheard = False
+        self._ending = False
+        self._asking_why = threading.RLock()  # re-entrant, as every lock that a signal's handler may meet
         self._initialised = transactional_id is None
-        self._log = LaterLogger(self.lines.to(config.get("logger")))
+        self._log = LaterLogger(self.lines.to(config.get("logger")), self._overhear)
         self._statistics: deque[str] = deque(maxlen=1)
         self._throttles: deque[object] = deque()
         self._on_trouble, self._on_statistics, self._on_throttle = trouble, statistics, config.get("throttle_cb")
@@ -210,6 +214,8 @@ class Handle(ABC):
             self._on_statistics(self._statistics.popleft())
         while self._throttles and callable(self._on_throttle):
             guarded("throttle_cb", self._on_throttle, self._throttles.popleft())
+        if (refused := self._hearing.refused()) is not None:
+            self._tell(refused, LASTING)
         if self._log.lines:
             self._log.write()  # last, since a handler may take its time
 
@@ -271,7 +277,16 @@ class Handle(ABC):
             self._siblings.troubled(self)
             return
         self._hearing.explained()
-        self._tell(fault, 0 if summary else LASTING if error.code() in DENIED else 1)
+        if summary:
+            self._tell(self._hearing.hinted(fault), 0)
+        else:
+            self._tell(fault, LASTING if denies(error) else 1)
+
+    def _overhear(self, line: tuple[Any, ...]) -> None:
+        """Look for a cause in a line of the log, until a broker has answered: the settings are right then."""
+        if not self._hearing.met and (text := guess(line)) is not None:
+            self._hearing.explained()
+            self._tell(Fault(FaultKind.RETRIABLE, self._translator.scrub(text)), 1)
 
     def _tell(self, fault: Fault, weight: int) -> None:
         self._note_trouble(fault, weight)
@@ -285,7 +300,9 @@ class Handle(ABC):
         self._siblings.troubled(self)
 
     def _no_new_token(self, error: KafkaError) -> Fault | None:
-        """What ``oauth_cb`` failed with, if this is about it: the token at hand serves on, and it is asked again."""
+        """What ``oauth_cb`` or an issuer failed with, if that is it: it is asked again, and the old token serves on."""
+        if self._hearing.met and LOGIN_ENDING.search(error.str()):
+            return Fault(FaultKind.RETRIABLE, self._translator.scrub(error.str()))
         if self._tokens is None or self._tokens.failure is None or "OAuth callback raised exception" not in error.str():
             return None
         return Fault(FaultKind.RETRIABLE, self._translator.scrub(self._tokens.failure))
@@ -303,8 +320,9 @@ class Handle(ABC):
             if code_of(fault) in OUTDATED:
                 fault.kind = FaultKind.OUTDATED
             return fault
-        # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure".
-        if fault.kind is not FaultKind.RETRIABLE and not settings:
+        # A call's own failure is the last resort: "Connection refused" says more than "Broker transport failure". And
+        # what comes after the client's end doesn't explain it.
+        if fault.kind is not FaultKind.RETRIABLE and not settings and self.fault in (None, fault):
             self._note_trouble(fault, 0 if fault.kind is FaultKind.OTHER else LASTING if fault.fatal else 1)
         return fault
 

@@ -18,6 +18,7 @@ from wd_di._kafka.offsets import cut_metadata, group_of
 from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
 from wd_di._kafka.topics import ASK_SLICE_MAX
 from wd_di._kafka.translation import (
+    FATAL,
     GONE_WITH_ITS_TOPIC,
     PURGED,
     TIMED_OUT_MESSAGE,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wd_di._kafka.topics import OnDelivery
+    from wd_di.errors import ProduceError
 
 
 ASK_SLICE = 0.2
@@ -67,7 +69,8 @@ class KafkaClient(Handle):
         """Begin; local, no request is sent."""
         # On an event loop nothing may be looked up.
         self._call(methodcaller("begin_transaction"), 0, serve=False)
-        self.in_transaction, self._unheard, self._wrote = True, False, False
+        self._unheard = self._ending = self._wrote = False
+        self.in_transaction = True
 
     def send_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:
         """Add a consumer group's offsets to the transaction."""
@@ -87,6 +90,17 @@ class KafkaClient(Handle):
         Ctrl-C comes in place of the answer, since confluent-kafka looks for signals right after librdkafka's call. When
         the unheard answer was yes, the same call says _STATE: only a commit can have led out of the transaction.
         """
+        with self._asking_why:
+            self._ending = True
+        try:
+            self._commit(seconds)
+            self.in_transaction = False
+        finally:
+            self._ending = False
+        if self._wrote:  # else nothing was asked of a broker
+            self._answered()
+
+    def _commit(self, seconds: float) -> None:
         try:
             self._call(methodcaller("commit_transaction", seconds), seconds)
         except Fault as fault:
@@ -96,22 +110,29 @@ class KafkaClient(Handle):
         except BaseException:
             self._unheard = True
             raise
-        self.in_transaction = False
-        if self._wrote:  # else nothing was asked of a broker
-            self._answered()
 
     def abort(self, seconds: float) -> None:
         """Abort, one bounded try."""
-        self._call(methodcaller("abort_transaction", seconds), seconds)
-        self.in_transaction = False
+        with self._asking_why:
+            self._ending = True
+        try:
+            self._call(methodcaller("abort_transaction", seconds), seconds)
+            self.in_transaction = False
+        finally:
+            self._ending = False
 
     def reason(self) -> Fault | None:
         """Why the open transaction can only abort, if it can; its purged records don't know it.
 
-        librdkafka answers a begin with it, which has no effect within a transaction.
+        librdkafka answers a begin with it, which has no effect within a transaction. So it isn't asked while one ends,
+        or may have ended unheard: whoever serves the client at that moment would begin another.
         """
-        if self.closed or not self.in_transaction:
-            return None
+        with self._asking_why:
+            if self.closed or not self.in_transaction or self._ending or self._unheard:
+                return None
+            return self._why()
+
+    def _why(self) -> Fault | None:
         try:
             self._kept[0].begin_transaction()
         except KafkaException as error:
@@ -138,11 +159,31 @@ class KafkaClient(Handle):
             if isinstance(error, BufferError):
                 raise Fault(FaultKind.QUEUE_FULL, "librdkafka's queue is full") from error
             if isinstance(error, KafkaException | RuntimeError):
-                raise self._translated(error, of_record=True) from error
+                raise self._refusal(error) from error
             raise
         self._wrote = True
         if first is not None:
             self.topics.watch(topic, first)
+
+    def _refusal(self, error: BaseException) -> Fault:
+        """Why a record wasn't taken; where librdkafka names no more than its own state, what has led to that."""
+        code = error.args[0].code() if isinstance(error, KafkaException) else None
+        if code in FATAL and self.fault is None:
+            self._learn_end()
+        fault = self._translated(error, of_record=True)
+        reason = self.reason() if code in WRONG_STATE else None
+        if reason is None:
+            return fault
+        return Fault(fault.kind, f"{fault}; {reason}", requires_abort=True, right=reason.right)
+
+    def _learn_end(self) -> None:
+        """Have the client's end told, which comes out of its next call; what else comes is noted, as always."""
+        try:
+            self._calls.make(methodcaller("poll", 0), self._kept, 0)
+        except KafkaException as error:
+            self._translated(error)
+        except NestedCallError:
+            return
 
     def poll(self, seconds: float) -> None:
         """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
@@ -319,13 +360,11 @@ class KafkaClient(Handle):
         """Return what a delivery report's error means for the record."""
         code, text = error.code(), f"{self._translator.scrub(error.str())} [{error.name()}]"
         if code in PURGED:
-            given_up = f"a record for {topic!r} was given up before the broker answered: {text}"
             # On an abort librdkafka gives the sequence number of a record that waits to be sent again to the next one,
             # also if the broker has the record. So it takes the next for a repetition and acknowledges it, and nobody
             # ever sees it, though its transaction is committed (seen in 2.16.0).
-            return Verdict(
-                "purged", DeliveryError(given_up), None if self.topics.missing(topic) else "record unanswered"
-            )
+            given_up = self._given_up(topic, text)
+            return Verdict("purged", given_up, None if self.topics.missing(topic) else "record unanswered")
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return Verdict("failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}"))
         hint = self._explained(code, topic)
@@ -333,6 +372,14 @@ class KafkaClient(Handle):
         # next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends (seen in 2.16.0).
         undelivered = DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
         return Verdict("failed", undelivered, "record refused" if code > 0 and code not in UNKNOWN_TOPIC else None)
+
+    def _given_up(self, topic: str, text: str) -> ProduceError:
+        """Return the error of a record that was purged: because of another one, it may be, or of the client's end."""
+        reason = self.fault or self.reason()
+        given_up = f"a record for {topic!r} was given up before the broker answered: {text}"
+        if reason is None:
+            return DeliveryError(given_up)
+        return (DeliveryError if reason.right is None else AuthorizationError)(f"{given_up}; {reason}")
 
     def _explained(self, code: int, topic: str) -> str:
         """What the brokers say of the topic of a record that failed."""

@@ -15,7 +15,7 @@ from wd_di._errorlog import LOCK, Limiter, and_more
 from wd_di._kafka.callbacks import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger("wd_di.librdkafka")
 log.addHandler(logging.NullHandler())  # its reconnect attempts are no news for a program that configured no logging
@@ -42,6 +42,11 @@ _AWAY = re.compile(
     r"Disconnected(?: \(|: (?:connection |hung up|Hang up|Error condition)))"
     r"(?!.*(?:might be caused by|SSL|AUTH|SASL))"  # somebody is there, and the settings don't fit
     r".*)",
+    re.DOTALL,
+)
+_EARLY = re.compile(
+    r"\[thrd:[^\]]*\]: (?P<text>(?P<protocol>\w+(?=://))?"
+    r".*: Disconnected\b.* in state (?P<state>APIVERSION_QUERY|UP)\b.*)",
     re.DOTALL,
 )
 _SETTLING = re.compile(r"Failed to acquire \w+ PID from broker .*(?:Not c|C)oordinator.*: retrying")
@@ -208,6 +213,22 @@ class Writer:
             if instead is not None:
                 message, args = "%s", (instead,)
         self._logger.log(level, f"{message}%s" if more else message, *args, *([more] if more else ()))
+
+
+def guess(line: Sequence[object]) -> str | None:
+    """Return why a broker may have ended a new connection without a word, by a line of a client that has met none.
+
+    No error says so: brokers do that with whoever speaks another protocol than their port.
+    """
+    found = _EARLY.match(str(line[-1])) if len(line) == _PARTS + 2 else None
+    if found is None:
+        return None
+    protocol, at_once = found["protocol"] or "plaintext", found["state"] == "APIVERSION_QUERY"
+    if at_once and protocol.endswith("plaintext"):
+        return f"{found['text']}; does that port speak TLS? security.protocol is {protocol}"
+    if not at_once and not protocol.startswith("sasl"):
+        return f"{found['text']}; does that port want a login, by SASL? security.protocol is {protocol}"
+    return None
 
 
 def _cause(text: str) -> str:

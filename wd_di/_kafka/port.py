@@ -54,13 +54,23 @@ class Fault(WdDiError):  # noqa: N818  (events carry it; what is raised to users
 
     ``requires_abort`` is librdkafka's word that the transaction can and must be aborted, whatever kind of error it was.
     ``expired`` says that the broker forgot the idle ``transactional.id``, of which an abort alone doesn't remind it.
+    ``right`` is the one that is missing, if that is why.
     """
 
-    def __init__(self, kind: FaultKind, text: str, *, requires_abort: bool = False, expired: bool = False) -> None:
+    def __init__(
+        self,
+        kind: FaultKind,
+        text: str,
+        *,
+        requires_abort: bool = False,
+        expired: bool = False,
+        right: str | None = None,
+    ) -> None:
         super().__init__(text)
         self.kind = kind
         self.requires_abort: bool = requires_abort or kind in (FaultKind.ABORTABLE, FaultKind.REBALANCED)
         self.expired: bool = expired
+        self.right: str | None = right
 
     @property
     def fatal(self) -> bool:

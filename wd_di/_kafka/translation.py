@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from wd_di._kafka.port import Fault, FaultKind
 from wd_di._settings.names import revealed
-from wd_di.errors import PoolOpenError
+from wd_di.errors import AuthorizationError, PoolOpenError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,9 +42,10 @@ DENIED = _codes(
     "CLUSTER_AUTHORIZATION_FAILED",
     "TRANSACTIONAL_ID_AUTHORIZATION_FAILED",
 )
-_FATAL = _codes("_FATAL")
+FATAL = _codes("_FATAL")
 _TIMED_OUT = _codes("_TIMED_OUT")
 _REBALANCED = _codes("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID", "REBALANCE_IN_PROGRESS")
+_READ_OFFSETS = "Read on the topic"
 _MISSING_RIGHT = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "Write on the topic",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "Read on the consumer group",
@@ -55,6 +56,19 @@ _EXPIRED = (
     "the broker forgets a transactional.id that was idle for its transactional.id.expiration.ms: set "
     "transactional_id_expiry_ms to that, and idle producers are initialised again in time"
 )
+_CUT = re.compile(r"mechanism handshake failed: Local: ")
+"""How librdkafka tells of an authentication that had no answer: the broker may be on its way down, or up."""
+LOGIN_ENDING = re.compile("Failed to acquire SASL OAUTHBEARER token|Request not valid in current SASL state")
+"""What befalls who was let in before: there is no new token yet, or the broker was asked again too soon."""
+_HINTS = {
+    "certificate verify failed": "or is it out of date, or for another host than the one that was connected to?",
+    "SSL connection closed by peer (": "does that port speak TLS?",
+    "alert certificate unknown": "the broker doesn't trust the certificate in ssl.certificate.location",
+    "alert unknown ca": "the broker doesn't trust the certificate in ssl.certificate.location",
+    "alert certificate required": "the broker wants a certificate: set ssl.certificate.location and ssl.key.location",
+    "Request not valid in current SASL state": "that port takes no SASL: set security.protocol to ssl or plaintext",
+}
+"""What else is to be said of an error, by a part of its text."""
 
 
 class Translator:
@@ -79,30 +93,46 @@ class Translator:
         """
         if not isinstance(error, KafkaError):
             return Fault(FaultKind.SETTINGS if settings else FaultKind.OTHER, self.scrub(str(error)))
-        right = _MISSING_RIGHT.get(error.code())
-        text = f"{error.str()} [{error.name()}]"
-        text = self.scrub(f"{text}; missing right: {right}" if right else text) + _foreign(text)
+        text, right = f"{error.str()} [{error.name()}]", _missing_right(error)
+        further = [_foreign(text), *(hint for part, hint in _HINTS.items() if part in text)]
+        if right is not None:
+            further.append(f"missing right: {right}")
         expired = error.code() == KafkaError.INVALID_PRODUCER_ID_MAPPING
         if expired:
-            text += f"; {_EXPIRED}"
+            further.append(_EXPIRED)
+        if error.code() in FATAL and known is not None:  # "Local: Fatal error" is all that it says
+            further.append(str(known))
+            right = known.right
         kind = FaultKind.SETTINGS if settings else _kind(error, known)
-        return Fault(kind, text, requires_abort=error.txn_requires_abort(), expired=expired)
+        told = self.scrub("; ".join(filter(None, [text, *further])))
+        return Fault(kind, told, requires_abort=error.txn_requires_abort(), expired=expired, right=right)
 
 
 def _kind(error: KafkaError, known: Fault | None) -> FaultKind:
     code = error.code()
     if code in _REBALANCED:
         return FaultKind.REBALANCED
-    if code in DENIED:
+    if denies(error):
         return FaultKind.DENIED
     if code in FENCED and (error.fatal() or code != KafkaError.INVALID_PRODUCER_EPOCH):
         return FaultKind.FENCED
-    if error.fatal() or code in _FATAL or known is not None:
+    if error.fatal() or code in FATAL or known is not None:
         # After a fatal error abort and commit answer _CONFLICT, "retriable", for ever: never loop on it.
         return known.kind if known is not None and known.fatal else FaultKind.FATAL
     if error.txn_requires_abort():
         return FaultKind.ABORTABLE
     return FaultKind.RETRIABLE if error.retriable() or code in _TIMED_OUT else FaultKind.OTHER
+
+
+def denies(error: KafkaError) -> bool:
+    """Whether a broker doesn't let us in, or denies a right."""
+    return error.code() in DENIED and not _CUT.search(error.str())
+
+
+def _missing_right(error: KafkaError) -> str | None:
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED and "commit offsets" in error.str():
+        return _READ_OFFSETS
+    return _MISSING_RIGHT.get(error.code())
 
 
 def _foreign(text: str) -> str:
@@ -112,7 +142,7 @@ def _foreign(text: str) -> str:
         return ""
     start = (int(size[1]) % 2**32).to_bytes(4, "big")
     begins = f", but something whose answer begins with {start.decode()!r}" if start.isascii() else ""
-    return f"; that isn't Kafka{begins}"
+    return f"that isn't Kafka{begins}"
 
 
 def is_fatal(error: BaseException) -> bool:
@@ -126,10 +156,19 @@ def code_of(fault: Fault) -> int | None:
     return error.args[0].code() if isinstance(error, KafkaException) else None
 
 
+def public(error: BaseException) -> BaseException:
+    """Return the error by which users are told of a missing right, with the fault as its cause; any other as it is."""
+    if not isinstance(error, Fault) or error.right is None:
+        return error
+    denied = AuthorizationError(str(error))
+    denied.__cause__ = error
+    return denied
+
+
 def without_frames(error: BaseException) -> BaseException:
     """Return the error; where it and its causes came from is our business, and would be most of a traceback."""
     each: BaseException | None = error
-    while isinstance(each, Fault | PoolOpenError | KafkaException):
+    while isinstance(each, Fault | AuthorizationError | PoolOpenError | KafkaException):
         each = each.with_traceback(None).__cause__
     return error
 

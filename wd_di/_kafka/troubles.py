@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from wd_di._kafka.port import Fault, FaultKind
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from wd_di._kafka.port import Fault
 
 LASTING = 2
 """The weight of an error that only a success of the same client ends: it is lost, or has no right."""
@@ -19,6 +20,11 @@ FRESH = 300.0
 
 CAUSE_AFTER = 5.0
 """Seconds within which librdkafka tries to connect again, and says why it can't."""
+REFUSED = re.compile(
+    r"certificate verify failed|verify broker certificate|not provide a certificate"
+    r"|alert (?:.*certificate|unknown ca|handshake failure|protocol version)"
+)
+"""How TLS says that one side doesn't trust the other, which no waiting cures, unless another broker is meant."""
 SILENCE = 1.0
 """Seconds after which a broker that says nothing may be frozen, as after SIGSTOP: no connection ends by that."""
 
@@ -78,6 +84,12 @@ class Hearing:
         self._unmet: str | None = unmet
         self._last = Troubles()
         self._summary: tuple[Fault, float] | None = None
+        self._refusal: tuple[Fault, float] | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether a broker has ever done what it was asked for."""
+        return self._unmet is None
 
     @property
     def silent(self) -> bool:
@@ -96,6 +108,7 @@ class Hearing:
     def answered(self) -> None:
         """A broker did what it was asked for: what went wrong before is over."""
         self.cut_off, self._heard, self._unmet = False, time.monotonic(), None
+        self._refusal = None
         self._last.end()
 
     def stored(self) -> None:
@@ -105,7 +118,7 @@ class Hearing:
 
     def sibling_answered(self, *, lost: bool) -> None:
         """The cluster is there; the client may be lost for another reason."""
-        self.cut_off = False
+        self.cut_off, self._refusal = False, None
         if not lost:
             self._summary = None
             self._last.end(lasting=False)
@@ -124,6 +137,17 @@ class Hearing:
     def note(self, fault: Fault, weight: int) -> None:
         """Keep what went wrong, if it explains more than what is known."""
         self._last.note(str(fault), weight)
+        if weight > 0:
+            refused = not self.met and REFUSED.search(str(fault))
+            self._refusal = (self._refusal or (fault, time.monotonic())) if refused else None
+
+    def refused(self) -> Fault | None:
+        """Return, once, that brokers and client don't trust each other, if for a while nothing else was to be heard."""
+        held = self._refusal
+        if held is None or time.monotonic() - held[1] <= CAUSE_AFTER:
+            return None
+        self._refusal = None
+        return Fault(FaultKind.DENIED, str(held[0]))
 
     def explained(self) -> None:
         """There was a cause."""
@@ -135,7 +159,11 @@ class Hearing:
         if held is None or time.monotonic() - held[1] <= CAUSE_AFTER:
             return None
         self._summary = None
-        return held[0]
+        return self.hinted(held[0])
+
+    def hinted(self, summary: Fault) -> Fault:
+        """Return that all brokers are down with what else is known, if none has ever answered."""
+        return summary if self.met else Fault(summary.kind, f"{summary}; {self._unmet}")
 
 
 class Sibling(Protocol):

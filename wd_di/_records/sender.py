@@ -299,9 +299,11 @@ class Sender:
         """Return the public error of a record that the client didn't take."""
         if fault.kind is FaultKind.CLOSED and self.client.fault is None:  # by the pool
             return self.closed_error()
-        if fault.kind is FaultKind.DENIED:
+        if fault.kind is FaultKind.DENIED and fault.right is not None:
             return AuthorizationError(f"{self.policy.pool}: no right to write to {topic!r}: {fault}")
         where = f"{self.policy.pool}: producer {self.connection.index} refused a record for {topic!r}"
+        if fault.right is not None:
+            return AuthorizationError(f"{where}: {fault}")
         if fault.kind is not FaultKind.OUTDATED:
             return DeliveryError(f"{where}: {fault}")
         # First what it has to do, since what the brokers say of the topic may end with a question.
@@ -359,7 +361,10 @@ def inherited(pool: str, index: int) -> ForkedPoolError:
 def undelivered(pool: str, failed: list[Delivery], count: int) -> DeliveryError:
     """Return the error that lists what wasn't delivered."""
     first = failed[0].exception(0)
-    return DeliveryError(f"{pool}: {len(failed)} of {count} records weren't delivered; the first: {first}", failed)
+    error = DeliveryError(f"{pool}: {len(failed)} of {count} records weren't delivered; the first: {first}", failed)
+    error.__cause__ = first
+    failed[0].keep_another()  # this one has become a cause
+    return error
 
 
 def outdated(error: DeliveryError) -> Fault | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.workers import Poller, Workers
 from wd_di._kafka.port import SLICE, Fault, FaultKind
+from wd_di._kafka.translation import public
 from wd_di._records.connection import Connection, Retirement, Services
 from wd_di._records.delivery import waited
 from wd_di._slots.asking import Asker
@@ -261,7 +262,7 @@ class Housekeeper:
         kind = raised.kind if isinstance(raised, Fault) else FaultKind.OTHER
         cause = connection.client.last_error if connection is not None and kind is FaultKind.RETRIABLE else None
         error = PoolOpenError(f"producer {slot.index}: {cause or raised}")
-        error.__cause__ = raised
+        error.__cause__ = public(raised)
         self.observer.emit(ErrorOccurred, pool=self.name, index=slot.index, where="producer.create", error=error)
         self.carry_out(self.table.creation_failed(slot, error, permanent=kind in PERMANENT))
         self._reaper.submit(partial(self._discard, slot, connection))

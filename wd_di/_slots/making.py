@@ -98,9 +98,11 @@ class Maker:
             connection = self.making[index] = self._connect(plan)
             if plan.transactional_id is not None:
                 self._initialise(plan, connection.client, wanted, outdated)
-            elif plan.deliver and not self._reached(connection.client, patience):
-                connection = None  # the probe closes it
-                connection = self.making[index] = self._connect(plan, patient=True)
+            elif plan.deliver:
+                made, connection = connection, None  # until it has answered, the probe closes it
+                if not self._reached(made.client, patience):
+                    made = self.making[index] = self._connect(plan, patient=True)
+                connection = made
         except BaseException as error:  # whatever it is, the slot must not stay as it is
             raise NotMadeError(connection, error) from error
         finally:

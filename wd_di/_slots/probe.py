@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.outcome import Outcome
-from wd_di._kafka.port import Fault
+from wd_di._kafka.port import SLICE, Fault
 
 if TYPE_CHECKING:
     import threading
@@ -22,7 +23,7 @@ class Probe:
     """One question to the brokers, put on a thread of its own, since nothing else ends it early.
 
     Args:
-        client: The new producer; without an answer that thread closes it.
+        client: The new producer; unless a broker answers, that thread closes it, which nobody else may meanwhile.
         changed: Wakes who waits, also when somebody comes who has less patience.
     """
 
@@ -38,7 +39,7 @@ class Probe:
         answer.of(self._reaches)
         with self._changed:
             self._answers.append(answer)
-            unwanted = self._given_up or (answer.raised is None and not answer.get())
+            unwanted = self._given_up or answer.raised is not None or not answer.get()
             self._changed.notify_all()
         if unwanted:
             self._client.close()
@@ -47,20 +48,33 @@ class Probe:
         """Wait for the answer, for as long as ``patience()`` gives seconds; false if none came.
 
         Raises:
-            BaseException: What the question failed with, other than for want of a broker.
+            Fault: A broker doesn't let it in.
+            BaseException: What else the question failed with, other than for want of a broker.
         """
         deadline = Deadline(SECONDS)
+        while (left := min(deadline.left, patience())) > 0 and not self._answered(min(left, SLICE)):
+            if left > SLICE:
+                with suppress(Fault):  # closed meanwhile, for want of an answer
+                    self._client.poll(0)  # who isn't let in hears of it here, long before
+                if self._client.fault is not None:
+                    break
         with self._changed:
-            while not self._answers and (left := min(deadline.left, patience())) > 0:
-                self._changed.wait(left)
             self._given_up = not self._answers
-        if self._given_up:
-            return False
-        return self._answers[0].get()
+        answered = not self._given_up and self._answers[0].get()
+        if not answered and self._client.fault is not None:
+            raise self._client.fault
+        return answered
+
+    def _answered(self, seconds: float) -> bool:
+        """Wait for the answer, or for a change of what there is patience for; whether it has come."""
+        with self._changed:
+            if not self._answers:
+                self._changed.wait(seconds)
+            return bool(self._answers)
 
     def _reaches(self) -> bool:
         try:
             self._client.probe(SECONDS)
         except Fault:
-            return self._client.fault is not None  # it won't be better for another one
+            return False
         return True

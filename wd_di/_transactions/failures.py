@@ -72,7 +72,7 @@ class Failures:
 
     def of_offsets(self, fault: Fault) -> Exception:
         """Return the public error of offsets that were refused."""
-        if fault.kind is FaultKind.DENIED:
+        if fault.right is not None:
             return AuthorizationError(f"{self.pool}: transaction {self.id}: send_offsets: {fault}")
         return self.of_fault("send_offsets", fault)
 
@@ -125,7 +125,8 @@ class Failures:
     def undelivered(self, failed: list[Delivery], reason: Fault | None) -> DeliveryError:
         """Return the error for records that failed, and maybe the reason that they don't know of."""
         first = failed[0].exception(0)
-        error = self._undelivered(failed, f"{first}; {reason}" if reason is not None else str(first))
+        told = reason is None or str(reason) in str(first)
+        error = self._undelivered(failed, str(first) if told else f"{first}; {reason}")
         error.__cause__ = first
         failed[0].keep_another()  # this one has become a cause
         return error
