@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from confluent_kafka import Producer
 
+from tests import celery_broker
 from tests.chaos.fleet import Fleet, Writer
 from tests.chaos.harm import Harm
 from tests.chaos.history import History, Journal, Process, lines, parsed, read_journals
@@ -216,7 +217,7 @@ def _feed(servers: str, over: threading.Event) -> None:
 def _publish(folder: Path, over: threading.Event) -> None:
     """Give Celery's worker something to do, but not much ahead."""
     place = str(folder / "celery")
-    app = Celery("chaos", broker="filesystem://")
+    app = Celery("chaos", broker=celery_broker.URL)
     app.conf.broker_transport_options = {
         "data_folder_in": place,
         "data_folder_out": place,

@@ -14,6 +14,7 @@ from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
 from dependency_injector import containers
 
+from tests import celery_broker
 from tests.chaos.history import Journal
 from tests.chaos.watch import Watch, load, settled, told
 from tests.chaos.work import Desk, Worker
@@ -34,7 +35,7 @@ def folders(folder: Path) -> dict[str, object]:
 
 
 app.conf.update(
-    broker_url="filesystem://",
+    broker_url=celery_broker.URL,
     broker_transport_options=folders(Path(CONFIG.folder)),
     task_acks_late=False,
     worker_prefetch_multiplier=1,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
+from tests import celery_broker
 from tests.faults.rules import Api
 from tests.kafka.readers import read
 from tests.pools import unique, until
@@ -77,7 +78,7 @@ class Tasks:
         self.worker.start()
         self._servers = kafka.bootstrap_servers
         self._run = unique("task")
-        self._queue = Celery("shop", broker="filesystem://", set_as_current=False)
+        self._queue = Celery("shop", broker=celery_broker.URL, set_as_current=False)
         folders = {"data_folder_out": "data_out", "data_folder_in": "data_in", "control_folder": "control"}
         self._queue.conf.broker_transport_options = {name: str(folder / each) for name, each in folders.items()}
 

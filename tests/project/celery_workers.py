@@ -9,6 +9,7 @@ import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from tests import celery_broker
 from tests.pages import PLACEHOLDER, ROOT, write_files
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ CLOSED = "closed, clean: True"
 """What a child has logged that has closed its pool in good order."""
 
 TOLD = """
+from tests import celery_broker  # its URL is known then
 from shop.containers import Container
 from shop.worker import app
 from wd_di import Observer
@@ -57,7 +59,7 @@ class Worker:
         self._environment = {
             **os.environ,
             "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-            "CELERY_BROKER_URL": "filesystem://",
+            "CELERY_BROKER_URL": celery_broker.URL,
         }
 
     def start(self) -> None:
@@ -69,7 +71,7 @@ class Worker:
 
     def call(self, source: str) -> None:
         """Run a line in a program that only knows the tasks."""
-        command = [sys.executable, "-c", f"from shop.tasks import place\n{source}"]
+        command = [sys.executable, "-c", f"from tests import celery_broker\nfrom shop.tasks import place\n{source}"]
         subprocess.run(command, cwd=self._folder, env=self._environment, timeout=ENOUGH, check=True)
 
     def log(self) -> str:
