@@ -339,6 +339,22 @@ def test_what_a_file_says(tmp_path: Path, name: str, text: str, expected: object
     seat.close()
 
 
+def test_a_line_that_is_being_written(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks between the lock and the line, as two do that start together, waits for it, and sees who is there."""
+    here = host("files", tmp_path / "seats")
+    seat = here.take(name)
+    assert seat is not None
+    file = tmp_path / "seats" / name
+    line = file.read_text()
+    file.write_text("")
+    monkeypatch.setattr(seats.time, "sleep", lambda _: file.write_text(line))
+    seen = here.occupant(name)
+
+    assert seen is not None
+    assert os.getpid() == seen.pid
+    seat.close()
+
+
 def test_without_locks(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a system has none of it, there are no seats and no rivals."""
     monkeypatch.setattr(seats, "HAVE_LOCKS", False)

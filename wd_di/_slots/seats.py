@@ -21,6 +21,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from wd_di._concurrency.deadline import Deadline
 from wd_di._forks import hold_over_forks, renew_in_child
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ FOLDER = Path("/tmp/wd_di-seats")  # noqa: S108  (not one of the user's own: oth
 TRIES = 3
 """How often a file is opened anew that its last owner removed at the same moment."""
 LINE_MAX = 200
+WRITING = 0.1
+"""Seconds for which a line that isn't whole is read again: its owner has just locked the file, and may write it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,7 @@ class Files:
         """Look whether the file is locked, and read it."""
         with _lock, suppress(OSError), self._entered() as folder, _to_read(name, folder) as file:
             if not _locked(file, FREE_TO_LOOK):
-                return _told(file.read(LINE_MAX).decode(errors="replace"))
+                return _told(_line(file))
         return None
 
     def forget(self, name: str) -> None:
@@ -296,10 +299,19 @@ def _is_still(file: FileIO, name: str, folder: int) -> bool:
     return False
 
 
+def _line(file: FileIO) -> str:
+    deadline = Deadline(WRITING)
+    while True:
+        line = os.pread(file.fileno(), LINE_MAX, 0)
+        if line.endswith(b"\n") or len(line) == LINE_MAX or deadline.passed:
+            return line.decode(errors="replace")
+        time.sleep(WRITING / 20)
+
+
 def _told(line: str) -> Occupant | None:
     """Return who the file says has it, unless it has ended: then it is a child that has the file open."""
     pid, since, program = (*line.rstrip("\n").split(" ", 2), "", "", "")[:3]
-    if not pid.isdigit():  # it is being written
+    if not pid.isdigit():  # it is still being written, or never will be
         return Occupant(0)
     if not _lives(int(pid)):
         return None
