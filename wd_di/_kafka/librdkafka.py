@@ -371,6 +371,8 @@ class KafkaClient(Handle):
         # librdkafka has counted the sequence number of a record that the broker refused, and the broker hasn't: the
         # next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends (seen in 2.16.0).
         undelivered = DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
+        if code in TIMED_OUT_MESSAGE and not self.topics.missing(topic):
+            return Verdict("failed", undelivered, "record unanswered")
         return Verdict("failed", undelivered, "record refused" if code > 0 and code not in UNKNOWN_TOPIC else None)
 
     def _given_up(self, topic: str, text: str) -> ProduceError:

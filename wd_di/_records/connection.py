@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ROOM = 0.9
 """Share of what a full queue held, below which there is room again."""
 ROOM_NAP = 0.005
+FLUSH_BEFORE_ABORT = 1.0
+"""Seconds in which brokers answer for the records of a transaction that is to be aborted, or it can't be."""
 PURGE_PATIENCE = 0.1
 """Seconds to serve the reports that a purge brings; what comes later is answered from our own registry."""
 
@@ -239,6 +241,25 @@ class Connection:
 
     # -- the end -----------------------------------------------------------------------------------
 
+    @property
+    def abortable(self) -> bool:
+        """Whether an open transaction can be aborted, as it can't while the broker may owe an answer for a record.
+
+        The record's partition may be about to be registered with the transaction. An abort forgets that, and when the
+        request fails, librdkafka ends the process by an assertion (seen in 2.16.0). So such a client is dropped; the
+        next one's init aborts.
+        """
+        missing = self.client.topics.missing
+        unanswered = self.in_flight.out_of_step == "record unanswered"
+        return not unanswered and all(missing(delivery.topic) for delivery in self.in_flight.undecided())
+
+    def purge(self) -> None:
+        """Give up what has no answer, and tell of it."""
+        self.client.purge()
+        patience = Deadline(PURGE_PATIENCE)
+        while self.client.owes() and not patience.passed:
+            self.client.poll(BREATH)
+
     def dispose(
         self, deadline: Deadline, abort_seconds: float, *, giving_up: Callable[[int], object] | None = None
     ) -> int:
@@ -251,24 +272,33 @@ class Connection:
         client, in_flight = self.client, self.in_flight
         with suppress(Fault):
             if client.in_transaction and not self.doubtful and client.fault is None:
-                client.abort(deadline.slice(abort_seconds))
+                self._abort(Deadline(deadline.slice(abort_seconds)))
         with suppress(Fault):
-            self._flush(deadline)
+            if not client.in_transaction:
+                self._flush(deadline)
         lost = len(in_flight.undecided())
         if giving_up is not None:
             giving_up(lost)  # before the close, which may block for longer than anybody waits
         if lost or client.owes():
             with suppress(Fault):
-                self._purge()
+                self.purge()
         client.close()
         in_flight.take_in(client.verdict)
         in_flight.give_up(Verdict("purged", DeliveryError("the producer was closed before the broker had answered")))
         return lost
 
+    def _abort(self, deadline: Deadline) -> None:
+        """Abort, if the brokers have answered by half of the deadline."""
+        answered_by = Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2))
+        while not (self.abortable or self.client.fault or answered_by.passed):
+            self.client.flush(answered_by.slice(SLICE))
+        if self.abortable:
+            self.client.abort(deadline.left)
+
     def _flush(self, deadline: Deadline) -> None:
         """Flush until all is answered or nothing more comes: Ctrl-C inside of a callback costs its record a report."""
         client, patience = self.client, None
-        while self.in_flight.outstanding and not (client.in_transaction or client.fault or deadline.passed):
+        while self.in_flight.outstanding and not (client.fault or deadline.passed):
             client.flush(deadline.slice(SLICE))
             if client.owes():
                 patience = None
@@ -277,12 +307,6 @@ class Connection:
             if patience.passed:
                 return
             time.sleep(BREATH)
-
-    def _purge(self) -> None:
-        self.client.purge()
-        patience = Deadline(PURGE_PATIENCE)
-        while self.client.owes() and not patience.passed:
-            self.client.poll(BREATH)
 
 
 def initialise(client: Client, wanted: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
-from wd_di._records.connection import Retirement
+from wd_di._records.connection import FLUSH_BEFORE_ABORT, Retirement
 from wd_di._records.sender import because
 from wd_di._transactions.positions import note_commit
 from wd_di._transactions.resolution import Doubt
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from wd_di.errors import Resolution
     from wd_di.events import RetirementReason
 
-FLUSH_BEFORE_ABORT = 1.0
 LAST_WORD = 1.0
 """Seconds for the answer to a commit that a time limit has interrupted: known is better than in time."""
 GRACE = 0.1
@@ -255,7 +254,8 @@ class Ending(Writing):
         """Abort; a failure is an event and a note on ``cause``, never its replacement.
 
         Flush first: an abort soon after a produce turns fatal, since EndTxn may overtake the partition's registration
-        (librdkafka#4849). So aborted records do reach the log, and only ``read_committed`` hides them.
+        (librdkafka#4849). So aborted records do reach the log, and only ``read_committed`` hides them. What still has
+        no answer is left to the next producer of this id, see :attr:`Connection.abortable`.
         """
         self._end_writing()
         self.phase = "aborting"
@@ -280,9 +280,14 @@ class Ending(Writing):
 
     def _try_to_abort(self, deadline: Deadline, cause: BaseException | None) -> None:
         try:
-            self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), self._all_homeless)
-            self._again(self.client.abort, deadline)
-            self.client.poll(0)
+            self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), lambda: self.connection.abortable)
+            if self.connection.abortable:
+                self._again(self.client.abort, deadline)
+                self.client.poll(0)
+            else:
+                self.connection.doubtful = True
+                self.retirement = self.retirement or Retirement("record unanswered", cause)
+                self.connection.purge()
             self.phase = "aborted"
         except BaseException as raised:
             self._abort_failed(raised, cause, deadline)
@@ -292,10 +297,6 @@ class Ending(Writing):
     def _at_rest(self, deadline: Deadline) -> bool:
         """Wait for the end of a send_offsets that was interrupted, or is another thread's; not again of a late one."""
         return self.connection.at_rest(Deadline(0) if self.retirement is not None else deadline)
-
-    def _all_homeless(self) -> bool:
-        """Whether flushing is no use: no partition is registered for what never got one."""
-        return all(self.client.topics.missing(delivery.topic) for delivery in tuple(self.ledger.pending))
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None, deadline: Deadline) -> None:
         self.connection.doubtful = True
