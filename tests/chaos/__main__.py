@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=given.markdown, width=WIDTH)
     console.print(f"seed {seed}, {given.minutes:g} minutes; {folder} has what happens", highlight=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that brokers and writers are stopped, as after Ctrl-C
     try:
         result = run(options, folder)
     except BaseException:
