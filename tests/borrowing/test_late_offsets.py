@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from tests.pools import bounded, until
+from tests.pools import bounded, unique, until
+from tests.pools import pool as on_brokers
 from tests.scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, make_pool, watch
 from wd_di._concurrency.errands import Errand
+from wd_di._slots import housekeeping
 from wd_di.errors import TransactionAbortedError, UnexpectedAbortError
-from wd_di.events import ProducerRetired
+from wd_di.events import ProducerClosed, ProducerRetired
+from wd_di.testing import ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wd_di.pool import ProducerPool
+    from wd_di.testing import MockKafka
 
 SHORT_MS = 50
 GROUP = object()
@@ -74,6 +80,38 @@ def test_the_slot_is_made_again_when_the_call_comes_back(pool, broker, script):
     assert ["next"] == committed(pool)
     assert ["send_offsets timed out"] == [event.reason for event in retirements]
     assert 2 == script.calls.count("init")
+
+
+def test_a_call_that_never_comes_back_costs_no_slot(pool, broker, script, monkeypatch):
+    """After a while the index is made again without it, and can send offsets; the client is closed if it comes back."""
+    monkeypatch.setattr(housekeeping, "CALL_MAX", 0.1)
+    closed = watch(pool, ProducerClosed)
+    send_late(pool)
+    with pool.transaction(timeout_ms=10_000) as tx:
+        tx.send_offsets(OFFSETS, GROUP, timeout_ms=10_000)
+        tx.produce_async("orders", "next")
+
+    assert (["next"], []) == (committed(pool), closed)
+    broker.set()
+    until(lambda: closed)
+    assert 0 == pool.stats().retiring
+
+
+def test_without_a_coordinator(mock_kafka: MockKafka, monkeypatch):
+    """librdkafka, told of none, waits for ever in that call: its caller doesn't, and the slot is made again."""
+    monkeypatch.setattr(housekeeping, "CALL_MAX", 0.1)
+    topic, servers = mock_kafka.create_topic(unique("t")), mock_kafka.bootstrap_servers
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": unique("g"), "log_level": 0})
+    with on_brokers(servers, size=1, resolve_timeout_ms=0) as pool, closing(consumer) as group:
+        with pool.transaction() as tx:
+            tx.produce_sync(topic, "before")
+        mock_kafka.push_errors(ApiKey.FIND_COORDINATOR, *[KafkaError.NOT_COORDINATOR] * 20)
+        with bounded(500), pytest.raises(TransactionAbortedError, match="no answer within 500 ms"):  # noqa: SIM117
+            with pool.transaction() as tx:
+                tx.send_offsets([TopicPartition(topic, 0, 5)], group.consumer_group_metadata(), timeout_ms=500)
+        mock_kafka.clear_errors(ApiKey.FIND_COORDINATOR)
+        with pool.transaction(timeout_ms=10_000) as tx:
+            tx.produce_sync(topic, "after")
 
 
 def test_an_error_that_is_swallowed_dooms(pool, broker):

@@ -70,6 +70,11 @@ class Workers:
                 self._threads -= _taken(counted)
             raise
 
+    def spare(self) -> None:
+        """Go on without a thread whose job may never end: let another one take its place."""
+        with self._mutex:
+            self._limit += 1
+
     def _start(self, counted: list[bool]) -> None:
         try:
             threading.Thread(target=self._work, args=(counted,), name=self.name, daemon=True).start()

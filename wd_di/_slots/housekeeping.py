@@ -47,6 +47,9 @@ SIGN_OF_LIFE = 1.0
 """Seconds that a broker has for one."""
 REAPERS_MAX = 8
 """More than one, since destroying a handle can block for seconds, and its neighbours' deadline goes on."""
+CALL_MAX = 30.0
+"""Seconds after which a producer is given up whose last call hasn't come back: it may never. In librdkafka 2.16
+``send_offsets_to_transaction`` waits, if it is told NOT_COORDINATOR, until some broker's connection comes or goes."""
 PERMANENT = (FaultKind.SETTINGS, FaultKind.DENIED, FaultKind.FATAL)
 """Failures of a creation that no waiting cures."""
 ORDINARY = ("close", "reload")
@@ -81,6 +84,7 @@ class Housekeeper:
         self.purged: int = 0
         self.lost: deque[tuple[Claim[Connection], float]] = deque()
         self._refreshing: set[int] = set()
+        self._called: dict[int, tuple[Slot[Connection], Deadline]] = {}  # whose retirement waits for a call's end
         self.started: bool = False
         self._prepare = None if prepare is None else weakref.WeakMethod(prepare)
         self._forgotten = False
@@ -95,7 +99,7 @@ class Housekeeper:
         self._reaper = Workers(f"wd_di-{self.name}-reaper", min(policy.size, REAPERS_MAX))
         self.jobs: Workers = Workers(f"wd_di-{self.name}-job", 2 * policy.size)
         callbacks = Workers(f"wd_di-{self.name}-callback", 1)
-        errands = Workers(f"wd_di-{self.name}-errand", policy.size)
+        self._errands = Workers(f"wd_di-{self.name}-errand", policy.size)
         questions = Workers(f"wd_di-{self.name}-question", policy.size * (1 + policy.share))
         self._asker = Asker(self.name, observer)
         services = Services(
@@ -103,7 +107,7 @@ class Housekeeper:
             self.nudge,
             self.jobs,
             callbacks,
-            errands,
+            self._errands,
             questions,
             closing=lambda: self.table.closing,
             rivals=self._rivals,
@@ -294,16 +298,35 @@ class Housekeeper:
 
     # -- closing -----------------------------------------------------------------------------------
 
-    def _retire(self, slot: Slot[Connection], *, late: bool = False) -> None:
-        """Close a producer; one that comes back late, after the pool's close, still has time to send what it owes."""
+    def _retire(self, slot: Slot[Connection], *, late: bool = False, in_a_call: bool = False) -> None:
+        """Close a producer, when the last call to it has come back, and let its slot be filled again.
+
+        Args:
+            slot: The producer's.
+            late: Whether it comes back after the pool's close: it still has time to send what it owes.
+            in_a_call: Whether the slot is filled before the call is back, for which nobody waits any longer. The next
+                producer's init fences whatever the call may still do.
+        """
         connection, again = slot.connection, partial(self._reaper.submit, partial(self._retire, slot, late=late))
-        if connection is not None and connection.errand is not None and connection.errand.then(again):
-            return  # librdkafka is still at it, and the index mustn't be made again before
+        errand = connection.errand if connection is not None else None
+        if errand is not None and not in_a_call:
+            self._called.setdefault(slot.index, (slot, Deadline(CALL_MAX)))
+            if errand.then(again):
+                return
+        self._called.pop(slot.index, None)
         if connection is None or not self.table.begin(slot, State.RETIRING):
             return
         retirement = slot.retirement or Retirement("close")
         if retirement.reason not in ORDINARY:
             self._tell_retired(connection, retirement)
+        end = partial(self._end, connection, late=late)
+        if errand is not None and errand.then(partial(self._reaper.submit, end)):
+            self._errands.spare()
+        else:
+            end()
+        self._gone(slot)
+
+    def _end(self, connection: Connection, *, late: bool) -> None:
         settings, until = self.plan.settings, None if late else self._closing_until
         deadline = until or Deadline(settings.close_timeout_ms / 1000)
         try:
@@ -311,16 +334,15 @@ class Housekeeper:
                 deadline, settings.abort_timeout_ms / 1000, giving_up=partial(self._note_purged, connection)
             )
         except BaseException as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
-            log_error(f"{self.name}.close", f"{self.name}: producer {slot.index} could not be closed", error)
+            log_error(f"{self.name}.close", f"{self.name}: producer {connection.index} could not be closed", error)
             lost = 0
         self.observer.emit(
             ProducerClosed,
             pool=self.name,
-            index=slot.index,
+            index=connection.index,
             transactional_id=connection.client.transactional_id,
             purged=lost,
         )
-        self._gone(slot)
 
     def _note_purged(self, connection: Connection, lost: int) -> None:
         with self._mutex:
@@ -369,6 +391,7 @@ class Housekeeper:
         for slot, connection in living:
             owing = self._poll(slot, connection) or owing
         self._finish_interrupted()
+        self._give_up_calls()
         connections = [connection for _, connection in living]
         self._asker.look_for_brokers(
             tuple(self._maker.lines.values()), (*connections, *tuple(self._maker.making.values()))
@@ -407,6 +430,12 @@ class Housekeeper:
         for claim in self.table.claims():
             if (end := claim.overdue()) is not None:
                 self.jobs.submit(end)
+
+    def _give_up_calls(self) -> None:
+        for index, (slot, patience) in tuple(self._called.items()):
+            if patience.passed:
+                self._called.pop(index, None)
+                self._reaper.submit(partial(self._retire, slot, in_a_call=True))
 
     def _report_lost(self, claim: Claim[Connection], at: float) -> None:
         index, owner, held_ms = claim.slot.index, name_of(claim.owner), (at - claim.since) * 1000
