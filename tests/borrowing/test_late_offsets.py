@@ -97,7 +97,7 @@ def test_a_call_that_never_comes_back_costs_no_slot(pool, broker, script, monkey
     assert 0 == pool.stats().retiring
 
 
-def test_without_a_coordinator(mock_kafka: MockKafka, monkeypatch):
+def test_librdkafka_without_a_coordinator(mock_kafka: MockKafka, monkeypatch):
     """librdkafka, told of none, waits for ever in that call: its caller doesn't, and the slot is made again."""
     monkeypatch.setattr(housekeeping, "CALL_MAX", 0.1)
     topic, servers = mock_kafka.create_topic(unique("t")), mock_kafka.bootstrap_servers

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Producer
 
-from tests.kafka.programs import PATIENCE_S, ROOT
 from tests.kafka.readers import committed, log_ends, read
 from tests.pools import unique, until
+from tests.programs import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

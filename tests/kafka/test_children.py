@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kafka.children import CASES, COUNT
-from tests.kafka.programs import PATIENCE_S, ROOT
 from tests.kafka.readers import values
+from tests.programs import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from wd_di.testing import LocalKafka

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.kafka.programs import hear, program
 from tests.kafka.readers import readable, values
 from tests.pools import pool, unique
+from tests.programs import hear, program
 
 TIMEOUT_MS = 60_000
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kafka.programs import PATIENCE_S, hear, program, say
 from tests.kafka.readers import read, values
+from tests.programs import PATIENCE_S, hear, program, say
 
 if TYPE_CHECKING:
     from wd_di.testing import LocalKafka

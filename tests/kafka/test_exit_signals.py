@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from tests.kafka.programs import PATIENCE_S, ROOT, hear
 from tests.kafka.readers import values
 from tests.kafka.signalled import WORK
+from tests.programs import PATIENCE_S, ROOT, hear
 
 ROUNDS = 8
 CODE = 143

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.rules import Api
-from tests.kafka.programs import PATIENCE_S, hear, program, say
 from tests.kafka.readers import values
 from tests.pools import unique
+from tests.programs import PATIENCE_S, hear, program, say
 
 if TYPE_CHECKING:
     from tests.faults.proxy import FaultProxy

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kafka.programs import PATIENCE_S, ROOT
 from tests.kafka.readers import by_key, read
 from tests.pools import unique, until
+from tests.programs import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

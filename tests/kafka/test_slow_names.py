@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.kafka.programs import PATIENCE_S, ROOT
 from tests.kafka.unnamed import NOT_PERMITTED
+from tests.programs import PATIENCE_S, ROOT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")

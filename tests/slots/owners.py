@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.pools import pool
-from tests.slots.sitters import Sitter, host, started, tell
+from tests.programs import started
+from tests.slots.sitters import Sitter, host, tell
 from wd_di import ProducerPool, WdDiError
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._slots import seats
@@ -45,7 +46,7 @@ class Owner(Sitter):
 @contextmanager
 def owner(servers: str, kind: str, folder: Path, **settings: object) -> Iterator[Owner]:
     """Run the program while the block runs; its pool isn't open yet."""
-    with started("tests.slots.owners", servers, kind, str(folder), json.dumps(settings)) as process:
+    with started("-m", "tests.slots.owners", servers, kind, str(folder), json.dumps(settings)) as process:
         yield Owner(process)
 
 

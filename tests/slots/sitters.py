@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.programs import hear, say, started
 from wd_di._slots import seats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).parents[2]
 SLEEPER = "import sys; sys.stdin.read()"
 
 
@@ -43,14 +43,11 @@ class Sitter:
 
     def hear(self) -> str:
         """Return the next line that it prints."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return hear(self.process)
 
     def say(self, what: str) -> None:
         """Have it do something, while we go on."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
+        say(self.process, what)
 
     def do(self, what: str) -> str:
         """Have it do something; what it says of it."""
@@ -64,26 +61,9 @@ class Sitter:
 
 
 @contextmanager
-def started(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a program while the block runs; it is killed at the end if it hasn't ended."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", module, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@contextmanager
 def sitter(kind: str, folder: Path, name: str) -> Iterator[Sitter]:
     """Run the program while the block runs."""
-    with started("tests.slots.sitters", kind, str(folder), name) as process:
+    with started("-m", "tests.slots.sitters", kind, str(folder), name) as process:
         yield Sitter(process)
 
 

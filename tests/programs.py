@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PATIENCE_S = 30
 
 
 @contextmanager
-def program(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run Python code while the block runs; it is killed at the end if it hasn't ended."""
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run Python while the block runs; it is killed at the end if it hasn't ended."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, *arguments],
+        [sys.executable, "-W", "error", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -33,14 +34,19 @@ def program(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def program(code: str, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Run Python code while the block runs."""
+    return started("-c", code, *arguments)
+
+
 def hear(process: subprocess.Popen[str]) -> str:
     """Return the next line that the program prints."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def say(process: subprocess.Popen[str]) -> None:
+def say(process: subprocess.Popen[str], what: str = "") -> None:
     """Let the program go on from its ``input()``."""
     assert process.stdin is not None
-    process.stdin.write("\n")
+    process.stdin.write(f"{what}\n")
     process.stdin.flush()
