@@ -148,6 +148,7 @@ RetirementReason = Literal[
     "checkout lost",
     "record refused",
     "record unanswered",
+    "sent twice",
     "transactional.id expired",
     "transactional_id_expiry_ms",
     "max_lifetime_ms",

@@ -236,6 +236,22 @@ def test_a_sibling_that_rested_less_is_not_trusted(pool, script):
     assert ["of the sibling", "late"] == committed(pool)
 
 
+def test_a_producer_that_a_record_costs(script):
+    """A block that holds one whose transaction was aborted with an unanswered record goes on with another one."""
+    script.silent = True
+    with make_pool(size=2, commit_timeout_ms=200) as pool, pool.producer() as producer:
+        first = internals.client(producer)
+        with pytest.raises(TransactionAbortedError), producer.transaction() as tx:
+            tx.produce_async("orders", "lost")
+        script.silent = False
+        with producer.transaction() as tx:
+            tx.produce_async("orders", "next")
+            second = internals.client(tx)
+
+        assert ["next"] == committed(pool)
+    assert first is not second
+
+
 def test_an_abort_that_failed_is_doubt(pool, script):
     """What couldn't be aborted retires its producer for good, as always: the block has to end."""
     with pool.producer() as producer:

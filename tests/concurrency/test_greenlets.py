@@ -195,7 +195,7 @@ def place():
     with pool.transaction() as tx:
         tx.after_completion(outcomes.append)
         tx.produce_sync("t", "value")
-        kafka.set_rtt(1_000)
+        kafka.set_rtt(800)
         tx.before_commit(lambda: gevent.spawn_later(0.3, greenlet.kill, block=False))
 
 with make(size=1, transactional_id="g-{host}-{pid}-{index}") as pool:

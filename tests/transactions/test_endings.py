@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import internals
 from tests.pools import until
 from tests.scripted import FaultKind, Script, ScriptedClient, fault, make_pool, outcome, watch
 from wd_di import Retry
@@ -388,3 +389,36 @@ def test_an_error_after_the_end_comes_out(pool: ProducerPool) -> None:
 
     with pytest.raises(AbortTransaction):
         interrupted_before_the_close()
+
+
+@pytest.mark.parametrize(("least", "took", "kept"), [
+    (None, 0.9, True), (None, 1.0, False), (0.01, 0.9, True), (0.01, 1.1, False), (0.6, 1.5, True), (99.0, 2.6, False),
+])  # fmt: skip
+def test_what_takes_long_may_have_been_sent_twice(
+    pool: ProducerPool,
+    script: Script,
+    least: float | None,
+    took: float,
+    kept: bool,  # noqa: FBT001  (the case)
+) -> None:
+    """Another init follows a slow end, unless the pool's brokers have never been much quicker."""
+    retired = watch(pool, ProducerRetired)
+    with pool.transaction() as tx:
+        transaction = internals.transaction(tx)
+        usual = transaction.connection.services.least
+        usual.clear()
+        usual |= {} if least is None else {"end": least}
+        transaction._note_time("end", took)
+        assert usual["end"] == min(took, took if least is None else least)
+    publish(pool)
+
+    assert (1 if kept else 2) == len(script.clients)
+    assert ([] if kept else ["sent twice"]) == [event.reason for event in retired]
+
+
+def test_a_quick_end_is_remembered(pool: ProducerPool) -> None:
+    """The least that an end has taken says how far away the brokers are."""
+    with pool.transaction() as tx:
+        usual = internals.transaction(tx).connection.services.least
+        usual["end"] = 0.5
+    assert usual["end"] < 0.5

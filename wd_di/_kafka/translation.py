@@ -156,6 +156,12 @@ def code_of(fault: Fault) -> int | None:
     return error.args[0].code() if isinstance(error, KafkaException) else None
 
 
+def answered(fault: Fault) -> bool:
+    """Whether a call failed with a broker's answer, or before anything was sent that could have one."""
+    code = code_of(fault)
+    return code is None or code >= 0
+
+
 def public(error: BaseException) -> BaseException:
     """Return the error by which users are told of a missing right, with the fault as its cause; any other as it is."""
     if not isinstance(error, Fault) or error.right is None:

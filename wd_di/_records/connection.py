@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.port import BREATH, SLICE, Client, Fault, FaultKind, Verdict
@@ -33,6 +33,9 @@ FLUSH_BEFORE_ABORT = 1.0
 """Seconds in which brokers answer for the records of a transaction that is to be aborted, or it can't be."""
 PURGE_PATIENCE = 0.1
 """Seconds to serve the reports that a purge brings; what comes later is answered from our own registry."""
+
+
+Requested = Literal["offsets", "end"]
 
 
 class Retirement(NamedTuple):
@@ -67,6 +70,7 @@ class Services:
         closing: Whether the pool is.
         rivals: Says who else of this host has the transactional id of a producer, given its index.
         stood: Where consumer groups stood last, by the metadata of a member: with that a doubtful commit is compared.
+        least: The least time in seconds that a request has taken.
     """
 
     observer: Observer
@@ -78,6 +82,7 @@ class Services:
     closing: Callable[[], bool]
     rivals: Callable[[int], str]
     stood: dict[object, dict[tuple[str, int], int]] = field(default_factory=dict)
+    least: dict[Requested, float] = field(default_factory=dict)
 
 
 class Connection:

@@ -12,7 +12,7 @@ from wd_di._records.connection import FLUSH_BEFORE_ABORT, Retirement
 from wd_di._records.sender import because
 from wd_di._transactions.positions import note_commit
 from wd_di._transactions.resolution import Doubt
-from wd_di._transactions.writing import Phase, Writing
+from wd_di._transactions.writing import AGAIN, Phase, Writing
 from wd_di.errors import (
     FencedError,
     TransactionAbortedError,
@@ -71,10 +71,13 @@ class Ending(Writing):
         if self.ledger.records or self.client.fault is not None:
             self._flush_all(deadline)
         # Phase (b): the same call again until it answers. From here on only the answer decides, so never abort.
-        self.phase = "committing"
+        self.phase, began = "committing", time.monotonic()
         problem = self._answer(deadline)
         if problem is not None:
             raise self._interrupt or problem from (problem.__cause__ if self._interrupt is None else problem)
+        took = time.monotonic() - began
+        if took >= AGAIN["end"] or took < self.connection.services.least.get("end", AGAIN["end"]):
+            self._note_time("end", took)
         self.phase = "committed"
         self.heard = self.ledger.records > 0 or bool(self.moves)
         if self.moves:
@@ -282,11 +285,13 @@ class Ending(Writing):
         try:
             self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), lambda: self.connection.abortable)
             if self.connection.abortable:
+                began = time.monotonic()
                 self._again(self.client.abort, deadline)
+                self._note_time("end", time.monotonic() - began)
                 self.client.poll(0)
             else:
                 self.connection.doubtful = True
-                self.retirement = self.retirement or Retirement("record unanswered", cause)
+                self.retirement = self.retirement or Retirement("record unanswered", cause, spent=True)
                 self.connection.purge()
             self.phase = "aborted"
         except BaseException as raised:

@@ -161,7 +161,9 @@ class OpenTransaction(Ending):
             self.connection.doubtful = True
             self.retirement = self.retirement or Retirement("commit in doubt", problem)
         if self.connection.in_flight.out_of_step is not None:
-            self.retirement = self.retirement or Retirement(self.connection.in_flight.out_of_step, problem)
+            self.retirement = self.retirement or Retirement(self.connection.in_flight.out_of_step, problem, spent=True)
+        if self._sent_twice:
+            self.retirement = self.retirement or Retirement("sent twice", problem, spent=True)
         if self.connection.services.observer.wants(TransactionFinished):
             self._emit(
                 TransactionFinished,

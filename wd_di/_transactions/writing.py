@@ -12,6 +12,7 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.errands import Errand
 from wd_di._kafka.offsets import checked_offsets
 from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind
+from wd_di._kafka.translation import answered
 from wd_di._records.connection import Retirement
 from wd_di._records.sender import Sender, because
 from wd_di._transactions.failures import Failures
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wd_di._kafka.offsets import TopicPartition
-    from wd_di._records.connection import Connection
+    from wd_di._records.connection import Connection, Requested
     from wd_di._records.delivery import Delivery, DeliveryReport
     from wd_di._records.record import Prepared
     from wd_di._records.sender import SendPolicy
     from wd_di._transactions.hooks import Outcome
     from wd_di.errors import TransactionError
 
+AGAIN: dict[Requested, float] = {"offsets": 0.5, "end": 1.0}
+"""Seconds after which librdkafka may have sent a request a second time; offsets after so long at the earliest."""
+FAR = 1.5
+"""Seconds that a pool's brokers are taken to be away at most, as the least that such a request has ever taken."""
 SOFT_LIMIT = 0.8
 """Share of ``transaction.timeout.ms`` after which we end the transaction, before the coordinator fences us."""
 
@@ -85,6 +90,7 @@ class Writing(Sender):
         "_given_up",
         "_interrupt",
         "_limits",
+        "_sent_twice",
         "doomed_by",
         "first_write",
         "heard",
@@ -105,6 +111,7 @@ class Writing(Sender):
         self.doomed_by: BaseException | None = None
         self.first_write: float | None = None
         self.retirement: Retirement | None = None
+        self._sent_twice: bool = False
         self._limits = limits
         self.heard: bool = False
         self._began = time.monotonic()
@@ -223,8 +230,29 @@ class Writing(Sender):
     def _send_offsets(self, move: Move, offsets: list[TopicPartition], deadline: Deadline) -> None:
         if self._limits.resolve_timeout:
             note_before(self.connection, move, offsets, deadline)
-        offer = partial(self.client.send_offsets, offsets, move.member)
-        self._again(offer, deadline, before=self.refuse_if_ended)
+        began = time.monotonic()
+        try:
+            self._again(partial(self._offer, offsets, move.member), deadline, before=self.refuse_if_ended)
+        finally:
+            self._note_time("offsets", time.monotonic() - began)
+
+    def _offer(self, offsets: list[TopicPartition], member: object, seconds: float) -> None:
+        try:
+            self.client.send_offsets(offsets, member, seconds)
+        except Fault as fault:
+            self._sent_twice |= not answered(fault)
+            raise
+
+    def _note_time(self, what: Requested, took: float) -> None:
+        """Let this transaction be its producer's last, if a request that took so long may have been sent twice.
+
+        The first one may still be on its way, and count for the next transaction: the broker knows them by the
+        producer's epoch alone, which only a new init raises.
+        """
+        least = self.connection.services.least
+        usual = min(least[what], FAR) if what in least else 0.0
+        self._sent_twice |= took >= AGAIN[what] + usual
+        least[what] = min(took, least.get(what, took))
 
     def _offsets_late(self, deadline: Deadline) -> TransactionError:
         why = f"send_offsets had no answer within {deadline.seconds * 1000:.0f} ms"
