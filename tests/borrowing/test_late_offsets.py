@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from tests import internals
 from tests.pools import bounded, unique, until
 from tests.pools import pool as on_brokers
 from tests.scripted import OFFSETS, PATIENCE, FutureThread, Script, committed, make_pool, watch
 from wd_di._concurrency.errands import Errand
+from wd_di._records.connection import Retirement
 from wd_di._slots import housekeeping
 from wd_di.errors import TransactionAbortedError, UnexpectedAbortError
-from wd_di.events import ProducerClosed, ProducerRetired
+from wd_di.events import MessagePurged, ProducerClosed, ProducerRetired
 from wd_di.testing import ApiKey
 
 if TYPE_CHECKING:
@@ -85,16 +87,36 @@ def test_the_slot_is_made_again_when_the_call_comes_back(pool, broker, script):
 def test_a_call_that_never_comes_back_costs_no_slot(pool, broker, script, monkeypatch):
     """After a while the index is made again without it, and can send offsets; the client is closed if it comes back."""
     monkeypatch.setattr(housekeeping, "CALL_MAX", 0.1)
-    closed = watch(pool, ProducerClosed)
+    closed, purged = watch(pool, ProducerClosed), watch(pool, MessagePurged)
+    script.silent = True
     send_late(pool)
+    script.silent = False
     with pool.transaction(timeout_ms=10_000) as tx:
         tx.send_offsets(OFFSETS, GROUP, timeout_ms=10_000)
         tx.produce_async("orders", "next")
 
     assert (["next"], []) == (committed(pool), closed)
+    assert ["orders"] == [event.topic for event in purged]
+    report = pool.close(timeout_ms=200)
+    assert (1, (0,)) == (len(closed), report.abandoned)
     broker.set()
-    until(lambda: closed)
-    assert 0 == pool.stats().retiring
+    until(lambda: 2 == len(closed))
+
+
+def test_another_call_is_waited_for(pool, script, monkeypatch):
+    """One that looks for what became of a commit comes to its end, and may still be asking for the id until then."""
+    monkeypatch.setattr(housekeeping, "CALL_MAX", 0.0)
+    over = threading.Event()
+    with pool.producer() as producer:
+        lease = internals.lease(producer)
+        lease.connection.entrust(Errand(lambda: over.wait(PATIENCE)))
+        lease.retirement = Retirement("commit in doubt")
+    until(lambda: pool.stats().retiring == 1)
+    internals.house(pool)._round()
+    assert (1, 1) == (pool.stats().retiring, len(script.clients))
+    over.set()
+    until(lambda: pool.stats().idle == 1)
+    assert 2 == len(script.clients)
 
 
 def test_librdkafka_without_a_coordinator(mock_kafka: MockKafka, monkeypatch):

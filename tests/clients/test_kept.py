@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import pathlib
 import re
@@ -23,7 +24,7 @@ from tests.handles import handles, threads
 from tests.interrupts import Interrupt, interrupt_everywhere
 from tests.pools import Recorder, plain, until
 from tests.pools import pool as transactional
-from wd_di import PoolTimeoutError, ProducerPool, _kafka
+from wd_di import AbortTransaction, DeliveryError, PoolTimeoutError, ProducerPool, _kafka
 from wd_di._kafka.kept import Gone, empty, forget_frames, taken
 from wd_di.testing import ApiKey, MockKafka, raise_fatal_error
 
@@ -394,6 +395,64 @@ def test_no_place_keeps_a_client(kafka: MockKafka, make: Any) -> None:
         until(lambda: threads() <= started, timeout_ms=5_000)
     finally:
         gc.enable()
+
+
+# -- what is handled meanwhile -----------------------------------------------------------------------
+
+
+class Mine:
+    """Something of a borrower's."""
+
+
+def fails(pool: ProducerPool) -> None:
+    """A block raises."""
+    with suppress(ZeroDivisionError), pool.transaction() as tx:
+        tx.produce_async("orders", "x")
+        raise ZeroDivisionError
+
+
+def gives_up(pool: ProducerPool) -> None:
+    """A block gives up without an error."""
+    with pool.transaction() as tx:
+        tx.produce_async("orders", "x")
+        raise AbortTransaction
+
+
+def produces_in_vain(pool: ProducerPool) -> None:
+    """Where an exception is handled, a record is refused."""
+    with suppress(DeliveryError, ZeroDivisionError), pool.transaction() as tx:
+        try:
+            _ = 1 / 0
+        except ZeroDivisionError:
+            tx.produce_async("orders", b"x" * 2_000_000)
+
+
+def fails_after_a_fatal_error(pool: ProducerPool) -> None:
+    """A block raises whose client is lost."""
+    with suppress(ZeroDivisionError), pool.transaction() as tx:
+        raise_fatal_error(internals.client(tx)._kept[0], KafkaError.INVALID_TXN_STATE, "scripted")
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("ends", [fails, gives_up, produces_in_vain, fails_after_a_fatal_error])
+def test_what_a_borrower_handles_is_not_kept(
+    kafka: MockKafka, ends: Callable[[ProducerPool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What confluent-kafka raises meanwhile, Python 3.11 would keep together with it, and with its frames, for ever."""
+    caplog.set_level(logging.CRITICAL + 1, "wd_di")  # pytest keeps each line, with its traceback
+    kept: list[weakref.ref[Mine]] = []
+
+    def borrow() -> None:
+        mine = Mine()
+        kept.append(weakref.ref(mine))
+        ends(pool)
+
+    with transactional(kafka.bootstrap_servers, size=1) as pool:
+        for _ in range(5):
+            borrow()
+    gc.collect()
+
+    assert [None] * 5 == [each() for each in kept]
 
 
 # -- the place itself --------------------------------------------------------------------------------

@@ -71,6 +71,21 @@ def by_builtin_error(*_: object) -> None:
     int("no number")
 
 
+def by_runtime_error(*_: object) -> None:
+    """An error of the kind that confluent-kafka raises for a closed client."""
+    raise RuntimeError("mine")
+
+
+def by_key_error(*_: object) -> None:
+    """Something that isn't there."""
+    raise KeyError("mine")
+
+
+def by_type_error(*_: object) -> None:
+    """A slip of the program's."""
+    raise TypeError("mine")
+
+
 def by_timeout(*_: object) -> None:
     """An alarm."""
     raise TimeoutError("SIGALRM")
@@ -83,6 +98,9 @@ HANDLERS: dict[Callable[..., Any], tuple[type[BaseException], tuple[object, ...]
     by_time_limit: (SoftTimeLimitExceeded, (30,)),
     by_builtin_error: (ValueError, ("invalid literal for int() with base 10: 'no number'",)),
     by_timeout: (TimeoutError, ("SIGALRM",)),
+    by_runtime_error: (RuntimeError, ("mine",)),
+    by_key_error: (KeyError, ("mine",)),
+    by_type_error: (TypeError, ("mine",)),
     signal.default_int_handler: (KeyboardInterrupt, ()),
 }
 """What each of them raises."""

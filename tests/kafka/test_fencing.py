@@ -73,6 +73,22 @@ def test_a_rival_fences_an_abort_without_hiding_its_cause(servers: str, topic: s
         assert_replaced(servers, orders, recorder, topic)
 
 
+def test_a_rival_that_an_abort_meets_counts(servers: str, topic: str) -> None:
+    """It is met while the abort waits for the answer to a record, and makes the pool unhealthy as any other one."""
+    recorder = Recorder()
+    with pool(servers, size=1, observer=recorder, fenced_retries=0) as orders:
+        with pytest.raises(ZeroDivisionError) as caught, orders.transaction() as tx:
+            tx.produce_sync(topic, "never")
+            take_over(servers, tx)
+            tx.produce_async(topic, "nor this")
+            raise ZeroDivisionError
+        with pytest.raises(PoolUnhealthyError, match="another process uses the same"), orders.transaction():
+            pass
+
+    assert "couldn't be aborted" in caught.value.__notes__[0]
+    assert ["abort failed"] == [event.reason for event in recorder.of(ProducerRetired)]
+
+
 def test_a_rival_that_stays_makes_the_pool_unhealthy(servers: str, topic: str) -> None:
     """After more than fenced_retries fencings checkouts fail at once and say why, instead of fencing back for ever."""
     with pool(servers, size=1, fenced_retries=0) as orders:

@@ -26,14 +26,19 @@ class Errand(Generic[R]):
     Args:
         job: What is to be done; what it raises is for whoever waits.
         afterwards: Done next by the same worker, while nobody waits for it.
+        endless: Whether it may take for ever, and nobody should wait for that.
 
     Attributes:
+        endless: As given.
         over: Whether nothing of it is still to be done, as before anybody was asked to.
     """
 
-    __slots__ = ("_afterwards", "_first", "_job", "_known", "_lock", "_outcome", "_then", "over")
+    __slots__ = ("_afterwards", "_first", "_job", "_known", "_lock", "_outcome", "_then", "endless", "over")
 
-    def __init__(self, job: Callable[[], R], afterwards: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, job: Callable[[], R], afterwards: Callable[[], object] | None = None, *, endless: bool = False
+    ) -> None:
+        self.endless = endless
         self.over: bool = True
         self._job: Callable[[], R] | None = job
         self._afterwards = afterwards
@@ -51,6 +56,7 @@ class Errand(Generic[R]):
             workers.submit(self._run)
         except BaseException:  # others would wait for the end of what may be in the queue without a thread for it
             if self._taken() is not None:
+                self._known.release()
                 self._end()
             raise
 

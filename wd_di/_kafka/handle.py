@@ -179,7 +179,9 @@ class Handle(ABC):
             yielding(lambda: self._calls.make(call, self._kept, seconds))
         except NestedCallError as error:
             raise Fault(FaultKind.RETRIABLE, str(error)) from error
-        except (KafkaException, RuntimeError, TypeError) as error:
+        except (KafkaException, RuntimeError) as error:
+            if not of_client(error):
+                raise
             raise self._translated(error) from error
         finally:
             if serve:
@@ -200,6 +202,8 @@ class Handle(ABC):
         except NestedCallError:
             time.sleep(BREATH)  # whoever waits for something looks again until its deadline
         except (KafkaException, RuntimeError) as error:
+            if not of_client(error):
+                raise
             if self._translated(error).kind is FaultKind.CLOSED:
                 time.sleep(min(seconds, BREATH))  # as above
         finally:
@@ -310,7 +314,7 @@ class Handle(ABC):
     # -- what its errors mean ----------------------------------------------------------------------
 
     def _translated(self, error: BaseException, *, settings: bool = False, of_record: bool = False) -> Fault:
-        if isinstance(error, RuntimeError) and _SAYS_CLOSED in str(error):
+        if isinstance(error, RuntimeError):
             return self._found_closed(error)
         fault = self._translator.fault(error.args[0] if error.args else error, known=self.fault, settings=settings)
         fault.__cause__ = error
@@ -336,6 +340,11 @@ class Handle(ABC):
         if not by_pool and self.fault is None:
             self.fault = fault
         return fault
+
+
+def of_client(error: BaseException) -> bool:
+    """Whether confluent-kafka has raised it, and not a signal's handler, which is called inside of its calls."""
+    return isinstance(error, KafkaException) or (type(error) is RuntimeError and _SAYS_CLOSED in str(error))
 
 
 def _refuse_hollow(kept: Kept) -> None:

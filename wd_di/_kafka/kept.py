@@ -7,13 +7,19 @@ variable. It is in a list of its own, and a call takes it from there as it is ma
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from contextlib import suppress
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+R = TypeVar("R")
+
+_KEEPS = sys.version_info < (3, 12)
+_set_handled = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("PyErr_SetHandledException", ctypes.pythonapi))
 
 Kept = list[Any]
 """The one place: the handle, or what says why there is none."""
@@ -55,6 +61,30 @@ def empty(kept: Kept) -> None:
     else:
         return
     raise hidden
+
+
+def unhandled(call: Callable[[Any], R], kept: Kept) -> R:
+    """Make a call while no exception is being handled, as far as Python can see.
+
+    On Python 3.11, what confluent-kafka raises while one is being handled keeps that for ever, with its frames: mostly
+    a user's, for which a transaction aborts.
+    """
+    handled: BaseException | None = sys.exception()
+    raised: BaseException | None = None
+    if handled is None or not _KEEPS:
+        return call(kept[0])
+    _set_handled(None)
+    try:
+        result = call(kept[0])
+    except BaseException as error:  # noqa: BLE001  (raised as soon as the other one is back)
+        raised = error
+    _set_handled(handled)  # not where the new one is handled: at the end of that it would be taken away again
+    if raised is None:
+        return result
+    try:
+        raise raised
+    finally:
+        del handled, raised  # this frame is in its traceback
 
 
 def forget_frames(error: BaseException) -> None:

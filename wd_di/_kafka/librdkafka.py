@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
 from operator import methodcaller
@@ -11,8 +12,8 @@ from confluent_kafka import KafkaError, KafkaException, cimpl
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import yielding
-from wd_di._kafka.handle import Handle
-from wd_di._kafka.kept import forget_frames
+from wd_di._kafka.handle import Handle, of_client
+from wd_di._kafka.kept import forget_frames, unhandled
 from wd_di._kafka.nested import NestedCallError
 from wd_di._kafka.offsets import cut_metadata, group_of
 from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
@@ -134,11 +135,13 @@ class KafkaClient(Handle):
 
     def _why(self) -> Fault | None:
         try:
-            self._kept[0].begin_transaction()
+            unhandled(methodcaller("begin_transaction"), self._kept)
         except KafkaException as error:
             fault = self._translator.fault(error.args[0], known=self.fault)
             return fault if fault.requires_abort else None
         except RuntimeError as error:
+            if not of_client(error):
+                raise
             self._translated(error)
         except Fault:  # closed meanwhile
             return None
@@ -152,13 +155,16 @@ class KafkaClient(Handle):
             record["headers"] = _encoded(record["headers"])  # a new list: instrumentation adds to it at every try
         first = self.topics.first(topic, on_delivery)
         try:
-            self._kept[0].produce(topic, on_delivery=first or on_delivery, **record)
+            if sys.exception() is None:
+                self._kept[0].produce(topic, on_delivery=first or on_delivery, **record)
+            else:
+                unhandled(methodcaller("produce", topic, on_delivery=first or on_delivery, **record), self._kept)
         except BaseException as error:
             if type(self._kept[0]) is not cimpl.Producer:
                 forget_frames(error)
             if isinstance(error, BufferError):
                 raise Fault(FaultKind.QUEUE_FULL, "librdkafka's queue is full") from error
-            if isinstance(error, KafkaException | RuntimeError):
+            if of_client(error):
                 raise self._refusal(error) from error
             raise
         self._wrote = True
@@ -194,7 +200,9 @@ class KafkaClient(Handle):
         self._serve(methodcaller("flush", seconds), seconds)
 
     def purge(self) -> None:
-        """Give up on all that is queued or in flight."""
+        """Give up on all that is queued or in flight: nothing follows but the close, so no record asks for a reason."""
+        with self._asking_why:
+            self._ending = True
         self._serve(methodcaller("purge"), 0)
 
     def owes(self) -> int:
@@ -247,7 +255,7 @@ class KafkaClient(Handle):
             return self._told_id(seconds)
         except AttributeError:  # upstream calls it experimental
             return ""
-        except (KafkaException, RuntimeError) as error:
+        except KafkaException as error:
             fault = self._translated(error)
             if fault.kind is FaultKind.RETRIABLE:
                 raise Fault(FaultKind.RETRIABLE, "no broker has said yet which cluster it belongs to") from fault
@@ -265,20 +273,34 @@ class KafkaClient(Handle):
             return ""  # a broker has answered, and has none
 
     def _asked(self, call: Callable[[Any], Any], seconds: float) -> Any:
-        """Return what a call answers, which says nothing of the client."""
-        return yielding(lambda: self._calls.make(call, self._kept, seconds))
+        """Return what a call answers, which says nothing of the client.
+
+        Raises:
+            KafkaException: A broker's answer, or that there was none.
+            Fault: It couldn't be made, or its client was closed meanwhile.
+        """
+        try:
+            return yielding(lambda: self._calls.make(call, self._kept, seconds))
+        except NestedCallError as error:
+            raise Fault(FaultKind.RETRIABLE, str(error)) from error
+        except RuntimeError as error:
+            if not of_client(error):
+                raise
+            raise self._found_closed(error) from error
 
     def ask(self, topic: str, seconds: float) -> bool:
         """Ask any broker for the topic's metadata, which librdkafka takes note of, too; whether an answer came."""
         ask = methodcaller("list_topics", topic, timeout=seconds)
         self._asking.append(topic)  # before the handle is taken: see close
         try:
-            found = self._asked(ask, seconds).topics[topic]
-        except (KafkaException, RuntimeError, KeyError, WdDiError):  # no broker, or closed meanwhile
-            self._deaf = time.monotonic()
-            return False
+            found = self._asked(ask, seconds).topics.get(topic)
+        except (KafkaException, WdDiError):  # no broker, or closed meanwhile
+            found = None
         finally:
             self._asking.pop()
+        if found is None:
+            self._deaf = time.monotonic()
+            return False
         error = found.error
         if error is not None and error.code() in UNKNOWN_TOPIC:
             self.topics.learn_missing(topic)
@@ -296,7 +318,7 @@ class KafkaClient(Handle):
         self._asking.append("")  # as in ask
         try:
             found = self._asked(ask, seconds).brokers
-        except (KafkaException, RuntimeError, WdDiError):  # no broker, or closed meanwhile
+        except (KafkaException, WdDiError):  # no broker, or closed meanwhile
             return None
         finally:
             self._asking.pop()
@@ -363,17 +385,16 @@ class KafkaClient(Handle):
             # On an abort librdkafka gives the sequence number of a record that waits to be sent again to the next one,
             # also if the broker has the record. So it takes the next for a repetition and acknowledges it, and nobody
             # ever sees it, though its transaction is committed (seen in 2.16.0).
-            given_up = self._given_up(topic, text)
-            return Verdict("purged", given_up, None if self.topics.missing(topic) else "record unanswered")
+            return Verdict("purged", self._given_up(topic, text), "record unanswered")
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return Verdict("failed", AuthorizationError(f"no right to write to {topic!r} (Write on the topic): {text}"))
         hint = self._explained(code, topic)
         # librdkafka has counted the sequence number of a record that the broker refused, and the broker hasn't: the
         # next transaction would fail with OUT_OF_ORDER_SEQUENCE_NUMBER, whatever it sends (seen in 2.16.0).
         undelivered = DeliveryError(f"a record for {topic!r} wasn't delivered: {text}{hint}")
-        if code in TIMED_OUT_MESSAGE and not self.topics.missing(topic):
+        if code < 0:
             return Verdict("failed", undelivered, "record unanswered")
-        return Verdict("failed", undelivered, "record refused" if code > 0 and code not in UNKNOWN_TOPIC else None)
+        return Verdict("failed", undelivered, "record refused" if code not in UNKNOWN_TOPIC else None)
 
     def _given_up(self, topic: str, text: str) -> ProduceError:
         """Return the error of a record that was purged: because of another one, it may be, or of the client's end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,7 @@ from confluent_kafka import cimpl
 
 from wd_di._concurrency.outcome import Outcome
 from wd_di._kafka.interrupts import held, hold, thread_id
-from wd_di._kafka.kept import forget_frames
+from wd_di._kafka.kept import forget_frames, unhandled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ class Calls:
             return self._make_elsewhere(partial(self.make, call, kept, seconds), seconds)
         try:
             self._inside.add(thread)
-            return call(kept[0])
+            return call(kept[0]) if sys.exception() is None else unhandled(call, kept)
         except BaseException as error:
             if isinstance(error, SystemError):
                 hold(error)

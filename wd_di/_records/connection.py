@@ -91,6 +91,7 @@ class Connection:
     Attributes:
         shared: Whether a thread of its own serves it.
         doubtful: Whether the answer to a commit or an abort is missing: then nothing but a drop is left.
+        left_open: Whether a transaction was left open on the broker, of whose records some have no answer.
         full_at: How much its queue held when it was full, until there is room again.
         served_until: A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since
             whoever would have to take a flag back may not come to it: a thread that can't start, an interrupt.
@@ -115,6 +116,7 @@ class Connection:
         "given_up",
         "in_flight",
         "index",
+        "left_open",
         "noted",
         "offering",
         "pool",
@@ -147,6 +149,7 @@ class Connection:
         self.read: Callable[[], Reader] = read
         self._connect = connect
         self.doubtful: bool = False
+        self.left_open: bool = False
         self.given_up: bool = False
         self.forked: bool = False
         self.full_at: int | None = None
@@ -248,22 +251,27 @@ class Connection:
 
     @property
     def abortable(self) -> bool:
-        """Whether an open transaction can be aborted, as it can't while the broker may owe an answer for a record.
+        """Whether an open transaction can be aborted, as it can't if no broker has answered for one of its records.
 
         The record's partition may be about to be registered with the transaction. An abort forgets that, and when the
         request fails, librdkafka ends the process by an assertion (seen in 2.16.0). So such a client is dropped; the
-        next one's init aborts.
+        next one's init aborts. Nor does it help that the topic isn't there any more.
         """
-        missing = self.client.topics.missing
-        unanswered = self.in_flight.out_of_step == "record unanswered"
-        return not unanswered and all(missing(delivery.topic) for delivery in self.in_flight.undecided())
+        return self.in_flight.out_of_step != "record unanswered" and not self.in_flight.outstanding
 
-    def purge(self) -> None:
-        """Give up what has no answer, and tell of it."""
-        self.client.purge()
-        patience = Deadline(PURGE_PATIENCE)
-        while self.client.owes() and not patience.passed:
-            self.client.poll(BREATH)
+    def leave_open(self) -> None:
+        """Give up what has no answer, and leave the open transaction to the next init."""
+        self.doubtful = self.left_open = True
+        self._purge()
+
+    def clear_up(self, deadline: Deadline) -> None:
+        """Abort what was left open, by a successor's init; for a producer in whose place no other one comes."""
+        with suppress(Fault):
+            successor = self.successor()
+            try:
+                initialise(successor, lambda: not deadline.passed)
+            finally:
+                successor.close()
 
     def dispose(
         self, deadline: Deadline, abort_seconds: float, *, giving_up: Callable[[int], object] | None = None
@@ -286,11 +294,17 @@ class Connection:
             giving_up(lost)  # before the close, which may block for longer than anybody waits
         if lost or client.owes():
             with suppress(Fault):
-                self.purge()
+                self._purge()
         client.close()
         in_flight.take_in(client.verdict)
         in_flight.give_up(Verdict("purged", DeliveryError("the producer was closed before the broker had answered")))
         return lost
+
+    def _purge(self) -> None:
+        self.client.purge()
+        patience = Deadline(PURGE_PATIENCE)
+        while self.client.owes() and not patience.passed:
+            self.client.poll(BREATH)
 
     def _abort(self, deadline: Deadline) -> None:
         """Abort, if the brokers have answered by half of the deadline."""
@@ -299,6 +313,8 @@ class Connection:
             self.client.flush(answered_by.slice(SLICE))
         if self.abortable:
             self.client.abort(deadline.left)
+        elif self.client.fault is None:
+            self.leave_open()
 
     def _flush(self, deadline: Deadline) -> None:
         """Flush until all is answered or nothing more comes: Ctrl-C inside of a callback costs its record a report."""

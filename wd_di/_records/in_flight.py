@@ -85,7 +85,8 @@ class InFlight:
         return len(lost)
 
     def _fail(self, delivery: Delivery, fate: Verdict, batches: Batches) -> None:
-        self.out_of_step = self.out_of_step or fate.out_of_step
+        if self.out_of_step is None or fate.out_of_step == "record unanswered":  # which says more
+            self.out_of_step = fate.out_of_step
         missed = delivery.decide_failed(fate.outcome, fate.error, batches)
         if fate.outcome == "purged":
             self._observer.emit(MessagePurged, pool=self._pool, index=self._index, topic=delivery.topic)

@@ -116,7 +116,7 @@ class Closing:
             flushed=max(0, undecided - lost - unanswered),
             purged=lost,
             held=table.holders(),
-            abandoned=table.in_state(State.CREATING, State.RETIRING),
+            abandoned=(*table.in_state(State.CREATING, State.RETIRING), *self._house.given_up()),
             duration_ms=(time.monotonic() - started) * 1000,
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.workers import Poller, Workers
-from wd_di._kafka.port import SLICE, Fault, FaultKind
+from wd_di._kafka.port import SLICE, Fault, FaultKind, Verdict
 from wd_di._kafka.translation import public
 from wd_di._records.connection import Connection, Retirement, Services
 from wd_di._records.delivery import waited
@@ -21,7 +21,7 @@ from wd_di._slots.making import MAKERS_MAX, Maker, NotMadeError
 from wd_di._slots.slots import Claim, Effects, Slot, SlotPolicy, State
 from wd_di._slots.stats import listed, name_of
 from wd_di._slots.table import SlotTable
-from wd_di.errors import PoolClosedError, PoolError, PoolOpenError, PoolTimeoutError
+from wd_di.errors import DeliveryError, PoolClosedError, PoolError, PoolOpenError, PoolTimeoutError
 from wd_di.events import (
     CheckoutLost,
     ErrorOccurred,
@@ -50,6 +50,7 @@ REAPERS_MAX = 8
 CALL_MAX = 30.0
 """Seconds after which a producer is given up whose last call hasn't come back: it may never. In librdkafka 2.16
 ``send_offsets_to_transaction`` waits, if it is told NOT_COORDINATOR, until some broker's connection comes or goes."""
+GIVEN_UP = "its producer was given up, in a call that doesn't come back"
 PERMANENT = (FaultKind.SETTINGS, FaultKind.DENIED, FaultKind.FATAL)
 """Failures of a creation that no waiting cures."""
 ORDINARY = ("close", "reload")
@@ -84,6 +85,7 @@ class Housekeeper:
         self.purged: int = 0
         self.lost: deque[tuple[Claim[Connection], float]] = deque()
         self._refreshing: set[int] = set()
+        self._left: list[Connection] = []
         self._called: dict[int, tuple[Slot[Connection], Deadline]] = {}  # whose retirement waits for a call's end
         self.started: bool = False
         self._prepare = None if prepare is None else weakref.WeakMethod(prepare)
@@ -278,10 +280,14 @@ class Housekeeper:
         finally:
             self._gone(slot)
 
-    def _gone(self, slot: Slot[Connection]) -> None:
+    def _gone(self, slot: Slot[Connection], *, again: bool = False) -> None:
         """The old handle is destroyed: its id is free for others, and for the next producer of this slot."""
         self._maker.rivals.leave(slot.index)
-        self.carry_out(self.table.retired(slot))
+        self.carry_out(self.table.retired(slot, again=again))
+
+    def given_up(self) -> list[int]:
+        """Return the indices of the producers that were given up in a call, which hasn't come back yet."""
+        return [connection.index for connection in self._left]
 
     def _rivals(self, index: int) -> str:
         return self._maker.rivals.of(index)
@@ -310,7 +316,8 @@ class Housekeeper:
         connection, again = slot.connection, partial(self._reaper.submit, partial(self._retire, slot, late=late))
         errand = connection.errand if connection is not None else None
         if errand is not None and not in_a_call:
-            self._called.setdefault(slot.index, (slot, Deadline(CALL_MAX)))
+            if errand.endless:
+                self._called.setdefault(slot.index, (slot, Deadline(CALL_MAX)))
             if errand.then(again):
                 return
         self._called.pop(slot.index, None)
@@ -321,10 +328,12 @@ class Housekeeper:
             self._tell_retired(connection, retirement)
         end = partial(self._end, connection, late=late)
         if errand is not None and errand.then(partial(self._reaper.submit, end)):
+            self._left.append(connection)
             self._errands.spare()
+            self._note_purged(connection, connection.in_flight.give_up(Verdict("purged", DeliveryError(GIVEN_UP))))
         else:
             end()
-        self._gone(slot)
+        self._gone(slot, again=connection.left_open)
 
     def _end(self, connection: Connection, *, late: bool) -> None:
         settings, until = self.plan.settings, None if late else self._closing_until
@@ -336,6 +345,10 @@ class Housekeeper:
         except BaseException as error:  # noqa: BLE001  (one client that can't be closed must not keep its slot)
             log_error(f"{self.name}.close", f"{self.name}: producer {connection.index} could not be closed", error)
             lost = 0
+        if connection in self._left:
+            self._left.remove(connection)
+        elif connection.left_open and self.table.closing:
+            connection.clear_up(deadline)
         self.observer.emit(
             ProducerClosed,
             pool=self.name,

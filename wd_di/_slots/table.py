@@ -239,8 +239,8 @@ class SlotTable(Decisions[C]):
             self._idle.remove(slot)
             return self._place(slot)
 
-    def retired(self, slot: Slot[C]) -> Effects[C]:
-        """The old handle's destroy has returned, so the same index may be created again.
+    def retired(self, slot: Slot[C], *, again: bool = False) -> Effects[C]:
+        """The old handle's destroy has returned, so the same index may be created again; or must be, if ``again``.
 
         Not a moment earlier: a handle whose init timed out goes on in the background and would fence its replacement.
         """
@@ -250,8 +250,8 @@ class SlotTable(Decisions[C]):
             slot.state = State.EMPTY
             effects: Effects[C] = Effects()
             if not self.closing:
-                if self.policy.warm:
-                    self._create(self._due(), effects)
+                due = self._due()
+                self._create(due if self.policy.warm else [each for each in due if again and each is slot], effects)
                 self._grow(effects)
                 self._roll(effects)
             return effects

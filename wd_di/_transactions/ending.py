@@ -283,17 +283,19 @@ class Ending(Writing):
 
     def _try_to_abort(self, deadline: Deadline, cause: BaseException | None) -> None:
         try:
-            self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), lambda: self.connection.abortable)
+            self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), self._all_homeless)
+            if self.client.fault is not None:
+                self._abort_failed(self.client.fault, cause, deadline)
+                return
             if self.connection.abortable:
                 began = time.monotonic()
                 self._again(self.client.abort, deadline)
                 self._note_time("end", time.monotonic() - began)
                 self.client.poll(0)
+                self.phase = "aborted"
             else:
-                self.connection.doubtful = True
                 self.retirement = self.retirement or Retirement("record unanswered", cause, spent=True)
-                self.connection.purge()
-            self.phase = "aborted"
+                self.connection.leave_open()
         except BaseException as raised:
             self._abort_failed(raised, cause, deadline)
             if not isinstance(raised, WdDiError):  # a signal's, which may be the time limit of a task queue
@@ -302,6 +304,10 @@ class Ending(Writing):
     def _at_rest(self, deadline: Deadline) -> bool:
         """Wait for the end of a send_offsets that was interrupted, or is another thread's; not again of a late one."""
         return self.connection.at_rest(Deadline(0) if self.retirement is not None else deadline)
+
+    def _all_homeless(self) -> bool:
+        """Whether flushing is no use."""
+        return all(self.client.topics.missing(delivery.topic) for delivery in tuple(self.ledger.pending))
 
     def _abort_failed(self, raised: BaseException, cause: BaseException | None, deadline: Deadline) -> None:
         self.connection.doubtful = True

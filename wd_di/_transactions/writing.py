@@ -198,7 +198,7 @@ class Writing(Sender):
         checked = checked_offsets(offsets)
         self._note_write()
         move = next((each for each in self.moves if each.member == group_metadata), None) or Move(group_metadata)
-        offer: Errand[None] = Errand(lambda: self._send_offsets(move, checked, deadline))
+        offer: Errand[None] = Errand(lambda: self._send_offsets(move, checked, deadline), endless=True)
         while not offer.known(0):
             errand = self._entrusted(offer)
             if deadline.passed:
