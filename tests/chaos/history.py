@@ -112,6 +112,7 @@ class Process:
         after: What it had when its pool was closed.
         slots: The pool's counts in the end: size, idle and all others.
         expected_handles: How many handles an open and idle process may have.
+        abandoned: How many producers the close has left in a call that librdkafka doesn't come back from, and said so.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Process:
     after: Load | None = None
     slots: Mapping[str, int] = field(default_factory=dict)
     expected_handles: int = 0
+    abandoned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ def _take(history: History, process: Process, line: dict[str, Any]) -> None:
             process.pid = line["pid"]
         case "before" | "after":
             setattr(process, what, Load(**line["load"]))
+            process.abandoned = line.get("abandoned", 0)
         case "idle":
             process.open, process.slots = Load(**line["load"]), line["slots"]
             process.expected_handles = line["handles"]

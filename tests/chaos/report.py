@@ -44,6 +44,10 @@ def rows(result: Result) -> list[tuple[str, Rows]]:
         ("lives of processes", f"{len(result.history.processes):,}"),
         ("faults that were met", f"{sum(met.values()):,} of {len(met)} kinds"),
         ("outcomes unknown to living writers", f"{len(doubts)} ({100 * len(doubts) / max(known, 1):.3f} %)"),
+        (
+            "producers abandoned in a send_offsets",
+            str(sum(each.abandoned for each in result.history.processes.values())),
+        ),
         ("hangs", str(len(result.history.hangs))),
         ("violations", str(len(result.violations))),
     ]

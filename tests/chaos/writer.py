@@ -111,7 +111,7 @@ class Life:
         self.desk: Desk | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing = False
-        self._forks = self._begun = 0
+        self._forks = self._begun = self._abandoned = 0
         self._numbers = itertools.count()
 
     def live(self) -> None:
@@ -128,7 +128,7 @@ class Life:
             self._work()
             if not settled(lambda: load().within(before), GIVEN_BACK_S):
                 self._leftover()
-        self._tell("after")
+        self._tell("after", abandoned=self._abandoned)
         self.journal.write("finished")
 
     def _tell(self, when: str, **more: object) -> Load:
@@ -221,7 +221,7 @@ class Life:
             self._idle(desk, settled=settled(lambda: _is_idle(desk.pool), self._patience))
         self.desk = None
         with self.watch.call("close", CLOSE_MS):
-            desk.pool.close(timeout_ms=CLOSE_MS)
+            self._abandoned = len(desk.pool.close(timeout_ms=CLOSE_MS).abandoned)
 
     def _works(self, desk: Desk, steps: int | None) -> list[Callable[[], None]]:
         rounds = itertools.count()
@@ -300,7 +300,7 @@ class Life:
             self._idle(desk, settled=await _settled(lambda: _is_idle(desk.pool), self._patience))
         self.desk = None
         with self.watch.call("async close", CLOSE_MS):
-            await desk.pool.aclose(timeout_ms=CLOSE_MS)
+            self._abandoned = len((await desk.pool.aclose(timeout_ms=CLOSE_MS)).abandoned)
 
     async def _repeat(self, worker: Worker, steps: int | None) -> None:
         done = 0

@@ -47,7 +47,7 @@ SIGN_OF_LIFE = 1.0
 """Seconds that a broker has for one."""
 REAPERS_MAX = 8
 """More than one, since destroying a handle can block for seconds, and its neighbours' deadline goes on."""
-CALL_MAX = 30.0
+CALL_MAX = 10.0
 """Seconds after which a producer is given up whose last call hasn't come back: it may never. In librdkafka 2.16
 ``send_offsets_to_transaction`` waits, if it is told NOT_COORDINATOR, until some broker's connection comes or goes."""
 GIVEN_UP = "its producer was given up, in a call that doesn't come back"
