@@ -108,6 +108,7 @@ class ProducerPool:
         self._stale = False  # after a fork, until new ids are made
         self._closing: Closing | None = None
         _at_exit.add(self._end_with_the_process)
+        _in_child.add(self._lender.leave_to_parent)  # first, and also of a pool that is gone then
         _in_child.add(self._after_fork)
         sizes = {"pool": name, "size": settings.size, "timeout_ms": settings.timeout_ms}
         self.observer.emit(ConnectionPoolCreated, **sizes)

@@ -13,14 +13,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from tests import internals
 from tests.pools import plain
 from tests.pools import pool as transactional
-from tests.scripted import PATIENCE, in_thread, make_pool, outcome, plain_pool
-from wd_di import Delivery, ForkedPoolError, Message, ProducerPool
+from tests.scripted import PATIENCE, Script, in_thread, make_pool, outcome, plain_pool
+from wd_di import AsyncProducer, AsyncTransaction, Delivery, ForkedPoolError, Message, PoolTimeoutError, ProducerPool
+from wd_di._records.connection import Retirement
 from wd_di.testing import MockKafka
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -33,7 +35,7 @@ OFFSETS: Any = []
 class Inherited:
     """All that a program can have open when it forks."""
 
-    def __init__(self, clicks: ProducerPool, orders: ProducerPool) -> None:
+    def __init__(self, clicks: ProducerPool, orders: ProducerPool, orphan: ProducerPool) -> None:
         self.clicks, self.orders = clicks, orders
         self.checkout = clicks.producer()
         self.producer = self.checkout.__enter__()
@@ -49,14 +51,22 @@ class Inherited:
         self.tx.after_completion(self.hooks.append)
         self.held = orders.producer()
         self.bound = self.held.__enter__()
+        self.vacated = orders.producer()
+        self.vacant = in_thread(self.vacated.__enter__)
+        internals.lease(self.vacant).retirement = Retirement("transactional_id_expiry_ms", expired=True)
         self.atask, self.ascope = clicks.producer(), orders.transaction()
         self.atx = in_thread(lambda: asyncio.run(entered(self.ascope)))
         self.aproducer = in_thread(lambda: asyncio.run(entered(self.atask)))
+        with retiring_later(orders):  # all others are held, so there is none to exchange it for
+            assert isinstance(outcome(self.vacant.transaction(timeout_ms=0).__enter__), PoolTimeoutError)
+        self.orphaned = orphan.producer()
+        self.orphan = self.orphaned.__enter__()
+        self.late = self.orphan.produce_async("orders", "late")
 
 
 Case = Callable[[Inherited], object]
 BACKENDS = ("memory", "mock")
-OF_PENDING = ("result", "exception", "a callback", "await", "result without waiting")
+OF_PENDING = ("result", "exception", "a callback", "await", "result without waiting", "result by a pool that is gone")
 """What is asked of a record without an answer, which memory always has."""
 
 REFUSED: dict[str, Case] = {
@@ -85,6 +95,13 @@ REFUSED: dict[str, Case] = {
     "an implicit transaction": lambda it: it.bound.produce_sync("orders", "x"),
     "a transaction on a held producer": lambda it: it.bound.transaction().__enter__(),
     "a transaction in a transaction": lambda it: it.tx.transaction().__enter__(),
+    "a transaction on a vacant lease": lambda it: it.vacant.transaction().__enter__(),
+    "an implicit transaction on a vacant lease": lambda it: it.vacant.produce_sync("orders", "x"),
+    "a task's transaction on a vacant lease": lambda it: asyncio.run(
+        entered(internals.lease(it.vacant).handle(AsyncProducer, AsyncTransaction).transaction())
+    ),
+    "produce_sync by a pool that is gone": lambda it: it.orphan.produce_sync("orders", "x"),
+    "result by a pool that is gone": lambda it: it.late.result(),
     "a task's produce_sync": lambda it: asyncio.run(it.aproducer.produce_sync("orders", "x")),
     "a task's produce_async": lambda it: it.aproducer.produce_async("orders", "x"),
     "a task's flush": lambda it: asyncio.run(it.aproducer.flush()),
@@ -106,6 +123,8 @@ HARMLESS: dict[str, Case] = {
     "index": lambda it: it.producer.index,
     "the end of a transaction that failed": lambda it: [it.scope.__exit__(ValueError, ValueError(), None), it.hooks],
     "the end of a checkout": lambda it: it.checkout.__exit__(None, None, None),
+    "the end of a checkout of a pool that is gone": lambda it: it.orphaned.__exit__(None, None, None),
+    "the end of a vacant checkout": lambda it: it.vacated.__exit__(None, None, None),
     "the end of a task's transaction that failed": lambda it: asyncio.run(
         it.ascope.__aexit__(KeyError, KeyError(), None)
     ),
@@ -126,6 +145,16 @@ async def entered(scope: Any) -> Any:
 async def awaited(delivery: Delivery) -> object:
     """What it gives to a task."""
     return await delivery
+
+
+@contextmanager
+def retiring_later(pool: ProducerPool) -> Iterator[None]:
+    """No producer is closed, to be made again, while the block runs."""
+    reaper, jobs = internals.house(pool)._reaper, list[Any]()
+    with mock.patch.object(reaper, "submit", jobs.append):
+        yield
+    for job in jobs:
+        reaper.submit(job)
 
 
 @contextmanager
@@ -152,12 +181,13 @@ def busy(*locks: Any) -> Iterator[None]:
 
 def locks(it: Inherited) -> list[Any]:
     """What another thread may be at: sending, giving back, ending, looking."""
-    connections = [internals.lease(handle).connection for handle in (it.producer, it.tx)]
+    connections = [internals.lease(handle).connection for handle in (it.producer, it.tx, it.orphan)]
     return [
-        *(internals.lease(handle).slot.gate for handle in (it.producer, it.tx, it.bound)),
-        *(internals.ledger(handle).gate for handle in (it.producer, it.tx)),
+        *(internals.lease(handle).slot.gate for handle in (it.producer, it.tx, it.bound, it.vacant, it.orphan)),
+        *(internals.ledger(handle).gate for handle in (it.producer, it.tx, it.orphan)),
         *(lock for each in connections if each is not None for lock in (each.ending, each.offering)),
         *(internals.table(pool)._lock for pool in (it.clicks, it.orders)),
+        internals.lease(it.orphan).table._lock,
     ]
 
 
@@ -187,12 +217,21 @@ def in_child(it: Inherited, fn: Case) -> Any:
 def it(request: pytest.FixtureRequest, kept: Callable[[ProducerPool], ProducerPool]) -> Iterator[Inherited]:
     """On real clients, whose threads stay in the parent, and in memory."""
     if request.param == "memory":
-        yield Inherited(kept(plain_pool(size=3)), kept(make_pool(size=3)))
+        with pytest.warns(ResourceWarning, match="'orphan' was never closed"):
+            it = Inherited(kept(plain_pool(size=3)), kept(make_pool(size=3)), plain_pool(name="orphan"))
+        yield it
         return
     with MockKafka() as kafka:
         kafka.create_topic("orders")
-        servers = kafka.bootstrap_servers
-        yield Inherited(kept(plain(servers, size=3, kafka={"linger.ms": 60_000})), kept(transactional(servers, size=3)))
+        servers, lingering = kafka.bootstrap_servers, {"linger.ms": 60_000}
+        with pytest.warns(ResourceWarning, match="'orphan' was never closed"):
+            it = Inherited(
+                kept(plain(servers, size=3, kafka=lingering)),
+                kept(transactional(servers, size=3)),
+                plain(servers, name="orphan", size=1, kafka=lingering),
+            )
+        yield it
+        it.orphaned.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +257,36 @@ def test_what_is_harmless(it: Inherited, name: str) -> None:
     assert seconds < AT_ONCE_S
     if name == "the end of a transaction that failed":
         assert [False, []] == told
+
+
+def test_a_record_that_a_pool_has_left_behind(script: Script) -> None:
+    """Its answer comes to the parent, also where nobody has the pool any more, or a producer of it."""
+    script.silent = True
+    with pytest.warns(ResourceWarning, match="was never closed"):
+        delivery = left_behind(plain_pool(close_timeout_ms=60_000))
+    ears, mouth = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        told = outcome(lambda: delivery.result(int(2 * AT_ONCE_S * 1000)))
+        os.write(mouth, type(told).__name__.encode())
+        os._exit(0)
+    try:
+        assert select.select([ears], [], [], PATIENCE)[0], "the child hangs"
+        assert ForkedPoolError.__name__ == os.read(ears, 10_000).decode()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ears)
+        os.close(mouth)
+        script.silent = False
+
+
+def left_behind(pool: ProducerPool) -> Delivery:
+    """What is pending when the pool goes."""
+    with pool.producer() as producer:
+        return producer.produce_async("orders", "late")
 
 
 def test_the_parent_goes_on(it: Inherited) -> None:

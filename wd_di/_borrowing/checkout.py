@@ -21,6 +21,7 @@ from wd_di._concurrency.deadline import Deadline, check_timeout
 from wd_di._concurrency.waiters import TaskWaiter, ThreadWaiter
 from wd_di._records.connection import Retirement
 from wd_di._slots.slots import ClaimState
+from wd_di._slots.table import SlotTable
 from wd_di.errors import PoolClosedError, PoolExhaustedError, ScopeError, WdDiError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from wd_di._records.connection import Connection
     from wd_di._slots.housekeeping import Housekeeper
     from wd_di._slots.slots import Waiter
-    from wd_di._slots.table import SlotTable
     from wd_di._transactions.options import TransactionOptions
 
     Begin = Callable[["Lender", Lease, object, "Deadline | None", TransactionOptions], TransactionScope]
@@ -64,14 +64,14 @@ class Lender:
         """Lend by these from now on."""
         self.policies = policies
 
+    def leave_to_parent(self) -> None:
+        """After a fork nobody in the child holds anything, and nothing is lent: the pool may be gone."""
+        self.table, self.held = SlotTable(self.name, self.policies.slots), {}
+        self.table.close()
+
     def start_anew(self, house: Housekeeper) -> None:
-        """After a fork nobody in the child holds anything, and other slots are lent."""
-        for slot in self.table.inherited():
-            if slot.connection is not None:
-                slot.connection.leave_to_parent()
-            for claim in slot.claims:
-                claim.leave_to_parent()
-        self.house, self.table, self.held = house, house.table, {}
+        """Lend other slots: the pool is there, in the child, too."""
+        self.house, self.table = house, house.table
 
     # -- who holds what ----------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Lender:
 
     def _end(self, lease: Lease) -> Retirement | None:
         """End the lease of a producer that won't do, and say why; once, for two threads may share the lease."""
-        with lease.slot.gate:
+        with lease.gate:
             flaw = self.flaw(lease)
             if flaw is not None:
                 lease.over, lease.vacant = True, None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wd_di._concurrency.deadline import Deadline
+from wd_di._slots.housekeeping import inherited
 from wd_di._slots.slots import State
 
 if TYPE_CHECKING:
@@ -155,5 +156,6 @@ def _end(house: Housekeeper, deadline: Deadline) -> None:
 
 
 def forget_parents() -> None:
-    """In a forked child: what the parent's pools have left behind is the parent's."""
+    """In a forked child: what the parent's pools have, and have left behind, is the parent's."""
     _forgotten.clear()
+    inherited()

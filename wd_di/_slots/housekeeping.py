@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.workers import Poller, Workers
+from wd_di._forks import WeakCalls
 from wd_di._kafka.port import SLICE, Fault, FaultKind, Verdict
 from wd_di._kafka.translation import public
 from wd_di._records.connection import Connection, Retirement, Services
@@ -55,6 +56,8 @@ PERMANENT = (FaultKind.SETTINGS, FaultKind.DENIED, FaultKind.FATAL)
 """Failures of a creation that no waiting cures."""
 ORDINARY = ("close", "reload")
 """Retirements that nobody needs to be told of."""
+inherited = WeakCalls()
+"""In a forked child: says of all that live that they are the parent's, also of those whose pool is gone."""
 
 
 class Housekeeper:
@@ -115,6 +118,7 @@ class Housekeeper:
             rivals=self._rivals,
         )
         self._maker = Maker(plan, memory, services, self._changed)
+        inherited.add(self.leave_to_parent)
 
     def apply(self, plan: Plan, policy: SlotPolicy) -> None:
         """Take the plan as the one by which producers are made from now on."""
@@ -226,6 +230,14 @@ class Housekeeper:
     def forget(self) -> None:
         """Nobody can close the pool any more: threads of its own must not keep it alive."""
         self._forgotten = True
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: its producers are the parent's, and so is what is lent of them."""
+        for slot in self.table.inherited():
+            if slot.connection is not None:
+                slot.connection.leave_to_parent()
+            for claim in slot.claims:
+                claim.leave_to_parent()
 
     def stop(self, seconds: float) -> None:
         """End the poller."""
