@@ -20,7 +20,7 @@ from confluent_kafka import Producer
 from pydantic import SecretStr
 
 from wd_di._slots import ids as _ids
-from wd_di._slots.ids import free_ids, reserve_ids
+from wd_di._slots.ids import free_ids, reserve_ids, reserve_on_cluster
 from wd_di._slots.plan import Plan, ProducerConfig, make_plan
 from wd_di._slots.template import default_instance
 from wd_di.errors import SettingsError
@@ -690,6 +690,50 @@ def test_the_same_id_elsewhere(first: Owner) -> None:
 
     with pytest.raises(SettingsError):
         reserve(plan_of(transactional()), Owner())
+
+
+def test_one_cluster_by_two_addresses(first: Owner) -> None:
+    """Once the cluster's id is known, another pool gets all of its ids there or none, by whatever address."""
+    second, third = Owner(), Owner()
+    reserve(plan_of(transactional(size=3, kafka=kafka(**{"bootstrap.servers": "broker2"}))), second)
+    reserve(plan_of(transactional(size=3, kafka=kafka(**{"bootstrap.servers": "broker3"}))), third)
+    ids = [f"shop-7-{index}" for index in range(3)]
+
+    assert reserve_on_cluster("c", "kafka:9092", ids[:2]) is None
+    assert reserve_on_cluster("c", "kafka:9092", ids[:2]) is None
+    assert re.match(
+        "transactional.id 'shop-7-[01]' on cluster c is in use by pool 'orders' of this process: ",
+        str(reserve_on_cluster("c", "broker2:9092", ids)),
+    )
+    assert reserve_on_cluster("c", "broker3:9092", ids[2:]) is None
+    assert reserve_on_cluster("d", "broker2:9092", ids) is None
+    free_ids(first)
+    free_ids(third)
+    assert reserve_on_cluster("c", "broker2:9092", ids) is None
+
+
+def test_a_cluster_of_a_pool_that_is_gone() -> None:
+    """What it has left claims nothing."""
+    owner = Owner()
+    reserve(plan_of(transactional()), owner)
+    del owner
+
+    assert reserve_on_cluster("c", "kafka:9092", ["shop-7-0"]) is None
+    assert not any(where == "cluster c" for where, _ in _ids._registry.owners)
+
+
+def test_the_ids_on_one_cluster() -> None:
+    """Those of all slots with the same brokers, but for what never leaves the process."""
+
+    def configure(config: ProducerConfig, index: int) -> None:
+        config.deliver = index != 1
+        if index == 3:
+            config.kafka["bootstrap.servers"] = "elsewhere"
+
+    plan = plan_of(transactional(size=5), configure=configure)
+
+    assert ["shop-7-0", "shop-7-2", "shop-7-4"] == plan.names_beside(plan.slots[0])
+    assert ["shop-7-3"] == plan.names_beside(plan.slots[3])
 
 
 def test_a_reload_claims_again(first: Owner) -> None:

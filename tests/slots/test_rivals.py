@@ -224,13 +224,21 @@ def test_a_reload_meets_nobody_of_its_own(mock_kafka: MockKafka, word: str, capl
 
 @pytest.mark.parametrize("choice", ["warn", "refuse"])
 def test_pools_of_one_process(mock_kafka: MockKafka, word: str, choice: str) -> None:
-    """Two of them that know the cluster by different names are told apart by nobody, as ever."""
-    settings: dict[str, Any] = {"size": 1, "transactional_id": f"{word}-{{instance}}", "instance": "7"}
+    """The second of them is refused where it knows the cluster by another name, too, until the first is closed."""
+    settings: dict[str, Any] = {"size": 3, "transactional_id": f"{word}-{{instance}}-{{index}}", "instance": "7"}
     port, recorder = mock_kafka.bootstrap_servers.rpartition(":")[2], Recorder()
-    with (
-        pool(mock_kafka.bootstrap_servers, **settings),
-        pool(f"localhost:{port}", name="others", observer=recorder, ids_held_elsewhere=choice, **settings),
-    ):
+
+    def others() -> ProducerPool:
+        return pool(f"localhost:{port}", name="others", observer=recorder, ids_held_elsewhere=choice, **settings)
+
+    with pool(mock_kafka.bootstrap_servers, **settings) as orders:
+        with pytest.raises(
+            PoolOpenError, match=rf"'{word}-7-\d' on cluster \S+ is in use by pool 'orders' of this pro"
+        ):
+            others().open()
+        with orders.transaction() as tx:
+            tx.produce_sync("t", "1")
+    with others():
         assert [] == recorder.of(ProducerContested)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 Id = tuple[str, str]
-"""A broker's address and a transactional id."""
+"""Where it counts, a broker's address or a cluster by its id, and a transactional id."""
 
 
 class _Registry:
@@ -49,19 +49,53 @@ def reserve_ids(ids: Collection[Id], name: str, owner: object) -> None:
         SettingsError: Another live pool has one of the ids on the same cluster; nothing was reserved.
     """
     with _registry.lock:
-        for key in ids:
-            if _other(key, owner) is None:
-                continue
-            gc.collect()  # the former pool of a notebook's cell is garbage that nobody has collected yet
-            other = _other(key, owner)
-            if other is not None:
-                server, transactional_id = key
-                raise SettingsError(
-                    f"{name}: transactional.id {transactional_id!r} on {server} is in use by pool {other!r} of "
-                    "this process: they would fence each other. Close that one first, as before a notebook cell "
-                    "runs again, or give each pool its own, for example with {pool}"
-                )
+        why = _clash(ids, owner)
+        if why is not None:
+            raise SettingsError(f"{name}: {why}")
         _registry.owners = _registry.owners | dict.fromkeys(ids, (weakref.ref(owner), name))
+
+
+def reserve_on_cluster(cluster: str, server: str, names: Collection[str]) -> str | None:
+    """Keep ids on their whole cluster, which has many addresses, for the pool that has them on some of those.
+
+    All at once: of two pools that are opened at the same moment one gets them all.
+
+    Args:
+        cluster: Its id, once brokers have told it.
+        server: An address of it, by which the pool has them.
+        names: All transactional ids that the pool has there.
+
+    Returns:
+        Why it can't have them; nothing was reserved.
+    """
+    with _registry.lock:
+        owners = _registry.owners
+        held, name = next((owners[server, each] for each in names if (server, each) in owners), (None, ""))
+        owner = held() if held is not None else None
+        if owner is None:  # it is gone, and what it has left is closed
+            return None
+        wanted = {(f"cluster {cluster}", each) for each in names}
+        why = _clash(wanted, owner)
+        if why is None and not wanted <= owners.keys():
+            _registry.owners = _registry.owners | dict.fromkeys(wanted, (weakref.ref(owner), name))
+        return why
+
+
+def _clash(ids: Collection[Id], owner: object) -> str | None:
+    """Say which of the ids another live pool has."""
+    for key in ids:
+        if _other(key, owner) is None:
+            continue
+        gc.collect()  # the former pool of a notebook's cell is garbage that nobody has collected yet
+        other = _other(key, owner)
+        if other is not None:
+            where, transactional_id = key
+            return (
+                f"transactional.id {transactional_id!r} on {where} is in use by pool {other!r} of this process: they "
+                "would fence each other. Close that one first, as before a notebook cell runs again, or give each "
+                "pool its own, for example with {pool}"
+            )
+    return None
 
 
 def _other(key: tuple[str, str], owner: object) -> str | None:

@@ -14,7 +14,7 @@ from wd_di._kafka.port import SLICE, Fault, FaultKind
 from wd_di._kafka.reader import KafkaReader
 from wd_di._kafka.troubles import Siblings, addresses, unanswered
 from wd_di._records.connection import Connection, initialise, persist
-from wd_di._slots.ids import address
+from wd_di._slots.ids import reserve_on_cluster
 from wd_di._slots.probe import Probe
 from wd_di._slots.rivals import Rivals
 from wd_di.events import ErrorOccurred, StatisticsEmitted
@@ -154,13 +154,17 @@ class Maker:
         initialise(client, lambda: wanted() and not (outdated() and (client.cut_off or not heard)))
 
     def _meet_rivals(self, plan: SlotPlan, cluster: str) -> None:
-        """Look who of this host has the id.
+        """Look who of this host has the id: another pool of this process mustn't, another process may.
 
         Raises:
             Fault: Somebody has, and that is refused.
         """
+        if cluster:
+            clash = reserve_on_cluster(cluster, plan.brokers[0], self.plan.names_beside(plan))
+            if clash is not None:
+                raise Fault(FaultKind.SETTINGS, clash)
         refuse = self.plan.settings.ids_held_elsewhere == "refuse"
-        why = self.rivals.meet(plan.index, cluster or _addresses(plan), str(plan.transactional_id), refuse=refuse)
+        why = self.rivals.meet(plan.index, cluster or ",".join(plan.brokers), str(plan.transactional_id), refuse=refuse)
         if why is not None:
             raise Fault(FaultKind.SETTINGS, why)
 
@@ -196,7 +200,3 @@ class Maker:
 
     def _statistics(self, index: int, json: str) -> None:
         self._services.observer.emit(StatisticsEmitted, pool=self.plan.name, index=index, json=json)
-
-
-def _addresses(plan: SlotPlan) -> str:
-    return ",".join(sorted({address(each) for each in str(plan.kafka["bootstrap.servers"]).split(",")}))

@@ -94,6 +94,17 @@ class SlotPlan:
         return {**self.kafka, **cast("dict[str, object]", self.kafka.get(TOPIC_DEFAULTS, {}))}
 
     @property
+    def brokers(self) -> list[str]:
+        """The addresses by which it finds its cluster, each in one form, in one order."""
+        return sorted({address(each) for each in str(self.kafka["bootstrap.servers"]).split(",")})
+
+    @property
+    def ids(self) -> list[Id]:
+        """Its id, if nobody else may have it, with the brokers that know it."""
+        known = self.transactional_id if self.remote else None
+        return [] if known is None else [(each, known) for each in self.brokers]
+
+    @property
     def remote(self) -> bool:
         """Whether it talks to a cluster that others use too."""
         return self.deliver and not self.kafka.get("test.mock.num.brokers")
@@ -124,11 +135,15 @@ class Plan:
     @property
     def ids(self) -> list[Id]:
         """The ids that nobody else may have, with the brokers that know them."""
+        return [each for slot in self.slots for each in slot.ids]
+
+    def names_beside(self, one: SlotPlan) -> list[str]:
+        """The transactional ids of all that find their cluster as this one does."""
+        brokers = one.kafka["bootstrap.servers"]
         return [
-            (address(server), slot.transactional_id)
+            slot.transactional_id
             for slot in self.slots
-            if slot.remote and slot.transactional_id is not None
-            for server in str(slot.kafka["bootstrap.servers"]).split(",")
+            if slot.remote and slot.transactional_id is not None and slot.kafka["bootstrap.servers"] == brokers
         ]
 
 
