@@ -317,9 +317,11 @@ def test_who_comes_second_is_refused_where_the_first_seat_is_free(
             pool(mock_kafka.bootstrap_servers, ids_held_elsewhere="refuse", **settings).open()
 
 
-def test_of_all_who_refuse_one_stays(mock_kafka: MockKafka, kind: str, folder: Path, word: str) -> None:
+@pytest.mark.parametrize("size", [1, 5])
+def test_of_all_who_refuse_one_stays(mock_kafka: MockKafka, kind: str, folder: Path, word: str, size: int) -> None:
     """Of processes that start at the same moment, and all refuse, one opens, and the others name it."""
-    settings = {"size": 1, "transactional_id": f"{word}-{{instance}}", "instance": "7", "ids_held_elsewhere": "refuse"}
+    ids = f"{word}-{{index}}-{{instance}}"
+    settings = {"size": size, "transactional_id": ids, "instance": "7", "ids_held_elsewhere": "refuse"}
     with ExitStack() as running:
         workers: list[Owner] = [
             running.enter_context(owner(mock_kafka.bootstrap_servers, kind, folder, **settings)) for _ in range(3)
@@ -333,29 +335,14 @@ def test_of_all_who_refuse_one_stays(mock_kafka: MockKafka, kind: str, folder: P
         assert 2 == sum(f"process {winner.pid} of this host" in each for each in said)
 
 
-def test_who_refuses_wants_the_first_seat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that takes another seat, if only for a moment, could make the owner of the first one refuse, too."""
-    wanted: list[str] = []
-    take = seats.host.take
-    monkeypatch.setattr(
-        seats.host, "take", lambda name: wanted.append(name) or (None if wanted == [name] else take(name))
-    )
-    met = rivals.Rivals("orders", Recorder())
-    met.meet(0, "cluster", "id", refuse=True)
-    met.leave(0)
-    refused, wanted[:] = list(wanted), []
-    met.meet(0, "cluster", "id", refuse=False)
-    met.leave(0)
-
-    assert [refused[0], f"{refused[0][:-2]}-1"] == wanted
-    assert refused == [wanted[0]]
-
-
-def test_a_refused_checkout_is_tried_again(mock_kafka: MockKafka, there: Callable[..., Any], word: str) -> None:
-    """A pool that starts in the background takes its ids as soon as their owner has ended."""
-    settings = {"size": 1, "transactional_id": f"{word}-{{instance}}", "instance": "7"}
-    refuse: dict[str, Any] = {"ids_held_elsewhere": "refuse", "open_policy": "background", **settings}
-    with there(**settings) as other, pool(mock_kafka.bootstrap_servers, **refuse) as orders:
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_refused_checkout_is_tried_again(
+    mock_kafka: MockKafka, there: Callable[..., Any], word: str, size: int
+) -> None:
+    """A pool that starts in the background takes its ids as soon as the owner of some of them has ended."""
+    settings: dict[str, Any] = {"transactional_id": f"{word}-{{instance}}-{{index}}", "instance": "7"}
+    refuse = {"ids_held_elsewhere": "refuse", "open_policy": "background", **settings, "size": size}
+    with there(size=1, **settings) as other, pool(mock_kafka.bootstrap_servers, **refuse) as orders:
         with pytest.raises(PoolOpenError, match=named(other.pid)), orders.transaction(timeout_ms=10_000):
             pass
         other.kill()

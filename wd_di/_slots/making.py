@@ -159,12 +159,11 @@ class Maker:
         Raises:
             Fault: Somebody has, and that is refused.
         """
-        if cluster:
-            clash = reserve_on_cluster(cluster, plan.brokers[0], self.plan.names_beside(plan))
-            if clash is not None:
-                raise Fault(FaultKind.SETTINGS, clash)
-        refuse = self.plan.settings.ids_held_elsewhere == "refuse"
-        why = self.rivals.meet(plan.index, cluster or ",".join(plan.brokers), str(plan.transactional_id), refuse=refuse)
+        names, refuse = self.plan.names_beside(plan), self.plan.settings.ids_held_elsewhere == "refuse"
+        why = reserve_on_cluster(cluster, plan.brokers[0], names) if cluster else None
+        if why is None:
+            where = cluster or ",".join(plan.brokers)
+            why = self.rivals.meet(plan.index, where, str(plan.transactional_id), refuse=refuse, beside=names)
         if why is not None:
             raise Fault(FaultKind.SETTINGS, why)
 
