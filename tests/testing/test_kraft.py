@@ -28,6 +28,13 @@ def test_overrides_win():
     assert "false" == told(auto_create_topics_enable=False)["auto.create.topics.enable"]
 
 
+def test_what_a_file_of_properties_must_escape():
+    """A setting arrives at the broker as it was given: its backslashes, its lines, and letters that aren't ASCII's."""
+    given = "RULE:^CN=a\\+b$/\u00fc/\nand \U0001f375"
+
+    assert r"RULE:^CN=a\\+b$/\u00fc/\nand \ud83c\udf75" == told(num_partitions=given)["num.partitions"]
+
+
 def test_clients_are_told_the_advertised_address():
     """Clients are told the advertised address; brokers reach each other without it."""
     advertised = told()["advertised.listeners"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import socket
 from dataclasses import dataclass
@@ -117,4 +118,5 @@ def _small(brokers: int) -> dict[str, object]:
 
 
 def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Java reads a file of properties as Latin-1, and ends a value with its line; its escapes are those of JSON."""
+    return json.dumps(str(value).lower() if isinstance(value, bool) else str(value))[1:-1]
