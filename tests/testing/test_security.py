@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from confluent_kafka import KafkaError, Producer
@@ -13,18 +14,25 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests import secured
 from tests.issuer import SECRET, Issuer
+from tests.kafka.clusters import started
 from tests.pools import unique
 from tests.testing.ports import DEADLINE_S
 from wd_di.errors import MissingExtraError
 from wd_di.testing import ClusterError, LocalKafka, Security
+from wd_di.testing._security import Mechanism, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from wd_di.testing._security import Mechanism, Protocol
-
 DENIED = KafkaError.TOPIC_AUTHORIZATION_FAILED
 NOT_DELIVERED = KafkaError._MSG_TIMED_OUT
+SIGNS = "._~!@%+-"
+"""What the names of users may hold besides letters and digits."""
+NAMES = ("alice@example.com", "Alice", "alice", "7", *SIGNS, *(f"a{each}b{each}c" for each in SIGNS))
+BY_EACH: list[tuple[Protocol, Mechanism]] = [
+    ("SSL", "PLAIN"),
+    *(("SASL_PLAINTEXT", mechanism) for mechanism in get_args(Mechanism)),
+]
 EVERY_WAY = pytest.mark.parametrize(("protocol", "mechanism"), secured.WAYS)
 
 
@@ -32,6 +40,13 @@ EVERY_WAY = pytest.mark.parametrize(("protocol", "mechanism"), secured.WAYS)
 def three() -> Iterator[LocalKafka]:
     """Three brokers with security."""
     with secured.secured(3) as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[LocalKafka]:
+    """A broker whose users have all kinds of names and passwords."""
+    with started(security=Security(users={name: f"{name}{SIGNS}" for name in NAMES})) as kafka:
         yield kafka
 
 
@@ -82,6 +97,25 @@ def test_every_way_in(secured_kafka: LocalKafka, protocol: Protocol, mechanism: 
 def test_every_way_into_three(three: LocalKafka, protocol: Protocol, mechanism: Mechanism) -> None:
     """So it is with three brokers, of which each knows when the call returns."""
     check_way_in(three, protocol, mechanism)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name(named: LocalKafka, name: str) -> None:
+    """Whatever a user is called, every broker knows them by that name, by a certificate, a password or a token."""
+    topic = named.create_topic(unique("t"))
+    ways = [named.client_config(protocol, user=name, mechanism=mechanism) for protocol, mechanism in BY_EACH]
+    answers = [sent(topic, ways[0])]
+    named.grant(name, "Write", topic=topic)
+    answers += [sent(topic, way) for way in ways]
+
+    assert [DENIED, *[None] * len(ways)] == answers
+
+
+def test_a_certificate_for_each(named: LocalKafka) -> None:
+    """Where a file system takes Alice for alice, each has a certificate all the same."""
+    files = [Path(named.client_config("SSL", user=name)["ssl.certificate.location"]).name for name in NAMES]
+
+    assert len(NAMES) == len({each.lower() for each in files})
 
 
 def test_rights_by_prefix(secured_kafka: LocalKafka) -> None:
@@ -216,10 +250,18 @@ def test_what_cannot_be(secured_kafka: LocalKafka, kafka: LocalKafka) -> None:
 @pytest.mark.parametrize("users", [{"ANONYMOUS": "x"}, {"probe": "x"}, {"a b": "x"}, {"alice": 'x"'}, {"": "x"}])
 def test_users_that_cannot_be(users: dict[str, str]) -> None:
     """Names with a meaning of their own, and what Kafka's files would have to quote, are no users; nothing is shown."""
-    with pytest.raises(ValueError, match=r"no name for a user|made of ASCII") as caught:
+    with pytest.raises(ValueError, match=r"users: .* (no name for a user|made of ASCII)") as caught:
         Security(users=users)
 
     assert 'x"' not in str(caught.value)
+
+
+def test_a_name_that_is_too_long_for_a_certificate() -> None:
+    """Such a user is refused before anything starts."""
+    Security(users={"a" * 64: "x"})
+
+    with pytest.raises(ValueError, match=r"users: 'a+' has 65 letters, and a certificate takes 64 at most"):
+        Security(users={"a" * 65: "x"})
 
 
 def test_no_passwords_are_shown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from itertools import count
 from typing import TYPE_CHECKING
 
 from wd_di.errors import MissingExtraError
@@ -43,6 +44,7 @@ class Authority:
         self._folder = folder
         self._name = _named("the authority of a LocalKafka")
         self._key = ec.generate_private_key(ec.SECP256R1())
+        self._numbers = count(1)
         own = [
             x509.BasicConstraints(ca=True, path_length=0),
             _usage(signs_certificates=True),
@@ -63,7 +65,8 @@ class Authority:
 
     def for_user(self, name: str, password: str) -> Path:
         """Issue what a client shows to be this user; the file holds the key, too, which the password opens."""
-        return self._issue(name, f"user-{name}.pem", [], password=password)
+        # Not called after the user: to some file systems Alice is alice.
+        return self._issue(name, f"user-{next(self._numbers)}.pem", [], password=password)
 
     def _issue(
         self,

@@ -29,6 +29,8 @@ _OAUTH = f"{_MODULES}.oauthbearer.OAuthBearerLoginModule required;"
 _ANY_TOKEN = f"{_MODULES}.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
 _SIGNED_TOKEN = f"{_MODULES}.oauthbearer.OAuthBearerValidatorCallbackHandler"
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9._~!@%+-]+")
+_LONGEST = 64
+"""How many signs X.509 allows for the name in a certificate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,8 @@ class Security:
 
     Attributes:
         users: Names and passwords, by PLAIN and by SCRAM; the password also opens the key of the user's certificate.
-            They may do what `LocalKafka.grant` says. ``admin``, who may do all, is always one of them.
+            Both are of ASCII's letters, digits and ``._~!@%+-``, and a name has 64 of them at most. Users may do what
+            `LocalKafka.grant` says. ``admin``, who may do all, is always one of them.
         super_users: Who may do all, too; by default ``ANONYMOUS``, who connects by PLAINTEXT, or by SSL without a
             certificate.
         hosts: Names and addresses for which the brokers' certificate is.
@@ -54,9 +57,12 @@ class Security:
     def __post_init__(self) -> None:
         for name, password in self.users.items():
             if name in (ANONYMOUS, PROBE):
-                raise ValueError(f"{name} is no name for a user: it has a meaning of its own")
+                raise ValueError(f"users: {name} is no name for a user: it has a meaning of its own")
             if not _PLAIN_TEXT.fullmatch(name) or not _PLAIN_TEXT.fullmatch(password):
-                raise ValueError(f"{name!r} and the password are made of ASCII's letters, digits and ._~!@%+- only")
+                signs = "ASCII's letters, digits and ._~!@%+- only"
+                raise ValueError(f"users: {name!r} and the password are made of {signs}")
+            if len(name) > _LONGEST:
+                raise ValueError(f"users: {name!r} has {len(name)} letters, and a certificate takes {_LONGEST} at most")
 
 
 class Secured:
@@ -95,7 +101,7 @@ class Secured:
             "ssl.keystore.location": own,
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": authority.file,
-            "ssl.principal.mapping.rules": "RULE:^CN=([^,]+).*$/$1/",
+            "ssl.principal.mapping.rules": ",".join(_who_has_shown(self._users)),
             "listener.name.ssl.ssl.client.auth": "requested",
             "sasl.mechanism.inter.broker.protocol": "PLAIN",
             "sasl.mechanism.controller.protocol": "PLAIN",
@@ -175,7 +181,8 @@ class Secured:
         }
 
     def _sasl(self) -> dict[str, object]:
-        users = " ".join(f'user_{name}="{password}"' for name, password in self._users.items())
+        # In quotes, since JAAS takes few signs for a part of a word.
+        users = " ".join(f'"user_{name}"="{password}"' for name, password in self._users.items())
         settings: dict[str, object] = {
             "sasl.enabled.mechanisms": ",".join(get_args(Mechanism)),
             "plain.sasl.jaas.config": f"{_PLAIN} {users};",
@@ -186,3 +193,9 @@ class Secured:
         }
         listeners = ("sasl_plaintext", "sasl_ssl")
         return {f"listener.name.{name}.{key}": value for name in listeners for key, value in settings.items()}
+
+
+def _who_has_shown(users: Collection[str]) -> list[str]:
+    """Return Kafka's rules for who has a certificate: Java spells a plus in its name with a backslash."""
+    spelled = {name: name.replace("+", r"\+") for name in users if "+" in name}
+    return [*(f"RULE:^CN={re.escape(told)}$/{name}/" for name, told in spelled.items()), "RULE:^CN=([^,]+).*$/$1/"]
