@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import enum
 import functools
 import json
@@ -14,9 +13,10 @@ from typing import Any
 
 import annotated_types
 import pytest
-from confluent_kafka import KafkaException, Producer, cimpl
+from confluent_kafka import KafkaException, Producer
 from pydantic import SecretBytes, SecretStr, ValidationError
 
+from tests.librdkafka import properties
 from wd_di._settings.kafka import checked_kafka, is_secret, shown
 from wd_di._settings.names import UNTYPED, dotted
 from wd_di.errors import SettingsError
@@ -122,33 +122,18 @@ def test_librdkafka_knows_every_name_without_a_field(name: str) -> None:
         assert "No such configuration property" not in str(error)  # noqa: PT017  (a wrong value is fine here)
 
 
-@pytest.fixture(scope="module")
-def properties(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What librdkafka itself prints of its properties: the names, each with ``P``, ``C`` or ``*`` for both."""
-    file = tmp_path_factory.mktemp("librdkafka") / "properties.md"
-    of_c, library = ctypes.CDLL(None), ctypes.CDLL(cimpl.__file__)
-    if not hasattr(library, "rd_kafka_conf_properties_show"):
-        pytest.skip("this build of librdkafka is linked statically")
-    of_c.fopen.restype, pointer = ctypes.c_void_p, [ctypes.c_void_p]
-    of_c.fclose.argtypes = library.rd_kafka_conf_properties_show.argtypes = pointer
-    opened = of_c.fopen(str(file).encode(), b"w")
-    library.rd_kafka_conf_properties_show(opened)
-    of_c.fclose(opened)
-    return dict(re.findall(r"^([\w.]+) +\| +([CP*]) ", file.read_text(), re.MULTILINE))
-
-
-def test_all_that_a_producer_takes_is_known(properties: dict[str, str]) -> None:
+def test_all_that_a_producer_takes_is_known() -> None:
     """No property of a producer is missing among the names, but for those that only C can set."""
     only_c = {"interceptors", "internal.termination.signal", "opaque"}
-    names = {name for name, of in properties.items() if of != "C" and not name.endswith("_cb")}
+    names = {name for name, of in properties().items() if of != "C" and not name.endswith("_cb")}
 
     assert len(names) > 100
     assert only_c == {name for name in names if not KafkaSettings.knows(name)}
 
 
-def test_what_consumers_take_is_like_nothing_of_a_producers(properties: dict[str, str]) -> None:
+def test_what_consumers_take_is_like_nothing_of_a_producers() -> None:
     """A consumer's setting is told as one by librdkafka: it isn't misspelt."""
-    assert not [name for name, of in properties.items() if of == "C" and KafkaSettings.nearly(name)]
+    assert not [name for name, of in properties().items() if of == "C" and KafkaSettings.nearly(name)]
 
 
 def _bounds() -> list[tuple[str, float]]:

@@ -35,7 +35,11 @@ _OF_ANY_CLIENT = (
     "client.",
     "connections.",
     "api.version.",
+    "enable.metrics.push",
+    "enable.sasl.",
+    "enable.ssl.",
     "https.",
+    "metadata.recovery.",
     "oauth_cb",
     "plugin.library.paths",
     "reconnect.",
@@ -43,7 +47,6 @@ _OF_ANY_CLIENT = (
     "security.",
     "socket.",
     "ssl.",
-    "enable.ssl.",
 )
 """How the settings of a producer begin that lead its readers to the same brokers, as the same user."""
 
