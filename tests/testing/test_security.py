@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -45,8 +46,9 @@ def three() -> Iterator[LocalKafka]:
 
 @pytest.fixture(scope="module")
 def named() -> Iterator[LocalKafka]:
-    """A broker whose users have all kinds of names and passwords."""
-    with started(security=Security(users={name: f"{name}{SIGNS}" for name in NAMES})) as kafka:
+    """A broker whose users have all kinds of names and passwords, and whose certificate is good for long."""
+    users = {name: f"{name}{SIGNS}" for name in NAMES}
+    with started(security=Security(users=users, certificate_ends=datetime.now(UTC) + timedelta(days=90))) as kafka:
         yield kafka
 
 

@@ -35,12 +35,18 @@ class Authority:
 
     Args:
         folder: Where its certificate and those that it issues lie, with their keys.
+        until: The end of what it issues for brokers, be it past; without a zone, by this machine's clock. By default,
+            and for all others, later than that of any test.
 
     Attributes:
         file: Its own certificate.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, until: datetime | None = None) -> None:
+        now = datetime.now(UTC)
+        self._end = now + _LIFE
+        self._brokers_end = until.astimezone(UTC) if until else self._end
+        self._start = min(now, self._brokers_end) - _LIFE
         self._folder = folder
         self._name = _named("the authority of a LocalKafka")
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -51,30 +57,28 @@ class Authority:
             x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()),
         ]
         self.file: Path = folder / "ca.pem"
-        self.file.write_bytes(self._signed(self._name, self._key, own))
+        self.file.write_bytes(self._signed(self._name, self._key, own, max(self._end, self._brokers_end)))
 
-    def for_brokers(self, hosts: Sequence[str], until: datetime | None) -> Path:
+    def for_brokers(self, hosts: Sequence[str]) -> Path:
         """Issue what every broker shows; the file holds the key, too, as Kafka wants it.
 
         Args:
             hosts: Names and addresses under which the brokers are themselves.
-            until: Its end, be it past; by default later than that of any test.
         """
         names = x509.SubjectAlternativeName([_host(each) for each in hosts])
-        return self._issue("a broker", "broker.pem", [names], until=until)
+        return self._issue("a broker", "broker.pem", [names], self._brokers_end)
 
     def for_user(self, name: str, password: str) -> Path:
         """Issue what a client shows to be this user; the file holds the key, too, which the password opens."""
         # Not called after the user: to some file systems Alice is alice.
-        return self._issue(name, f"user-{next(self._numbers)}.pem", [], password=password)
+        return self._issue(name, f"user-{next(self._numbers)}.pem", [], self._end, password)
 
     def _issue(
         self,
         name: str,
         file: str,
         names: Sequence[x509.ExtensionType],
-        *,
-        until: datetime | None = None,
+        end: datetime,
         password: str | None = None,
     ) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -85,7 +89,7 @@ class Authority:
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
             *names,
         ]
-        certificate = self._signed(_named(name), key, extensions, until)
+        certificate = self._signed(_named(name), key, extensions, end)
         lock = BestAvailableEncryption(password.encode()) if password else NoEncryption()
         path = self._folder / file
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock) + certificate)
@@ -96,16 +100,15 @@ class Authority:
         name: x509.Name,
         key: ec.EllipticCurvePrivateKey,
         extensions: Sequence[x509.ExtensionType],
-        until: datetime | None = None,
+        end: datetime,
     ) -> bytes:
-        end = until or datetime.now(UTC) + _LIFE
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(end - 2 * _LIFE)
+            .not_valid_before(self._start)
             .not_valid_after(end)
         )
         for each in extensions:

@@ -44,7 +44,8 @@ class Security:
         super_users: Who may do all, too; by default ``ANONYMOUS``, who connects by PLAINTEXT, or by SSL without a
             certificate.
         hosts: Names and addresses for which the brokers' certificate is.
-        certificate_ends: When that expires, be it in the past; by default after any test.
+        certificate_ends: When that expires, be it in the past; by default after any test. Without a zone it is a time
+            of this machine's clock.
         jwks_url: Where the keys are by which the brokers check tokens of OAUTHBEARER. By default they take any token.
     """
 
@@ -87,10 +88,10 @@ class Secured:
 
     def settings(self, home: Path) -> dict[str, object]:
         """Make all certificates in this folder, and return what each broker is told."""
-        authority = self._authority(home)
+        authority = self._authority(home, self._security.certificate_ends)
         self._trusted = authority.file
         self._files = {name: authority.for_user(name, password) for name, password in self._users.items()}
-        own = authority.for_brokers(self._security.hosts, self._security.certificate_ends)
+        own = authority.for_brokers(self._security.hosts)
         protocols = {"CLIENT": "PLAINTEXT", "INTERNAL": "SASL_PLAINTEXT", "CONTROLLER": "SASL_PLAINTEXT"}
         protocols |= {each: each for each in SECURED}
         settings: dict[str, object] = {
