@@ -462,28 +462,56 @@ def test_failing_listener_keeps_secrets(observer: Observer, caplog: pytest.LogCa
     assert "hunter2" not in caplog.text
 
 
-def test_exiting_listener_is_logged(observer: Observer, caplog: pytest.LogCaptureFixture) -> None:
-    """A listener that calls sys.exit, half way through a pool's own work, is logged as any other."""
-    observer.subscribe("*", lambda _: sys.exit(3))
-
-    observer.emit(TransactionStarted, **STARTED)
-
-    assert "failed on transaction.started: SystemExit(3)" in caplog.text
-
-
-def test_interrupts_pass(observer: Observer) -> None:
-    """Ctrl-C is never swallowed, and nobody misses an event for it."""
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_what_a_signals_handler_raises_passes(observer: Observer, error: BaseException) -> None:
+    """It is never swallowed because it came while a listener was at work, and nobody misses an event for it."""
     heard: list[Event] = []
 
-    def interrupt(_: Event) -> None:
-        raise KeyboardInterrupt
+    def handle(*_: object) -> None:
+        raise error
 
-    observer.subscribe("*", interrupt)
+    observer.subscribe("*", lambda _: signal.raise_signal(signal.SIGUSR1))
     observer.subscribe("*", heard.append)
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with pytest.raises(type(error)) as caught:
+            observer.emit(TransactionStarted, **STARTED)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
-    with pytest.raises(KeyboardInterrupt):
-        observer.emit(TransactionStarted, **STARTED)
+    assert error is caught.value
     assert 1 == len(heard)
+
+
+def test_the_first_of_two_passes(observer: Observer, caplog: pytest.LogCaptureFixture) -> None:
+    """What comes next is logged."""
+    errors = [SystemExit(143), KeyboardInterrupt()]
+
+    def handle(_: Event) -> None:
+        raise errors.pop(0)
+
+    first = errors[0]
+    observer.subscribe("*", handle)
+    observer.subscribe("*", handle)
+    with pytest.raises(SystemExit) as caught:
+        observer.emit(TransactionStarted, **STARTED)
+
+    assert first is caught.value
+    assert "failed on transaction.started: KeyboardInterrupt()" in caplog.text
+
+
+def test_a_cancellation_in_a_listener_is_its_own(observer: Observer, caplog: pytest.LogCaptureFixture) -> None:
+    """It looked at something that was cancelled: nobody has cancelled the task whose work it hears of."""
+
+    async def main() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        observer.subscribe("*", lambda _: future.result())
+        observer.emit(TransactionStarted, **STARTED)
+
+    asyncio.run(main())
+
+    assert "failed on transaction.started: CancelledError(" in caplog.text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])

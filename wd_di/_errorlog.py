@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from asyncio import CancelledError
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -37,19 +38,20 @@ def write_log(
     try:
         logger.log(level, "%s", text, exc_info=error, extra=extra)
     except BaseException as raised:  # a filter or handler that raises leaves nobody to tell
-        if not isinstance(raised, Exception) and _on_main_thread():  # a signal's may be that of a program's end
+        if is_from_outside(raised):
             raise
     finally:
         _writing.now = False
 
 
-def is_ctrl_c(error: BaseException) -> bool:
-    """Whether a callback's exception is Ctrl-C: on another thread than the main one it is the callback's own."""
-    return isinstance(error, KeyboardInterrupt) and _on_main_thread()
+def is_from_outside(error: BaseException) -> bool:
+    """Whether an exception that came out of a callback may be that of a signal's handler: Ctrl-C, or ``sys.exit``.
 
-
-def _on_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    Handlers run on the main thread alone; on another one it is the callback's own, whatever it is. An ``Exception``
+    counts as its own there, too, and so does a cancellation: no callback is awaited.
+    """
+    own = isinstance(error, Exception | CancelledError)
+    return not own and threading.current_thread() is threading.main_thread()
 
 
 def _shown(error: BaseException) -> str:

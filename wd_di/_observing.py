@@ -8,7 +8,7 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar, overload
 
-from wd_di._errorlog import LOCK, ErrorLog, is_ctrl_c
+from wd_di._errorlog import LOCK, ErrorLog, is_from_outside
 from wd_di.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ class Observer:
     """Hands a pool's events to listeners; give one to as many pools as you like, before or after they open.
 
     Listeners are called in the order of their subscription, on the thread on which the event happens (often the
-    pool's own poller), so they must be quick. One that raises, be it ``SystemExit``, is logged on logger ``wd_di``
-    and disturbs nobody; Ctrl-C on the main thread comes out when the others have been told.
+    pool's own poller), so they must be quick. One that raises is logged on logger ``wd_di`` and disturbs nobody.
+    What is no ``Exception``, such as Ctrl-C or a signal handler's ``sys.exit``, comes out on the main thread, when the
+    others have been told; on other threads, where no handler runs, it is logged, too.
     """
 
     def __init__(self) -> None:
@@ -154,7 +155,7 @@ class Observer:
             try:
                 each.listener(event)
             except BaseException as error:  # noqa: BLE001  (whatever a listener does, the pool's work goes on)
-                if is_ctrl_c(error):
+                if interrupt is None and is_from_outside(error):
                     interrupt = error
                     continue
                 failed = f"listener {_qualified_name(each.listener)} failed on {event.name}"

@@ -34,7 +34,7 @@ from wd_di._borrowing.scopes import TransactionRun
 from wd_di._concurrency.workers import Workers
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import TransactionClosedError
-from wd_di.events import TransactionAborted, TransactionCommitted
+from wd_di.events import Event, TransactionAborted, TransactionCommitted
 from wd_di.pool import ProducerPool
 
 USES: dict[str, tuple[Callable[..., ProducerPool], Callable[[ProducerPool], None]]] = {}
@@ -148,6 +148,37 @@ def test_no_place_loses_a_slot(name: str) -> None:
                 before = len(committed(pool))
                 outcome(lambda: produce(pool))
                 assert before + 1 == len(committed(pool)), place
+
+
+@pytest.mark.parametrize("name", USES)
+def test_no_listener_keeps_a_signals_exception(name: str) -> None:
+    """It comes out from whatever event a listener is told of just then, and costs as little as elsewhere."""
+    make, fn = USES[name]
+    with make() as pool:
+        fn(pool)
+        settled(pool)
+        told, at = 0, 0
+
+        def listen(event: Event) -> None:
+            nonlocal told
+            if threading.current_thread() is threading.main_thread():
+                told += 1
+                if told == at:
+                    raise SystemExit(143, event.name)
+
+        pool.observer.subscribe("*", listen)
+        fn(pool)
+        events = told
+        assert bool(events) == internals.is_transactional(pool)
+        for at in range(1, events + 1):
+            told = 0
+            error = outcome(lambda: fn(pool))
+            assert isinstance(error, SystemExit), (at, error)
+            assert settled(pool), error
+            if internals.is_transactional(pool):
+                before = len(committed(pool))
+                produce(pool)
+                assert before + 1 == len(committed(pool)), error
 
 
 def produce(pool: ProducerPool) -> None:

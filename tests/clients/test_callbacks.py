@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from tests import internals
 from tests.connections import connected
 from tests.pools import plain
-from tests.scripted import in_thread
+from tests.scripted import in_thread, outcome
 from wd_di import PoolOpenError, PoolTimeoutError
 from wd_di._errorlog import ErrorLog
 from wd_di._kafka import callbacks
-from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
+from wd_di._kafka.callbacks import LaterLogger, TokenSource
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._kafka.port import Fault, FaultKind
 from wd_di.testing import MockKafka
@@ -227,14 +227,30 @@ def test_a_callback_that_exits_on_a_thread_of_ours(
     assert any(f"throttle_cb failed: {error()!r}" in message for message in caplog.messages)
 
 
-def test_ctrl_c_in_a_callback_passes() -> None:
-    """On the main thread it is nobody's own."""
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_a_signals_handler_raises_in_a_callback_passes(error: type[BaseException]) -> None:
+    """On the main thread it is nobody's own, and comes out of the call that has served the callback."""
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
+    def interrupt(_: object) -> None:
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
-        guarded("throttle_cb", interrupt)
+    client = connect({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "throttle_cb": interrupt})
+    client._throttles.append(1)
+    with pytest.raises(error):
+        client.poll(0)
+    client.close()
+
+
+def test_what_a_signals_handler_raises_in_a_logger_passes() -> None:
+    """It comes out when the call is over; the lines that are left are written by the next one."""
+    lines = _Lines(SystemExit(143))
+    client = connect({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "logger": lines})
+    client._log.lines.extend([(6, "first"), (6, "second")])
+    raised = [outcome(lambda: client.poll(0)) for _ in range(2)]
+    client.close()
+
+    assert ["first", "second"] == lines.lines
+    assert ["143", "143"] == [str(error) for error in raised if isinstance(error, SystemExit)]
 
 
 def test_a_client_class_that_exits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,14 +284,17 @@ class _Lines:
 
 @pytest.mark.parametrize("error", [None, ValueError("mine"), SystemExit(3), GeneratorExit("mine")])
 def test_a_logger_is_used_and_can_do_no_harm(error: BaseException | None, caplog: pytest.LogCaptureFixture) -> None:
-    """The given logger gets librdkafka's lines; what that raises is logged and comes out of no call."""
+    """The given logger gets librdkafka's lines; what that raises on a thread of the pool's is logged, and ends none."""
     lines = _Lines(error)
     client = connect({"bootstrap.servers": "127.0.0.1:1", "logger": lines})
-    until = time.monotonic() + PATIENCE
-    while not lines.lines and time.monotonic() < until:
-        client.poll(0.1)
-    client.close()
 
+    def serve() -> None:
+        until = time.monotonic() + PATIENCE
+        while not lines.lines and time.monotonic() < until:
+            client.poll(0.1)
+        client.close()
+
+    assert in_thread(serve) is None
     assert any("Connection refused" in line for line in lines.lines)
     assert (error is not None) == any("logger failed" in message for message in caplog.messages)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from typing import Any
 
 import pytest
@@ -112,6 +114,25 @@ def test_statistics_are_logged_apart(caplog: pytest.LogCaptureFixture) -> None:
     (record,) = caplog.records
     assert record.getMessage() == "orders: statistics.emitted index=0"
     assert record.__dict__["wd_di_json"] == '{"txmsgs": 7}'
+
+
+def test_a_handler_of_signals_comes_through_a_handler_of_logs(caplog: pytest.LogCaptureFixture) -> None:
+    """A SIGTERM ends the program also while an event is written to the log."""
+    caplog.set_level(logging.DEBUG, "shop.kafka")
+
+    class Terminated(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+
+    handler, logger = Terminated(), logging.getLogger("shop.kafka")
+    before = signal.signal(signal.SIGUSR1, lambda *_: sys.exit(143))
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            LoggingObserver(logger).emit(TransactionCommitted, **COMMITTED)
+    finally:
+        logger.removeHandler(handler)
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_own_logger(caplog: pytest.LogCaptureFixture) -> None:

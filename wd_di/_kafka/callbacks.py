@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from wd_di._errorlog import is_ctrl_c
+from wd_di._errorlog import is_from_outside
 from wd_di._kafka.interrupts import hold, uninterrupted
 from wd_di._settings.names import revealed
 from wd_di.events import log_error
@@ -27,11 +27,11 @@ TOKEN_PATIENCE = 10.0
 
 
 def guarded(name: str, call: Callable[..., object], *args: object) -> None:
-    """Call it; an exception is logged, whatever it is. Only Ctrl-C is nobody's own."""
+    """Call it; an exception is logged, unless it may be a signal handler's: no call of librdkafka's is under way."""
     try:
         call(*args)
     except BaseException as error:
-        if is_ctrl_c(error):
+        if is_from_outside(error):
             raise
         log_error(name, f"{name} failed", error)
 
@@ -42,7 +42,7 @@ class LaterLogger:
     A handler may hold a lock, wait, or ship its lines to Kafka, by the very producer whose call it would keep waiting.
 
     Args:
-        logger: Where they go; its ``log`` raises nothing but Ctrl-C.
+        logger: Where they go; its ``log`` raises nothing but what came from outside.
         heard: Told of each of them first.
     """
 
