@@ -745,6 +745,55 @@ def test_expired_producers_go_one_at_a_time() -> None:
     assert [bench.slots[1]] == bench.advance(1).retire
 
 
+def hanging(*, max_lifetime: float) -> Bench:
+    """Three slots, and the first one's brokers don't answer."""
+    bench = Bench(size=3, warm=True, max_lifetime=max_lifetime)
+    for slot in bench.table.warm().create[1:]:
+        bench.table.created(slot, object())
+    return bench
+
+
+def test_a_hanging_creation_makes_no_idle_producer_older() -> None:
+    """Its brokers may be gone for good; the others are replaced in time, and one after another as ever."""
+    bench = hanging(max_lifetime=15.0)
+
+    assert [bench.slots[1]] == bench.advance(15).retire
+    assert [] == bench.advance(0.5).retire
+    assert [bench.slots[1]] == bench.table.retired(bench.slots[1]).create
+    assert [] == bench.advance(0.5).retire
+    bench.table.created(bench.slots[1], object())
+    assert [bench.slots[2]] == bench.advance(0.5).retire
+
+
+def test_a_hanging_creation_makes_no_held_producer_older() -> None:
+    """Under load as well."""
+    bench = hanging(max_lifetime=15.0)
+    first, second = bench.borrow(), bench.borrow()
+    bench.advance(15)
+
+    assert Effects(retire=[first.slot]) == bench.table.release(first)
+    assert bench.table.release(second) is None
+
+
+def test_a_creation_that_has_just_begun_is_waited_for() -> None:
+    """For a second it may well come, and then the next one goes."""
+    bench = hanging(max_lifetime=0.875)
+
+    assert [] == bench.advance(0.875).retire
+    assert [bench.slots[1]] == bench.advance(0.125).retire
+
+
+def test_a_creation_that_hangs_keeps_no_idle_producer_from_a_sign_of_life() -> None:
+    """Nor does one that has just begun: a question costs no slot."""
+    bench = Bench(warm=True, idle_timeout=10.0).warm()
+    bench.fence(bench.slots[0])
+    bench.now += 9.5
+
+    assert [bench.slots[0]] == bench.advance(0).create
+    assert Effects(refresh=[bench.slots[1]]) == bench.advance(0.5)
+    assert Effects(refresh=[bench.slots[1]]) == bench.advance(10)
+
+
 def test_a_held_producer_does_not_expire_under_its_holder() -> None:
     """It goes on its return, not some time after that: under load it might never be found idle."""
     bench = Bench(size=1, max_lifetime=10.0).warm()

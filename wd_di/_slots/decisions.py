@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 HANGING = 1.0
-"""Seconds after which a creation may hang; whoever waits for it may be served sooner by another one."""
+"""Seconds after which a creation may hang: whoever waits may be served sooner by another, and no sibling grows older
+for it."""
 
 
 class Decisions(Generic[C]):
@@ -222,11 +223,14 @@ class Decisions(Generic[C]):
         """Start as many creations as there are waiters that no creation under way will serve soon."""
         self._tell_forsaken(effects)
         if self._waiters:
-            hanging = self._clock() - HANGING
-            creating = sum(slot.state is State.CREATING and slot.began_at > hanging for slot in self._slots)
+            creating = sum(self._comes(slot) for slot in self._slots)
             wanted = -(-len(self._waiters) // self.policy.share) - creating
             self._create(self._due()[: max(0, wanted)], effects)
         return effects
+
+    def _comes(self, slot: Slot[C]) -> bool:
+        """Whether the slot's producer is being made, and likely to be ready soon."""
+        return slot.state is State.CREATING and slot.began_at > self._clock() - HANGING
 
     def _alive(self) -> bool:
         return any(slot.state in (State.CREATING, State.IDLE, State.LEASED) for slot in self._slots)
@@ -269,23 +273,24 @@ class Decisions(Generic[C]):
         return True
 
     def _one_moves(self) -> bool:
-        """Whether a producer is being replaced; those that were made together would else all be gone at once."""
-        return any(slot.state in (State.RETIRING, State.CREATING) for slot in self._slots)
+        """Whether a producer is being replaced; those that were made together would else all be gone at once.
+
+        One that hangs may never come, as from brokers of its own that are gone.
+        """
+        return any(slot.state is State.RETIRING or self._comes(slot) for slot in self._slots)
 
     def _expire(self, effects: Effects[C]) -> None:
         """Retire one expired idle producer. In a warm pool one that was only idle is asked for a sign of life instead.
 
         It would be made again at once.
         """
-        if self._one_moves():
-            return
-        now = self._clock()
+        now, moving = self._clock(), self._one_moves()
         for slot in self._idle:
             reason = slot.expiry(now, self.policy)
             if reason == "idle_timeout_ms" and self.policy.warm:
                 slot.idle_since = now
                 effects.refresh.append(slot)
-            elif reason is not None:
+            elif reason is not None and not moving:
                 slot.retirement = Retirement(reason)
                 self._idle.remove(slot)
                 self._retire(slot, effects)
