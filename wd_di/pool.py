@@ -300,6 +300,7 @@ class ProducerPool:
         Raises:
             SettingsError: The new settings clash, or change what a pool is: its size, or whether it is transactional.
             PoolTimeoutError: Some producers are still of the old generation; they will follow.
+            PoolOpenError, PoolUnhealthyError: No new one can be made, for a reason that waiting doesn't cure.
             PoolClosedError: The pool is closed, or was closed meanwhile.
             ScopeError: On a thread with a running event loop, which waiting would block: await :meth:`areload` there.
         """

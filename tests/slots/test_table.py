@@ -1098,6 +1098,80 @@ def test_a_shared_slot_of_the_old_generation_takes_nobody_in() -> None:
     assert not bench.table.take(Claim("second"))
 
 
+def reloading(*, fenced_retries: int = 3, warm: bool = True) -> Bench:
+    """Two producers, the first of which is gone for a reload."""
+    bench = Bench(warm=warm, fenced_retries=fenced_retries).warm()
+    assert [bench.slots[0]] == bench.table.reload().retire
+    bench.table.retired(bench.slots[0])
+    return bench
+
+
+def test_a_reload_by_what_fails_for_good_is_in_vain() -> None:
+    """It is said as soon as nothing is on its way, with the cause; what waiting may cure is waited for."""
+    curable, bench = reloading(), reloading()
+    curable.fail(curable.slots[0])
+    before = bench.table.irreplaceable()
+    bench.fail(bench.slots[0], permanent=True)
+    error = bench.table.irreplaceable()
+
+    assert (None, None) == (curable.table.irreplaceable(), before)
+    assert isinstance(error, PoolOpenError)
+    assert str(error).startswith("orders: producers [0, 1] can't be replaced: no broker; they are tried again")
+    assert REFUSED is error.__cause__
+    assert bench.advance(0.25).create
+    assert bench.table.irreplaceable() is None
+
+
+def test_a_reload_whose_producers_are_fenced_is_in_vain() -> None:
+    """When no id is taken back any more."""
+    bench = reloading(fenced_retries=0)
+    bench.table.created(bench.slots[0], object())
+    bench.fence(bench.slots[0])
+
+    assert isinstance(bench.table.irreplaceable(), PoolUnhealthyError)
+
+
+def test_a_reload_may_mend_what_has_failed_for_good() -> None:
+    """What was so before it counts no more, nor does a creation that had begun by then."""
+    bench = reloading()
+    bench.fail(bench.slots[0], permanent=True)
+    bench.table.reload()
+    before = bench.table.irreplaceable()
+    assert [bench.slots[0]] == bench.advance(0.25).create
+    bench.table.reload()
+    bench.fail(bench.slots[0], permanent=True)
+
+    assert (None, None) == (before, bench.table.irreplaceable())
+    assert not bench.table.hopeless
+    assert [bench.slots[0]] == bench.advance(5).create
+
+
+def test_who_waits_is_not_told_of_settings_that_are_gone() -> None:
+    """It is served by those that a reload has brought."""
+    bench = Bench(size=1)
+    waiter = bench.queue()
+    bench.table.reload()
+    bench.fail(bench.slots[0], permanent=True)
+    bench.create(bench.advance(0.25))
+
+    assert ClaimState.GRANTED is waiter.state
+
+
+def test_a_lazy_pools_reload_waits_for_no_creation() -> None:
+    """That somebody's producer can't be made says nothing of those that are to go."""
+    bench = Bench(size=3).warm()
+    first, _ = bench.borrow(), bench.borrow()
+    held = bench.borrow()
+    bench.table.reload()
+    bench.queue()
+    bench.table.release(first)
+    bench.table.retired(first.slot)
+    bench.fail(first.slot, permanent=True)
+
+    assert held.slot.index in bench.table.outdated()
+    assert bench.table.irreplaceable() is None
+
+
 # -- closing ---------------------------------------------------------------------------------------
 
 

@@ -250,6 +250,7 @@ class Decisions(Generic[C]):
 
     def _begin_generation(self) -> None:
         self.generation += 1
+        self._permanent = False  # what failed for good may be what the reload mends
         self._fencings.clear()
 
     def _roll(self, effects: Effects[C]) -> None:

@@ -14,7 +14,7 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.workers import Poller, Workers
 from wd_di._forks import WeakCalls
 from wd_di._kafka.port import SLICE, Fault, FaultKind, Verdict
-from wd_di._kafka.translation import public
+from wd_di._kafka.translation import public, without_frames
 from wd_di._records.connection import Connection, Retirement, Services
 from wd_di._records.delivery import waited
 from wd_di._slots.asking import Asker
@@ -200,16 +200,27 @@ class Housekeeper:
 
         Raises:
             PoolTimeoutError: Some still aren't; they will follow.
+            PoolOpenError, PoolUnhealthyError: None can be made of it, and waiting won't cure that.
             PoolClosedError: The pool was closed meanwhile.
         """
-        table = self.table
-        if not self.wait_until(lambda: table.closing or not (self.started and table.outdated()), deadline):
+        table, failed = self.table, None
+
+        def over() -> bool:
+            nonlocal failed
+            failed = table.irreplaceable()
+            return failed is not None or table.closing or not (self.started and table.outdated())
+
+        if not self.wait_until(over, deadline):
             cause, old = self.trouble(), list(table.outdated())
             what = f"producers {old} are still of the generation before: {listed(table.holders())}"
             text = f"{self.name}: {waited(deadline)}{what}"
-            raise PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
+            late = PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
+            late.__cause__ = without_frames(cause) if isinstance(cause, BaseException) else None
+            raise late
         if table.closing:
             raise PoolClosedError(f"{self.name}: the pool was closed while it reloaded")
+        if failed is not None:
+            raise without_frames(failed)
 
     def close_producers(self, deadline: Deadline) -> None:
         """Refuse newcomers and begin to close what is idle; what is held follows on its return."""

@@ -14,7 +14,7 @@ from wd_di._records.connection import Retirement
 from wd_di._slots.decisions import Decisions
 from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, State
 from wd_di._slots.stats import Holder, PoolStats, holders_of
-from wd_di.errors import PoolClosedError
+from wd_di.errors import PoolClosedError, PoolError, PoolOpenError
 
 C = TypeVar("C")
 
@@ -203,6 +203,7 @@ class SlotTable(Decisions[C]):
         lives that will serve them.
         """
         with self._lock:
+            permanent = permanent and slot.generation == self.generation  # else by settings that are gone
             slot.state = State.RETIRING
             slot.failures += 1
             doubled = CREATE_BACKOFF * 2.0 ** min(slot.failures - 1, 60)  # a float overflows at 1024
@@ -376,6 +377,26 @@ class SlotTable(Decisions[C]):
         """Indices that a reload hasn't reached yet."""
         with self._lock:
             return tuple(slot.index for slot in self._slots if self._outdated(slot))
+
+    def irreplaceable(self) -> PoolError | None:
+        """Why the producers that a reload hasn't reached wait in vain, if they do: it goes by what can't be made.
+
+        A lazy pool's reload waits for none to be made.
+        """
+        with self._lock:
+            if not self.policy.warm or any(slot.state is State.CREATING for slot in self._slots):
+                return None
+            old = [slot.index for slot in self._slots if self._outdated(slot)]
+            if old and self._fenced_too_often():
+                return self._unhealthy()
+            if not old or not self._permanent:
+                return None
+            error = PoolOpenError(
+                f"{self.name}: producers {old} can't be replaced: {self._last_error}; they are tried again, for it may "
+                "be mended where Kafka is, or by a reload with other settings"
+            )
+            error.__cause__ = self._last_error
+            return error
 
     def _outdated(self, slot: Slot[C]) -> bool:
         """A warm pool's slot is up to date once its new producer is ready, a lazy one's when the old is gone."""
