@@ -907,6 +907,17 @@ def test_a_pool_that_is_fenced_too_often_gives_up_for_a_while() -> None:
     assert [*bench.slots] == bench.advance(600).create
 
 
+def test_an_unhealthy_pool_says_the_way_out() -> None:
+    """Where to look, in which setting, and what to do then."""
+    bench = Bench(size=1, fenced_retries=0).warm()
+    bench.fence(bench.slots[0])
+
+    with pytest.raises(
+        PoolUnhealthyError, match=r"end it, or .* \{pid\}, in transactional_id; then reload the pool or restart$"
+    ):
+        bench.table.wait(Claim("somebody"))
+
+
 def test_a_fenced_pool_serves_on_with_what_is_idle() -> None:
     """Who would have to wait is told why that is in vain, while another slot is still held, too."""
     bench = Bench(fenced_retries=0).warm()

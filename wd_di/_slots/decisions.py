@@ -85,7 +85,8 @@ class Decisions(Generic[C]):
     def _unhealthy(self) -> PoolUnhealthyError:
         error = PoolUnhealthyError(
             f"{self.name}: fenced {len(self._fencings)} times within 10 minutes (fenced_retries="
-            f"{self.policy.fenced_retries}): another process uses the same transactional ids"
+            f"{self.policy.fenced_retries}): another process uses the same transactional ids; end it, or tell the two "
+            "apart by {instance}, or {host} and {pid}, in transactional_id; then reload the pool or restart"
         )
         error.__cause__ = self._fencings.last
         return error
