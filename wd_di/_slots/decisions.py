@@ -229,9 +229,9 @@ class Decisions(Generic[C]):
             self._create(self._due()[: max(0, wanted)], effects)
         return effects
 
-    def _comes(self, slot: Slot[C]) -> bool:
+    def _comes(self, slot: Slot[C], patience: float = HANGING) -> bool:
         """Whether the slot's producer is being made, and likely to be ready soon."""
-        return slot.state is State.CREATING and slot.began_at > self._clock() - HANGING
+        return slot.state is State.CREATING and slot.began_at > self._clock() - patience
 
     def _alive(self) -> bool:
         return any(slot.state in (State.CREATING, State.IDLE, State.LEASED) for slot in self._slots)
@@ -277,9 +277,11 @@ class Decisions(Generic[C]):
     def _one_moves(self) -> bool:
         """Whether a producer is being replaced; those that were made together would else all be gone at once.
 
-        One that hangs may never come, as from brokers of its own that are gone.
+        One that hangs may never come, as from brokers of its own that are gone: so it is waited for during one
+        lifetime. Not for less, or in an outage of all brokers the idle ones would go one by one, with what they owe.
         """
-        return any(slot.state is State.RETIRING or self._comes(slot) for slot in self._slots)
+        patience = max(HANGING, self.policy.max_lifetime or 0.0)
+        return any(slot.state is State.RETIRING or self._comes(slot, patience) for slot in self._slots)
 
     def _expire(self, effects: Effects[C]) -> None:
         """Retire one expired idle producer. In a warm pool one that was only idle is asked for a sign of life instead.
