@@ -31,6 +31,7 @@ from tests.scripted import (
     outcome,
     watch,
 )
+from wd_di import Retry
 from wd_di._borrowing.scopes import TransactionRun
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import (
@@ -286,6 +287,18 @@ def test_unanswered_records(pool, script):
     assert [] == ends(script)  # the next init aborts: what is under way meanwhile must not meet it
     until(lambda: 1 == retired(pool))
     assert ["record unanswered"] == [event.reason for event in events]
+
+
+def test_unanswered_records_are_sent_again(pool, script):
+    """Nothing of theirs can become visible, so a retry runs the transaction once more."""
+
+    def work(tx):
+        script.silent = not script.silent
+        tx.produce_async("orders", "x")
+
+    pool.run(work, retry=Retry(attempts=2, backoff_ms=0))
+
+    assert ["x"] == committed(pool)
 
 
 def test_an_abort_is_asked_for_again(pool, script):

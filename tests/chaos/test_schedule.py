@@ -32,11 +32,11 @@ def test_haste_shortens_the_pauses() -> None:
 
 
 def test_everything_happens_to_everybody() -> None:
-    """In time there is each fault for each target, and each action for each API key, but what librdkafka dies of."""
+    """In time there is each fault for each target, and each action for each API key."""
     faults = drawn(7)
     told = {(fault.action, fault.api) for fault in faults if fault.action}
 
-    assert len(ACTIONS) * len(APIS) - 1 == len(told)
+    assert len(ACTIONS) * len(APIS) == len(told)
     assert {"1", "2", "3"} == {fault.target for fault in faults if fault.lane == "brokers"}
     assert {"kill", "pause", "restart"} == {fault.way for fault in faults if fault.lane == "brokers"}
     assert {"freeze", "refuse", "cut", "lag", "request"} == {fault.way for fault in faults if fault.lane == "network"}

@@ -292,10 +292,10 @@ class Ending(Writing):
                 self._again(self.client.abort, deadline)
                 self._note_time("end", time.monotonic() - began)
                 self.client.poll(0)
-                self.phase = "aborted"
             else:
                 self.retirement = self.retirement or Retirement("record unanswered", cause, spent=True)
                 self.connection.leave_open()
+            self.phase = "aborted"  # its commit was never asked for, and nobody is left who could
         except BaseException as raised:
             self._abort_failed(raised, cause, deadline)
             if not isinstance(raised, WdDiError):  # a signal's, which may be the time limit of a task queue
