@@ -38,7 +38,7 @@ class Errand(Generic[R]):
     def __init__(
         self, job: Callable[[], R], afterwards: Callable[[], object] | None = None, *, endless: bool = False
     ) -> None:
-        self.endless = endless
+        self.endless: bool = endless
         self.over: bool = True
         self._job: Callable[[], R] | None = job
         self._afterwards = afterwards
