@@ -103,6 +103,27 @@ def test_a_call_that_never_comes_back_costs_no_slot(pool, broker, script, monkey
     until(lambda: 2 == len(closed))
 
 
+def test_a_call_that_comes_back_as_it_is_given_up_is_not_left(script, kept, broker, monkeypatch):
+    """Its client may be closed before whoever gives it up has gone on; a close names nothing then."""
+    monkeypatch.setattr(housekeeping, "CALL_MAX", 0.1)
+    pool = kept(make_pool(size=2, commit_timeout_ms=300, abort_timeout_ms=300))
+    pool.open()
+    closed, real = watch(pool, ProducerClosed), Errand.then
+
+    def then(self: Errand[Any], call: Callable[[], object]) -> bool:
+        registered = real(self, call)
+        if registered and getattr(call.args[0], "func", None) == internals.house(pool)._end:
+            broker.set()
+            until(lambda: closed)
+        return registered
+
+    monkeypatch.setattr(Errand, "then", then)
+    send_late(pool)
+    until(lambda: closed and pool.stats().idle == 2)
+
+    assert () == pool.close().abandoned
+
+
 def test_another_call_is_waited_for(pool, script, monkeypatch):
     """One that looks for what became of a commit comes to its end, and may still be asking for the id until then."""
     monkeypatch.setattr(housekeeping, "CALL_MAX", 0.0)

@@ -88,7 +88,7 @@ class Housekeeper:
         self.purged: int = 0
         self.lost: deque[tuple[Claim[Connection], float]] = deque()
         self._refreshing: set[int] = set()
-        self._left: list[Connection] = []
+        self._left: list[Connection] = []  # given up in a call
         self._called: dict[int, tuple[Slot[Connection], Deadline]] = {}  # whose retirement waits for a call's end
         self.started: bool = False
         self._prepare = None if prepare is None else weakref.WeakMethod(prepare)
@@ -350,8 +350,9 @@ class Housekeeper:
         if retirement.reason not in ORDINARY:
             self._tell_retired(connection, retirement)
         end = partial(self._end, connection, late=late)
-        if errand is not None and errand.then(partial(self._reaper.submit, end)):
-            self._left.append(connection)
+        if in_a_call:
+            self._left.append(connection)  # before the call can come back, and take it off again
+        if in_a_call and errand is not None and errand.then(partial(self._reaper.submit, end)):
             self._errands.spare()
             self._note_purged(connection, connection.in_flight.give_up(Verdict("purged", DeliveryError(GIVEN_UP))))
         else:
