@@ -420,6 +420,13 @@ def waited(deadline: Deadline) -> str:
     return f"after {deadline.seconds:.3g} s " if deadline.seconds else ""
 
 
+def caused_by(failed: Delivery, error: DeliveryError) -> DeliveryError:
+    """Return the error as one that comes from a record's, which is told as another one from then on."""
+    error.__cause__ = failed.exception(0)
+    failed.keep_another()
+    return error
+
+
 def another(error: BaseException) -> BaseException:
     """Return its like, which has been raised nowhere; itself if its class won't be copied."""
     try:

@@ -12,7 +12,7 @@ from wd_di._kafka.port import Client, Fault, FaultKind
 from wd_di._kafka.topics import PROPAGATION_MS
 from wd_di._kafka.troubles import last_error
 from wd_di._records.connection import ROOM_NAP
-from wd_di._records.delivery import Delivery, DeliveryReport, Ledger, waited
+from wd_di._records.delivery import Delivery, DeliveryReport, Ledger, caused_by, waited
 from wd_di.errors import (
     AuthorizationError,
     CheckoutReturnedError,
@@ -360,11 +360,8 @@ def inherited(pool: str, index: int) -> ForkedPoolError:
 
 def undelivered(pool: str, failed: list[Delivery], count: int) -> DeliveryError:
     """Return the error that lists what wasn't delivered."""
-    first = failed[0].exception(0)
-    error = DeliveryError(f"{pool}: {len(failed)} of {count} records weren't delivered; the first: {first}", failed)
-    error.__cause__ = first
-    failed[0].keep_another()  # this one has become a cause
-    return error
+    text = f"{pool}: {len(failed)} of {count} records weren't delivered; the first: {failed[0].exception(0)}"
+    return caused_by(failed[0], DeliveryError(text, failed))
 
 
 def outdated(error: DeliveryError) -> Fault | None:

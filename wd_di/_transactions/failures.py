@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wd_di._kafka.port import Fault, FaultKind
+from wd_di._records.delivery import caused_by
 from wd_di.errors import (
     AuthorizationError,
     CommitOutcomeUnknownError,
@@ -126,10 +127,7 @@ class Failures:
         """Return the error for records that failed, and maybe the reason that they don't know of."""
         first = failed[0].exception(0)
         told = reason is None or str(reason) in str(first)
-        error = self._undelivered(failed, str(first) if told else f"{first}; {reason}")
-        error.__cause__ = first
-        failed[0].keep_another()  # this one has become a cause
-        return error
+        return caused_by(failed[0], self._undelivered(failed, str(first) if told else f"{first}; {reason}"))
 
     def _undelivered(self, lost: list[Delivery], first: str) -> DeliveryError:
         text = f"{self.pool}: {len(lost)} of {self.records} records weren't delivered"
