@@ -60,7 +60,7 @@ else:
         with orders.transaction() as tx:
             tx.produce_async(topic, "next")
     if case != "closed":
-        time.sleep(ASKED_AGAIN_S + 1)
+        time.sleep(ASKED_AGAIN_S + 1)  # outlive the request: nothing is to be seen of its end
 print("closing", flush=True)
 orders.close()
 print("closed", flush=True)

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 HANGING = 1.0
-"""Seconds after which a creation may hang: whoever waits may be served sooner by another, and no sibling grows older
-for it."""
+"""Seconds after which a creation may hang; whoever waits for it may be served sooner by another one."""
 
 
 class Decisions(Generic[C]):

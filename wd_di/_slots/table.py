@@ -251,8 +251,8 @@ class SlotTable(Decisions[C]):
             slot.state = State.EMPTY
             effects: Effects[C] = Effects()
             if not self.closing:
-                due = self._due()
-                self._create(due if self.policy.warm else [each for each in due if again and each is slot], effects)
+                if self.policy.warm or again:
+                    self._create([each for each in self._due() if self.policy.warm or each is slot], effects)
                 self._grow(effects)
                 self._roll(effects)
             return effects

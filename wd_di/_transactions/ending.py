@@ -75,7 +75,7 @@ class Ending(Writing):
         problem = self._answer(deadline)
         if problem is not None:
             raise self._interrupt or problem from (problem.__cause__ if self._interrupt is None else problem)
-        took = time.monotonic() - began
+        took = time.monotonic() - began  # mostly that tells nothing new, and each transaction is spared a call
         if took >= AGAIN["end"] or took < self.connection.services.least.get("end", AGAIN["end"]):
             self._note_time("end", took)
         self.phase = "committed"
