@@ -48,6 +48,15 @@ class Issuer:
         self._server.shutdown()
         self._server.server_close()
 
+    def client_config(self, user: str) -> dict[str, str]:
+        """Return what a client is told that gets this user's tokens by itself."""
+        return {
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.client.id": user,
+            "sasl.oauthbearer.client.secret": SECRET,
+            "sasl.oauthbearer.token.endpoint.url": self.token_url,
+        }
+
     def token(self, subject: str, *, key: rsa.RSAPrivateKey | None = None) -> str:
         """Return a token for a user, signed with the issuer's key or with another one."""
         now = int(time.time())

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ from tests.chaos.work import Desk, Worker
 from wd_di import KafkaSettings, PoolSettings, ProducerPool, WdDiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from tests.chaos.history import Load
 
@@ -204,8 +206,11 @@ class Life:
     # -- on threads ----------------------------------------------------------------------------------
 
     def _work(self, steps: int | None = None) -> None:
-        desk = self.desk = self._opened()
-        if desk is None:
+        for attempt in self._attempts("open"):
+            with attempt as pool:
+                pool.open()
+        desk = self.desk
+        if desk is None:  # it was over before
             return
         threads = [threading.Thread(target=work) for work in self._works(desk, steps)]
         for thread in threads:
@@ -250,20 +255,23 @@ class Life:
             for number in itertools.islice(first, config.workers)
         ]
 
-    def _opened(self) -> Desk | None:
-        """Return a desk with an open pool, as soon as there is one; ``None`` if it is over before."""
-        while not self.over.is_set():
-            settings = self.config.settings()
-            pool = ProducerPool(settings, name="chaos")
-            try:
-                with self.watch.call("open", settings.open_timeout_ms):
-                    pool.open()
-            except WdDiError as error:
-                self.journal.write("not open", error=repr(error))
-            else:
-                self.journal.write("open", name=self.config.name)
-                return Desk(self.config.name, pool, settings, self.journal, self.watch)
-        return None
+    def _attempts(self, call: str) -> Iterator[AbstractContextManager[ProducerPool]]:
+        """Yield pools, each to be opened by this call in a block, until one is or it is over."""
+        while self.desk is None and not self.over.is_set():
+            yield self._attempt(call)
+
+    @contextmanager
+    def _attempt(self, call: str) -> Iterator[ProducerPool]:
+        settings = self.config.settings()
+        pool = ProducerPool(settings, name="chaos")
+        try:
+            with self.watch.call(call, settings.open_timeout_ms):
+                yield pool
+        except WdDiError as error:
+            self.journal.write("not open", error=repr(error))
+        else:
+            self.journal.write("open", name=self.config.name)
+            self.desk = Desk(self.config.name, pool, settings, self.journal, self.watch)
 
     @property
     def _patience(self) -> float:
@@ -287,8 +295,11 @@ class Life:
             self._leftover()
 
     async def _awork(self, steps: int | None = None) -> None:
-        desk = self.desk = await self._aopened()
-        if desk is None:
+        for attempt in self._attempts("async open"):
+            with attempt as pool:
+                await pool.aopen()
+        desk = self.desk
+        if desk is None:  # as above
             return
         tasks = [asyncio.create_task(self._repeat(worker, steps)) for worker in self._workers(desk)]
         while not all(task.done() for task in tasks) and not self.over.is_set():
@@ -307,20 +318,6 @@ class Life:
         while not self.over.is_set() and done != steps:
             await worker.astep()
             done += 1
-
-    async def _aopened(self) -> Desk | None:
-        while not self.over.is_set():
-            settings = self.config.settings()
-            pool = ProducerPool(settings, name="chaos")
-            try:
-                with self.watch.call("async open", settings.open_timeout_ms):
-                    await pool.aopen()
-            except WdDiError as error:
-                self.journal.write("not open", error=repr(error))
-            else:
-                self.journal.write("open", name=self.config.name)
-                return Desk(self.config.name, pool, settings, self.journal, self.watch)
-        return None
 
 
 def _short(thing: object) -> str:

@@ -9,7 +9,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.faults.proxy import FaultProxy
-from tests.issuer import SECRET
 from tests.pools import Recorder, settings, unique, until
 from wd_di import (
     DeliveryTimeoutError,
@@ -127,10 +126,7 @@ def oidc(kafka: LocalKafka, issuer: Issuer, **more: str) -> dict[str, Any]:
     """What a client is told that gets its tokens from an issuer."""
     return {
         **kafka.client_config("SASL_PLAINTEXT", mechanism="OAUTHBEARER"),
-        "sasl.oauthbearer.method": "oidc",
-        "sasl.oauthbearer.client.id": "alice",
-        "sasl.oauthbearer.client.secret": SECRET,
-        "sasl.oauthbearer.token.endpoint.url": issuer.token_url,
+        **issuer.client_config("alice"),
         **{f"sasl.oauthbearer.{key}": value for key, value in more.items()},
     }
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.issuer import SECRET
 from tests.pools import settings, unique
 from wd_di import LoggingObserver, ProduceError, ProducerPool, WdDiError
 
@@ -151,19 +150,12 @@ def logins(kafkas: Kafkas) -> dict[str, tuple[LocalKafka, dict[str, Any]]]:
     inline = {name: value for name, value in by_ssl.items() if value != file}
     inline |= {"ssl.key.pem": key + end, "ssl.certificate.pem": certificate}
     bearer = strict.client_config("SASL_PLAINTEXT", mechanism="OAUTHBEARER")
-    oidc = {
-        **bearer,
-        "sasl.oauthbearer.method": "oidc",
-        "sasl.oauthbearer.client.id": "alice",
-        "sasl.oauthbearer.client.secret": SECRET,
-        "sasl.oauthbearer.token.endpoint.url": issuer.token_url,
-    }
     return {
         "PLAIN": (easy, easy.client_config("SASL_PLAINTEXT", user="alice", mechanism="PLAIN")),
         "SCRAM": (easy, easy.client_config("SASL_SSL", user="alice")),
         "key": (easy, by_ssl),
         "key in the settings": (easy, inline),
-        "OIDC": (strict, oidc),
+        "OIDC": (strict, {**bearer, **issuer.client_config("alice")}),
         "oauth_cb": (strict, {**bearer, "sasl.oauthbearer.config": "open=sesame"}),
     }
 

@@ -10,7 +10,6 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from tests import secured
-from tests.issuer import SECRET
 from tests.librdkafka import properties
 from tests.pools import Recorder, pool, unique
 from wd_di import TransactionAbortedError
@@ -127,10 +126,5 @@ def test_tokens_of_a_callback(strict: LocalKafka, issuer: Issuer, lose: Lose) ->
 
 def test_tokens_of_an_issuer(strict: LocalKafka, issuer: Issuer, lose: Lose) -> None:
     """So it is by tokens that librdkafka gets from the issuer."""
-    oidc = {
-        "sasl.oauthbearer.method": "oidc",
-        "sasl.oauthbearer.client.id": "admin",
-        "sasl.oauthbearer.client.secret": SECRET,
-        "sasl.oauthbearer.token.endpoint.url": issuer.token_url,
-    }
-    check(strict, {**strict.client_config("SASL_PLAINTEXT", mechanism="OAUTHBEARER"), **oidc}, lose)
+    bearer = strict.client_config("SASL_PLAINTEXT", mechanism="OAUTHBEARER")
+    check(strict, {**bearer, **issuer.client_config("admin")}, lose)

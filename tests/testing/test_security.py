@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests import secured
-from tests.issuer import SECRET, Issuer
+from tests.issuer import Issuer
 from tests.kafka.clusters import started
 from tests.pools import unique
 from tests.testing.ports import DEADLINE_S
@@ -194,14 +194,9 @@ def test_signed_tokens(strict: LocalKafka, issuer: Issuer, strict_topic: str) ->
 
 def test_tokens_by_oidc(strict: LocalKafka, issuer: Issuer, strict_topic: str) -> None:
     """A client can get its tokens from the issuer by itself."""
-    oidc = {
-        "sasl.oauthbearer.method": "oidc",
-        "sasl.oauthbearer.client.id": "alice",
-        "sasl.oauthbearer.client.secret": SECRET,
-        "sasl.oauthbearer.token.endpoint.url": issuer.token_url,
-    }
+    bearer = strict.client_config("SASL_PLAINTEXT", mechanism="OAUTHBEARER")
 
-    assert sent(strict_topic, {**strict.client_config("SASL_PLAINTEXT", mechanism="OAUTHBEARER"), **oidc}) is None
+    assert sent(strict_topic, {**bearer, **issuer.client_config("alice")}) is None
 
 
 def test_a_mechanism_that_the_broker_is_not_told_of(strict: LocalKafka, strict_topic: str) -> None:
