@@ -524,7 +524,6 @@ def test_a_failure_that_waiting_cures_leaves_the_waiters_in_the_queue() -> None:
     assert Effects() == bench.fail(bench.slots[0])
     assert ClaimState.WAITING is lease.state
     assert REFUSED is bench.table.last_error
-    assert not bench.table.hopeless
 
 
 def test_who_comes_while_a_failure_backs_off() -> None:
@@ -594,6 +593,18 @@ def test_a_permanent_failure_fails_every_waiter_at_once() -> None:
     assert bench.table.hopeless
 
 
+def test_a_permanent_failure_is_no_end_while_another_producer_is_being_made() -> None:
+    """That one may come; when it has failed, too, there is nothing to wait for."""
+    bench = Bench()
+    bench.table.warm()
+    before = bench.table.hopeless
+    bench.fail(bench.slots[0], permanent=True)
+    amid = bench.table.hopeless
+    bench.fail(bench.slots[1], permanent=True)
+
+    assert (False, False, True) == (before, amid, bench.table.hopeless)
+
+
 def test_a_permanent_failure_fails_nobody_while_another_producer_lives() -> None:
     """The one that works will serve the queue."""
     bench = Bench()
@@ -661,8 +672,53 @@ def test_a_warm_pool_tries_a_failed_slot_again_with_nobody_waiting() -> None:
     for slot in bench.table.warm().create:
         bench.fail(slot)
 
-    assert bench.table.restless
     assert [*bench.slots] == bench.advance(0.3).create
+
+
+def test_a_warm_pool_is_whole_again_after_it_was_unhealthy() -> None:
+    """What was retired for another reason meanwhile is replaced, too."""
+    bench = Bench(warm=True, fenced_retries=0).warm()
+    bench.fence(bench.slots[0])
+    bench.table.mark_broken(bench.slots[1], bench.slots[1].connection, Retirement("broken"))
+    assert Effects() == bench.table.retired(bench.slots[1])
+
+    assert [*bench.slots] == bench.advance(600).create
+
+
+def test_a_producer_that_must_be_there_again_is_made_though_nobody_waits() -> None:
+    """In a lazy pool as well; that one alone, and unless the pool is closing."""
+    lazy, closing = Bench(size=3).warm(), Bench().warm()
+    for bench in (lazy, closing):
+        for slot in bench.slots:
+            bench.table.mark_broken(slot, slot.connection, Retirement("broken"))
+    closing.table.close()
+    lazy.table.retired(lazy.slots[0])
+
+    assert [lazy.slots[1]] == lazy.table.retired(lazy.slots[1], again=True).create
+    assert Effects() == closing.table.retired(closing.slots[1], again=True)
+
+
+def test_the_clock_is_looked_at_often_while_a_slot_backs_off_that_is_wanted() -> None:
+    """By those who wait, or by a warm pool until it closes."""
+    warm, lazy = Bench(warm=True).warm(), Bench()
+    whole = (warm.table.restless, lazy.table.restless)
+    warm.fence(warm.slots[0])
+    lazy.queue()
+    wanting = (warm.table.restless, lazy.table.restless)
+    warm.table.close()
+    lazy.create(lazy.table.warm())
+
+    assert ((False, False), (True, True)) == (whole, wanting)
+    assert (False, False) == (warm.table.restless, lazy.table.restless)
+
+
+def test_whoever_waits_for_a_held_producer_needs_no_clock() -> None:
+    """It is served when that one comes back."""
+    bench = Bench(size=1).warm()
+    bench.borrow()
+    bench.queue()
+
+    assert not bench.table.restless
 
 
 # -- retiring --------------------------------------------------------------------------------------
@@ -781,6 +837,16 @@ def test_a_creation_that_has_just_begun_is_waited_for() -> None:
 
     assert [] == bench.advance(0.875).retire
     assert [bench.slots[1]] == bench.advance(0.125).retire
+
+
+def test_a_creation_that_hangs_is_waited_for_during_one_lifetime() -> None:
+    """In an outage the idle producers, with what they owe, would else go one by one for others that never come."""
+    bench = Bench(warm=True, max_lifetime=15.0).warm()
+    bench.fence(bench.slots[0])
+    assert [bench.slots[0]] == bench.advance(10).create
+
+    assert [] == bench.advance(14.5).retire
+    assert [bench.slots[1]] == bench.advance(0.5).retire
 
 
 def test_a_creation_that_hangs_keeps_no_idle_producer_from_a_sign_of_life() -> None:
@@ -1153,7 +1219,6 @@ def test_a_reload_may_mend_what_has_failed_for_good() -> None:
     bench.fail(bench.slots[0], permanent=True)
 
     assert (None, None) == (before, bench.table.irreplaceable())
-    assert not bench.table.hopeless
     assert [bench.slots[0]] == bench.advance(5).create
 
 
@@ -1242,6 +1307,18 @@ def test_seizing_takes_every_held_slot_from_all_its_holders() -> None:
     assert [None] * 3 == [bench.table.release(lease) for lease in leases]
     assert () == bench.table.holders()
     assert [] == bench.table.seize()
+    assert 2 == bench.table.stats().totals.retired
+
+
+def test_who_is_seized_goes_for_the_first_reason() -> None:
+    """The close's own, if there was none before."""
+    bench, broken = Bench().warm(), Retirement("broken")
+    lease, other = bench.borrow(), bench.borrow()
+    bench.table.mark_broken(lease.slot, lease.slot.connection, broken)
+    bench.table.close()
+    bench.table.seize()
+
+    assert (broken, Retirement("close(force=True)")) == (lease.slot.retirement, other.slot.retirement)
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -1270,6 +1347,33 @@ def test_the_stats_are_one_picture_of_everything() -> None:
         totals=Totals(requests=1, created=3, create_errors=1, retired=1),
     )
     assert expected == bench.table.stats()
+
+
+def test_a_held_slot_without_room_is_not_available() -> None:
+    """One that may be shared is, until it is full."""
+    alone, shared = Bench().warm(), Bench(share=2).warm()
+    for bench in (alone, shared):
+        bench.borrow()
+    before = (alone.table.stats().available, shared.table.stats().available)
+    shared.borrow()
+
+    assert ((1, 2), 1) == (before, shared.table.stats().available)
+
+
+def test_nobody_waits_to_see_the_slots_of_a_pool_that_was_inherited() -> None:
+    """The thread that was inside of a decision stays with the parent, and never comes out."""
+    bench, found = Bench().warm(), []
+
+    def look() -> None:
+        found.extend([bench.table.inherited(), bench.table.inhabited])
+
+    with bench.table._lock:
+        child = threading.Thread(target=look, daemon=True)
+        child.start()
+        child.join(5)
+
+    assert [tuple(bench.slots), True] == found
+    assert not Bench().table.inhabited
 
 
 def test_the_holders_are_named_the_longest_first() -> None:

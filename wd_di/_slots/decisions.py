@@ -279,7 +279,7 @@ class Decisions(Generic[C]):
         One that hangs may never come, as from brokers of its own that are gone: so it is waited for during one
         lifetime. Not for less, or in an outage of all brokers the idle ones would go one by one, with what they owe.
         """
-        patience = max(HANGING, self.policy.max_lifetime or 0.0)
+        patience = max(HANGING, self.policy.max_lifetime or HANGING)
         return any(slot.state is State.RETIRING or self._comes(slot, patience) for slot in self._slots)
 
     def _expire(self, effects: Effects[C]) -> None:

@@ -251,8 +251,8 @@ class SlotTable(Decisions[C]):
             slot.state = State.EMPTY
             effects: Effects[C] = Effects()
             if not self.closing:
-                if self.policy.warm or again:
-                    self._create([each for each in self._due() if self.policy.warm or each is slot], effects)
+                if (self.policy.warm or again) and slot in self._due():
+                    self._create([slot], effects)
                 self._grow(effects)
                 self._roll(effects)
             return effects
@@ -267,7 +267,7 @@ class SlotTable(Decisions[C]):
             if self.closing:
                 return effects
             if self.policy.warm:
-                self._create([slot for slot in self._due() if slot.not_before], effects)
+                self._create([slot for slot in self._due() if slot.began_at], effects)
             self._grow(effects)
             self._expire(effects)
             effects.leaks.extend(self._leaks())
@@ -386,11 +386,11 @@ class SlotTable(Decisions[C]):
         with self._lock:
             if not self.policy.warm or any(slot.state is State.CREATING for slot in self._slots):
                 return None
-            old = [slot.index for slot in self._slots if self._outdated(slot)]
-            if old and self._fenced_too_often():
+            if self._fenced_too_often():
                 return self._unhealthy()
-            if not old or not self._permanent:
+            if not self._permanent:
                 return None
+            old = [slot.index for slot in self._slots if self._outdated(slot)]
             error = PoolOpenError(
                 f"{self.name}: producers {old} can't be replaced: {self._last_error}; they are tried again, for it may "
                 "be mended where Kafka is, or by a reload with other settings"
