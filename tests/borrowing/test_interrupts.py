@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import threading
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ from wd_di._borrowing.scopes import TransactionRun
 from wd_di._concurrency.workers import Workers
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import TransactionClosedError
-from wd_di.events import Event, TransactionAborted, TransactionCommitted
+from wd_di.events import Event, ProducerRetired, TransactionAborted, TransactionCommitted, TransactionFinished
 from wd_di.pool import ProducerPool
 
 USES: dict[str, tuple[Callable[..., ProducerPool], Callable[[ProducerPool], None]]] = {}
@@ -210,6 +211,63 @@ def test_no_place_lies_about_the_outcome() -> None:
                 assert {"committed": 1, "aborted": 0}.get(note.rpartition(" ")[2], visible) == visible, (place, note)
 
     assert min(told["committed"], told["aborted"]) > 10, told
+
+
+def test_no_place_asks_for_two_ends(script: Script) -> None:
+    """What has begun ends by commits or by aborts, and what hasn't leaves nothing to end."""
+    with make_pool() as pool:
+        produce(pool)
+        for place in interrupt_everywhere(lambda: produce(pool)):
+            assert settled(pool), place
+            asked = [call for call in script.calls if call in ("begin", "commit", "abort")]
+            assert re.fullmatch("(begin(( commit)+|( abort)+)?)?", " ".join(asked)), (place, asked)
+            script.calls.clear()
+
+
+def test_no_place_keeps_a_producer_in_doubt() -> None:
+    """Whose commit may have been carried out, or not, begins nothing more; and the note says why nothing is known."""
+    notes: list[str] = []
+
+    def work() -> None:
+        try:
+            produce(pool)
+        except Interrupt as error:
+            notes.extend(getattr(error, "__notes__", []))
+            raise
+
+    with make_pool() as pool:
+        finished, retired = watch(pool, TransactionFinished), watch(pool, ProducerRetired)
+        produce(pool)
+        for place in interrupt_everywhere(work):
+            assert settled(pool), place
+        doubts = [event for event in finished if event.outcome == "unknown"]
+
+    assert doubts
+    assert len(doubts) == len([event for event in retired if event.reason == "commit in doubt"])
+    assert any("interrupted before the answer came" in note for note in notes)
+
+
+def test_no_place_lies_to_a_hook() -> None:
+    """Interrupted at any place, what a hook is told of the outcome is so."""
+    told: list[str] = []
+    met: Counter[str] = Counter()
+
+    def work() -> None:
+        internals.broker(pool).committed.clear()
+        with pool.transaction() as tx:
+            tx.produce_async("orders")
+            tx.after_completion(told.append)
+
+    with make_pool() as pool:
+        for place in interrupt_everywhere(work):
+            assert settled(pool), place
+            visible = len(committed(pool))
+            for word in told:
+                assert {"committed": 1, "aborted": 0, "unknown": visible}[word] == visible, (place, word)
+            met.update(told)
+            told.clear()
+
+    assert {"committed", "aborted"} <= set(met)
 
 
 def test_no_place_loses_a_waiter() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests import internals
 from tests.pools import until
-from tests.scripted import FaultKind, Script, ScriptedClient, fault, make_pool, outcome, watch
+from tests.scripted import FaultKind, Script, ScriptedClient, committed, fault, make_pool, outcome, watch
 from wd_di import Retry
 from wd_di._kafka.port import SLICE, Verdict
 from wd_di.errors import (
@@ -339,6 +339,67 @@ def test_how_long_it_took(pool: ProducerPool, script: Script) -> None:
     assert 50 <= finished[0].duration_ms <= took_ms
 
 
+# -- what is noted, and what is kept -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["can't begin", "can't commit", "is in doubt"])
+def test_an_error_of_ours_says_the_outcome_itself(pool: ProducerPool, script: Script, how: str) -> None:
+    """Only what is somebody else's gets a note."""
+    _, arrange, block = LOST[how]
+    arrange(script)
+    with pytest.raises(TransactionError) as caught:
+        publish(pool, block=lambda: block(script))
+
+    assert [] == getattr(caught.value, "__notes__", [])
+
+
+def test_a_signal_before_the_begin_is_somebody_elses(pool: ProducerPool, script: Script) -> None:
+    """The note says that nothing came of it."""
+    script.on("begin", KeyboardInterrupt())
+    finished = watch(pool, TransactionFinished)
+    raised = outcome(lambda: publish(pool))
+
+    assert isinstance(raised, KeyboardInterrupt)
+    assert raised.__notes__[0].endswith("was aborted")
+    assert ["aborted"] == [event.outcome for event in finished]
+
+
+def test_nothing_is_kept_of_what_was_answered(pool: ProducerPool) -> None:
+    """A producer knows those transactions only whose records may still be answered."""
+    with pool.transaction() as tx:
+        tx.produce_sync("orders", "one")
+        in_flight = internals.transaction(tx).connection.in_flight
+        during = len(in_flight.ledgers)
+
+    assert (1, 0) == (during, len(in_flight.ledgers))
+
+
+def test_a_holder_goes_on_after_a_refused_record(script: Script) -> None:
+    """Nothing is wrong with its block: it gets another producer."""
+    with make_pool(size=2) as pool, pool.producer() as producer:
+        internals.client(producer).verdict = lambda *_: Verdict("failed", DeliveryError("refused"), "record refused")
+        script.failing.add("orders")
+        with pytest.raises(DeliveryError):
+            producer.produce_sync("orders", "one")
+        script.failing.clear()
+        producer.produce_sync("orders", "two")
+
+        assert ["two"] == committed(pool)
+
+
+def test_a_holder_goes_on_after_a_slow_end() -> None:
+    """It gets another producer for the next transaction."""
+    with make_pool(size=2) as pool, pool.producer() as producer:
+        with producer.transaction() as tx:
+            tx.produce_async("orders", "one")
+            internals.transaction(tx)._note_time("end", 99.0)
+        first = internals.client(producer)
+        producer.produce_sync("orders", "two")
+
+        assert first is not internals.client(producer)
+        assert ["one", "two"] == committed(pool)
+
+
 # -- doubt that was resolved -------------------------------------------------------------------------
 
 
@@ -414,6 +475,36 @@ def test_what_takes_long_may_have_been_sent_twice(
 
     assert (1 if kept else 2) == len(script.clients)
     assert ([] if kept else ["sent twice"]) == [event.reason for event in retired]
+
+
+@pytest.mark.parametrize("block", [nothing, failing])
+def test_a_slow_end(pool: ProducerPool, script: Script, block: Callable[[], object]) -> None:
+    """Its producer is retired, be it a commit or an abort."""
+    retired = watch(pool, ProducerRetired)
+    for call in ("commit", "abort"):
+        script.always(call, lambda: time.sleep(1.0))
+    with suppress(ZeroDivisionError):
+        publish(pool, block=block)
+
+    until(lambda: retired)
+    assert ["sent twice"] == [event.reason for event in retired]
+
+
+def test_what_was_wrong_before_it_was_sent_twice(pool: ProducerPool, script: Script) -> None:
+    """The first reason is told."""
+    retired = watch(pool, ProducerRetired)
+    script.on("commit", fault(FaultKind.OTHER))
+
+    def slowly() -> None:
+        with pool.transaction() as tx:
+            tx.produce_async("orders", "one")
+            internals.transaction(tx)._note_time("end", 99.0)
+
+    with pytest.raises(TransactionError):
+        slowly()
+
+    until(lambda: retired)
+    assert ["commit failed"] == [event.reason for event in retired]
 
 
 def test_a_quick_end_is_remembered(pool: ProducerPool) -> None:

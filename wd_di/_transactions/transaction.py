@@ -80,7 +80,6 @@ class OpenTransaction(Ending):
         self.retirement = self._retirement("begin failed", raised)
         if self.phase == "new":  # nothing was begun that would have to be aborted
             self.phase = "aborted"
-        self._close(raised)
 
     def finish(self, error: BaseException | None, commit_on: tuple[type[Exception], ...]) -> bool:
         """Commit or abort by how the block ended, once; whether its exception is swallowed.
@@ -113,7 +112,7 @@ class OpenTransaction(Ending):
 
     def tell_outcome(self, raised: BaseException) -> None:
         """Note on what somebody else's code has raised, as a signal's handler, what is known of the outcome."""
-        if isinstance(raised, WdDiError) or self.phase == "new":
+        if isinstance(raised, WdDiError):
             return
         outcome = OUTCOMES.get(self.phase, "aborted")
         if outcome != "unknown":
@@ -133,7 +132,7 @@ class OpenTransaction(Ending):
     def _leave_well(self) -> None:
         if self.hooks is not None:
             self._before_commit(self.hooks)
-        if self.first_write is not None and self.doomed_by is None:
+        if self.doomed_by is None:
             try:
                 self._refuse_if_late()
             except TransactionTimedOutError as late:
