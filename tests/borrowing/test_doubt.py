@@ -9,13 +9,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from tests.pools import bounded, until
 from tests.scripted import OFFSETS, PATIENCE, FaultKind, Script, committed, fault, make_pool, watch
 from wd_di import Retry
 from wd_di._concurrency.errands import Errand
 from wd_di._kafka.memory import MemoryReader
+from wd_di._kafka.port import Fault
 from wd_di._transactions import ending
+from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import CommitOutcomeUnknownError, TransactionAbortedError, TransactionError
 from wd_di.events import ProducerRetired, TransactionAborted, TransactionFinished, TransactionResolved
 
@@ -207,6 +210,97 @@ def test_nothing_to_look_for(pool, script):
         pool.transaction() as tx,
     ):
         tx.send_offsets(OFFSETS, object())
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], int]:
+    """Where a consumer group stands, as readers see it."""
+    stands: dict[tuple[str, int], int] = {}
+    monkeypatch.setattr(
+        MemoryReader, "stands", lambda _, places, *__, **___: {each: stands[each] for each in places if each in stands}
+    )
+    return stands
+
+
+def move(pool: ProducerPool, offset: int, *, record: bool = False) -> None:
+    """Take a consumer group's offset along."""
+    with pool.transaction() as tx:
+        if record:
+            tx.produce_async("orders", "one")
+        tx.send_offsets([TopicPartition("in", 0, offset)], object())
+
+
+def test_a_lost_yes_of_offsets_alone(pool, script, group):
+    """That the group stands there is proof enough: nothing else was to be done."""
+    resolved = watch(pool, TransactionResolved)
+    group["in", 0] = 5
+    script.on("commit", fault(FaultKind.OTHER))
+    move(pool, 5)
+
+    assert [("committed", "offsets", "the group stands at its offsets")] == [
+        (event.outcome, event.way, event.told) for event in resolved
+    ]
+
+
+def test_a_group_that_stands_where_the_last_commit_has_brought_it(pool, script, group):
+    """Then the next one's offsets weren't committed, nor its record; nobody has to ask where it stood before."""
+    group["in", 0] = 3
+    move(pool, 5)
+    group["in", 0] = 5
+    script.on("commit", fault(FaultKind.OTHER))
+    with pytest.raises(TransactionAbortedError, match="the group stands where it did before"):
+        move(pool, 9)
+
+
+def test_offsets_prove_no_record(pool, script, group, monkeypatch):
+    """Somebody else may have brought the group there; the error says why the record itself says nothing."""
+    monkeypatch.setattr(MemoryReader, "sees", failing)
+    group["in", 0] = 5
+    script.on("commit", fault(FaultKind.OTHER))
+    with pytest.raises(CommitOutcomeUnknownError) as caught:
+        move(pool, 5, record=True)
+
+    assert "no right to read; the group stands at its offsets, as it may have done before" in str(caught.value)
+
+
+def test_a_group_that_can_be_asked_decides_for_a_record_that_cannot(pool, script, group, monkeypatch):
+    """It stands where it did before, so the transaction was aborted as a whole."""
+    monkeypatch.setattr(MemoryReader, "sees", failing)
+    group["in", 0] = 3
+    script.on("commit", fault(FaultKind.OTHER))
+    with pytest.raises(TransactionAbortedError, match="the group stands where it did before"):
+        move(pool, 5, record=True)
+
+
+def failing(*_: object) -> None:
+    """What a reader says that may not read."""
+    raise Fault(FaultKind.OTHER, "no right to read")
+
+
+def test_a_signal_between_two_tries(pool, script, monkeypatch):
+    """What it raises doesn't wait for the search, which tells when it has found something out."""
+    monkeypatch.setattr(OpenTransaction, "_answered", interrupt)
+    resolved = watch(pool, TransactionResolved)
+    with pytest.raises(KeyboardInterrupt):
+        publish(pool)
+
+    assert ["aborted"] == [event.outcome for event in until(lambda: resolved)]
+
+
+def test_a_signal_between_two_tries_that_the_outcome_overtakes(pool, script, monkeypatch):
+    """What is found out at once is told at once."""
+    monkeypatch.setattr(OpenTransaction, "_answered", interrupt)
+    monkeypatch.setattr(Errand, "when_known", lambda *_: False)
+    resolved = watch(pool, TransactionResolved)
+    with pytest.raises(KeyboardInterrupt):
+        publish(pool)
+
+    assert ["aborted"] == [event.outcome for event in resolved]
+
+
+def interrupt(*_: object, **__: object) -> None:
+    """What Ctrl-C raises."""
+    raise KeyboardInterrupt
 
 
 def test_ctrl_c_while_it_is_looked_for(pool, script, reading, monkeypatch):

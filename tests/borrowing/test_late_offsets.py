@@ -19,7 +19,7 @@ from wd_di._concurrency.errands import Errand
 from wd_di._records.connection import Retirement
 from wd_di._slots import housekeeping
 from wd_di.errors import TransactionAbortedError, UnexpectedAbortError
-from wd_di.events import MessagePurged, ProducerClosed, ProducerRetired
+from wd_di.events import MessagePurged, ProducerClosed, ProducerRetired, TransactionAborted
 from wd_di.testing import ApiKey
 
 if TYPE_CHECKING:
@@ -235,13 +235,15 @@ def test_a_commit_waits_for_another_threads_offsets(pool, broker, script):
 
 
 def test_a_commit_that_offsets_are_too_late_for(pool, broker, script):
-    """When they have no answer within commit_timeout_ms the transaction aborts, a known outcome."""
+    """When they have no answer within commit_timeout_ms the transaction aborts, a known outcome, and tells of it."""
+    aborted = watch(pool, TransactionAborted)
     with pytest.raises(TransactionAbortedError, match="had no answer within 300 ms"), pool.transaction() as tx:
         other = FutureThread(lambda: tx.send_offsets(OFFSETS, GROUP))
         other.start()
         until(lambda: "send_offsets" in script.calls)
 
     assert "commit" not in script.calls
+    assert [TransactionAbortedError] == [type(event.cause) for event in aborted]
 
 
 def test_ctrl_c_while_offsets_are_sent(pool, broker, script):

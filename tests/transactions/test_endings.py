@@ -11,7 +11,17 @@ import pytest
 
 from tests import internals
 from tests.pools import until
-from tests.scripted import FaultKind, Script, ScriptedClient, committed, fault, make_pool, outcome, watch
+from tests.scripted import (
+    OFFSETS,
+    FaultKind,
+    Script,
+    ScriptedClient,
+    committed,
+    fault,
+    make_pool,
+    outcome,
+    watch,
+)
 from wd_di import Retry
 from wd_di._kafka.port import SLICE, Verdict
 from wd_di.errors import (
@@ -362,6 +372,28 @@ def test_a_signal_before_the_begin_is_somebody_elses(pool: ProducerPool, script:
     assert isinstance(raised, KeyboardInterrupt)
     assert raised.__notes__[0].endswith("was aborted")
     assert ["aborted"] == [event.outcome for event in finished]
+
+
+@pytest.mark.parametrize(
+    ("write", "heard"),
+    [
+        (lambda tx: tx.produce_async("orders", "one"), True),
+        (lambda tx: tx.send_offsets(OFFSETS, object()), True),
+        (nothing, False),
+    ],
+)
+def test_what_the_coordinator_has_heard(
+    pool: ProducerPool,
+    write: Callable[[Any], object],
+    heard: bool,  # noqa: FBT001  (the case)
+) -> None:
+    """An empty transaction is none to it: the id rests on."""
+    with pool.transaction() as tx:
+        slot = internals.lease(tx).slot
+        before = slot.heard_at
+        write(tx)
+
+    assert heard == (slot.heard_at > before)
 
 
 def test_nothing_is_kept_of_what_was_answered(pool: ProducerPool) -> None:

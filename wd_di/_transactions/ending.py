@@ -107,8 +107,6 @@ class Ending(Writing):
     def _end_writing(self) -> None:
         with self.connection.offering, self.ledger.gate:
             self.ledger.ended = True
-        if self.phase == "open":
-            self.phase = "ending"
 
     def _flush_all(self, deadline: Deadline) -> None:
         """Phase (a): every record is answered, or the transaction aborts. Its outcome is known either way."""

@@ -54,12 +54,12 @@ class TransactionPolicy:
     resolve_timeout: float
 
 
-Phase = Literal["new", "open", "ending", "committing", "committed", "aborting", "aborted"]
+Phase = Literal["new", "open", "committing", "committed", "aborting", "aborted"]
 """Where a transaction is; its last phase tells the outcome.
 
-``ending``: nothing more is written, and its records are waited for. ``committing``: only the broker's answer decides;
-without one this is the last, in doubt. ``aborting`` is the last if the broker doesn't confirm the abort: then it ends
-the transaction by its time-out. Words, since asking a table for an enum's member costs a call.
+``open``: also while its records are waited for, when nothing more is written. ``committing``: only the broker's answer
+decides; without one this is the last, in doubt. ``aborting`` is the last if the broker doesn't confirm the abort: then
+it ends the transaction by its time-out. Words, since asking a table for an enum's member costs a call.
 """
 
 OUTCOMES: dict[str, Outcome] = {
