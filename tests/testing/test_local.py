@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from tests.faults.proxy import FaultProxy
 from tests.testing.ports import DEADLINE_S, free_port, refuses, within_deadline
-from wd_di.testing import ClusterError, LocalKafka, _broker, _kraft
+from wd_di.testing import ClusterError, LocalKafka, _broker, _cluster, _kraft
 from wd_di.testing._broker import Broker
 from wd_di.testing._cluster import answers
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 QUIET = {"log_level": 0}
+CREATE_TOPICS, DELETE_TOPICS = 19, 20
 
 
 @pytest.fixture
@@ -164,6 +166,20 @@ def test_create_topic(kafka):
     kafka.delete_topic(name)
     with pytest.raises(ClusterError, match="couldn't be deleted"):
         kafka.delete_topic(name)
+
+
+def test_a_question_without_an_answer(monkeypatch):
+    """It is asked again by another client, and what was done after all counts as done; else the error says how long."""
+    monkeypatch.setattr(_cluster, "_ANSWER_S", 1.0)
+    with FaultProxy() as proxy, LocalKafka(advertise=proxy.advertise) as kafka:
+        for action in ("swallow request", "swallow reply"):
+            obeyed = [proxy.on(api, action) for api in (CREATE_TOPICS, DELETE_TOPICS)]
+            kafka.create_topic("slowly")
+            kafka.delete_topic("slowly")
+            assert [1, 1] == [rule.hits for rule in obeyed]
+        proxy.on(CREATE_TOPICS, "swallow request", times=None)
+        with pytest.raises(ClusterError, match="topic 'never' couldn't be created: no answer within 200 ms"):
+            kafka.create_topic("never", timeout_ms=200)
 
 
 def test_three_brokers(kafka, three):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NoReturn
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from wd_di._concurrency.deadline import Deadline
 from wd_di.errors import uncopyable
 from wd_di.testing._errors import ClusterError, KafkaUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
     from types import TracebackType
     from typing import Self
 
@@ -81,14 +82,15 @@ class Cluster(ABC):
             ClusterError: The topic exists, or couldn't be created in time.
         """
         topic = NewTopic(name, partitions, replication or -1, config={k: str(v) for k, v in (config or {}).items()})
-        admin = admin_client(self._admin)
-        deadline = time.monotonic() + timeout_ms / 1000
-        try:
-            admin.create_topics([topic], operation_timeout=timeout_ms / 1000)[name].result(timeout_ms / 1000)
-        except (KafkaException, TimeoutError) as error:
-            raise ClusterError(f"topic {name!r} couldn't be created: {error}") from error
+        deadline = Deadline(timeout_ms / 1000)
+        admin = self._ask(
+            f"topic {name!r} couldn't be created",
+            lambda admin: admin.create_topics([topic], operation_timeout=deadline.left)[name],
+            KafkaError.TOPIC_ALREADY_EXISTS,
+            deadline,
+        )
         while not _has_leaders(admin, name, partitions):
-            if time.monotonic() > deadline:
+            if deadline.passed:
                 raise ClusterError(f"topic {name!r} has no leader for each partition after {timeout_ms} ms")
         return name
 
@@ -98,11 +100,37 @@ class Cluster(ABC):
         Raises:
             ClusterError: The topic doesn't exist, or couldn't be deleted in time.
         """
-        admin = admin_client(self._admin)  # held: its end would end the deletion
-        try:
-            admin.delete_topics([name], operation_timeout=timeout_ms / 1000)[name].result(timeout_ms / 1000)
-        except (KafkaException, TimeoutError) as error:
-            raise ClusterError(f"topic {name!r} couldn't be deleted: {error}") from error
+        deadline = Deadline(timeout_ms / 1000)
+        self._ask(
+            f"topic {name!r} couldn't be deleted",
+            lambda admin: admin.delete_topics([name], operation_timeout=deadline.left)[name],
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+            deadline,
+        )
+
+    def _ask(
+        self, failed: str, ask: Callable[[AdminClient], Future[None]], done: int, deadline: Deadline
+    ) -> AdminClient:
+        """Ask until there is an answer, and return who got it.
+
+        Another client each time, for one whose connection is dead may not find out for as long as a minute. ``done`` is
+        what the answer says if a former request was carried out after all.
+        """
+        again = False
+        while True:
+            admin = admin_client(self._admin)
+            try:
+                ask(admin).result(deadline.slice(_ANSWER_S))
+            except KafkaException as error:
+                if again and error.args[0].code() == done:
+                    return admin
+                raise ClusterError(f"{failed}: {error}") from error
+            except TimeoutError as error:
+                if deadline.passed:
+                    raise ClusterError(f"{failed}: no answer within {deadline.seconds * 1000:.0f} ms") from error
+                again = True
+            else:
+                return admin
 
 
 class GivenKafka(Cluster):
