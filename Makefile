@@ -18,6 +18,10 @@ PYTHONS ?= 3.11 3.12 3.13 3.14
 ##                 which test, bench and volume use, too
 KAFKA ?= $(or $(KAFKA_BOOTSTRAP_SERVERS),mock)
 
+## WORKERS=0       for test, matrix and lowest: how many processes share the tests, each with brokers of its own;
+##                 they mostly wait. 0 is none besides pytest's own, as a debugger wants it
+WORKERS ?= 2
+
 ## ARGS="-k x"     goes to the program that the target runs: make test ARGS="-k reload", make demo ARGS="--help"
 ARGS ?=
 
@@ -31,6 +35,7 @@ SEED ?=
 TAG ?=
 
 export UV_PYTHON_DOWNLOADS := never
+export WORKERS
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lint-code lint-files format docs changelog pictures package wheel-test matrix lowest bench chaos volume \
@@ -45,8 +50,8 @@ help: ## this
 demo: .venv/$(if $(filter local,$(KAFKA)),demo-local,demo).stamp ## a day of flights through a pool, with what consumers read back [KAFKA ARGS]
 	$(PY) -m examples.departures --kafka=$(KAFKA) $(ARGS)
 
-test: .venv/dev.stamp .venv/kafka.stamp ## all tests, those on a real broker included [ARGS]
-	$(PY) -m pytest $(ARGS)
+test: .venv/dev.stamp .venv/kafka.stamp ## all tests, those on a real broker included [WORKERS ARGS]
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: lint-code lint-files ## the two below
 
@@ -94,14 +99,14 @@ package: .venv/dev.stamp ## the wheel and the source distribution in dist, check
 	.venv/bin/twine check --strict dist/*
 	.venv/bin/pyroma --min=10 --file dist/*.tar.gz
 
-wheel-test: wheel-test-$(firstword $(PYTHONS)) ## the tests that need no real broker, on the built wheel [PYTHONS ARGS]
+wheel-test: wheel-test-$(firstword $(PYTHONS)) ## the tests that need no real broker, on the built wheel [PYTHONS WORKERS ARGS]
 
-matrix: $(PYTHONS:%=wheel-test-%) ## the same on every Python [PYTHONS ARGS]
+matrix: $(PYTHONS:%=wheel-test-%) ## the same on every Python [PYTHONS WORKERS ARGS]
 
 wheel-test-%: .venv/uv.stamp
 	.ci/wheel $* highest $(ARGS)
 
-lowest: .venv/uv.stamp ## the same with the lowest versions that the wheel allows [PYTHONS ARGS]
+lowest: .venv/uv.stamp ## the same with the lowest versions that the wheel allows [PYTHONS WORKERS ARGS]
 	.ci/wheel $(firstword $(PYTHONS)) lowest $(ARGS)
 
 bench: .venv/dev.stamp .venv/kafka.stamp ## measures the figures that the pages quote, in a quarter of an hour [ARGS]
