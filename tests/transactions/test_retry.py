@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,13 +215,23 @@ def test_closed_pool(pool):
 def test_pauses(pool, monkeypatch):
     """Between two runs there is a pause that doubles up to its limit, with jitter, and none after the last."""
     pauses: list[float] = []
-    monkeypatch.setattr(scopes.time, "sleep", pauses.append)
+    monkeypatch.setattr(scopes, "time", SimpleNamespace(sleep=pauses.append))  # the pool's own threads sleep, too
     monkeypatch.setattr(options.random, "uniform", lambda _low, high: high)
     fn = Flaky(*(DeliveryError("failed") for _ in range(5)))
     with pytest.raises(DeliveryError):
         pool.run(fn, retry=Retry(attempts=5, backoff_ms=100, max_backoff_ms=300))
 
     assert [0.1, 0.2, 0.3, 0.3] == pauses
+
+
+def test_what_a_retry_does_by_default():
+    """Three runs in all, a tenth of a second before the second, five seconds at most; for no error of the caller's."""
+    assert Retry(3, 100, 5_000, ()) == Retry()
+
+
+def test_the_least_that_a_retry_does():
+    """One run, without a pause; one class needs no tuple."""
+    assert (1, 0, 0, (KeyError,)) == dataclasses.astuple(Retry(1, 0, 0, KeyError))
 
 
 def test_jitter():
@@ -247,6 +259,13 @@ def test_aborted_error_is_covered():
 def test_wrong_retry(wrong):
     """A retry that makes no sense is refused by the field's name."""
     with pytest.raises(ValueError, match=f"Retry.{next(iter(wrong))} is"):
+        Retry(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": True}, {"backoff_ms": 1.5}, {"max_backoff_ms": "1"}, {"on": KeyError()}])
+def test_what_no_retry_takes(wrong):
+    """A field of another type is refused by its name."""
+    with pytest.raises(TypeError, match=f"^Retry.{next(iter(wrong))} "):
         Retry(**wrong)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.scripted import FaultKind, Script, fault, make_pool
+from wd_di._kafka.port import Fault
 from wd_di._transactions.failures import Failures
 from wd_di._transactions.hooks import Hooks
 from wd_di.errors import (
@@ -170,3 +171,33 @@ async def test_no_hook_of_a_task_runs_once_it_is_doomed() -> None:
     await hooks.run_before_commit_async(lambda: doomed.pop(0))
 
     assert [1] == called
+
+
+class Failed:
+    """A record that wasn't delivered."""
+
+    topic = "orders"
+
+    def exception(self, timeout: float) -> DeliveryError:
+        """Why, at once."""
+        assert timeout == 0
+        return DeliveryError("message timed out")
+
+    def keep_another(self) -> None:
+        """Nothing is kept here."""
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (None, "the first: message timed out"),
+        (Fault(FaultKind.OTHER, "timed out"), "the first: message timed out"),
+        (Fault(FaultKind.OTHER, "no coordinator"), "the first: message timed out; no coordinator"),
+    ],
+)
+def test_what_is_told_of_records_that_failed(reason: Fault | None, told: str) -> None:
+    """What the producer knows besides is said, unless the record says it itself."""
+    error = failures().undelivered([Failed()], reason)  # type: ignore[list-item]
+
+    assert str(error).endswith(told)
+    assert str(error).startswith("orders: 1 of 3 records weren't delivered, transaction t-0#1 was aborted; ")
