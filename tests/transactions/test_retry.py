@@ -262,7 +262,9 @@ def test_wrong_retry(wrong):
         Retry(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"attempts": True}, {"backoff_ms": 1.5}, {"max_backoff_ms": "1"}, {"on": KeyError()}])
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": True}, {"backoff_ms": 1.5}, {"max_backoff_ms": "1"}, {"on": KeyError("x")}]
+)
 def test_what_no_retry_takes(wrong):
     """A field of another type is refused by its name."""
     with pytest.raises(TypeError, match=f"^Retry.{next(iter(wrong))} "):
