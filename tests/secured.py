@@ -14,8 +14,8 @@ from wd_di.testing._security import SECURED, Mechanism, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-USERS = {"alice": "alices-password", "bob": "bobs-password"}
-"""Who has no rights but those that a test gives."""
+USERS = {"alice": "alices-password", "bob": "bobs-password", "carol": "carols-password"}
+"""Who has no rights but those that a test gives; to carol none ever gives the right to write."""
 WITHOUT_SASL: list[tuple[Protocol, Mechanism]] = [("PLAINTEXT", "PLAIN"), ("SSL", "PLAIN")]
 WAYS = [
     *WITHOUT_SASL,

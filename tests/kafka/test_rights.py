@@ -215,8 +215,8 @@ def test_a_topic_that_is_forbidden_in_use(secured_kafka: LocalKafka, topics: Top
 def test_idempotence(secured_kafka: LocalKafka, protocol: Protocol) -> None:
     """Without any right to write, a producer with idempotence lacks IdempotentWrite on the cluster, and says so."""
     seen = secured_kafka.create_topic(unique("seen"))
-    secured_kafka.grant("bob", "Describe", topic=seen)
-    with unopened(secured_kafka, protocol, None, user="bob", enable_idempotence=True) as pool:
+    secured_kafka.grant("carol", "Describe", topic=seen)
+    with unopened(secured_kafka, protocol, None, user="carol", enable_idempotence=True) as pool:
         with pool.producer() as producer, pytest.raises(AuthorizationError, match="IdempotentWrite on the cluster"):
             producer.produce_sync(seen, "lost", timeout_ms=PATIENCE_MS)
         with pool.producer() as producer, pytest.raises(AuthorizationError, match="IdempotentWrite on the cluster"):

@@ -228,7 +228,7 @@ def test_rights_in_time(secured_kafka: LocalKafka) -> None:
 
 def test_what_cannot_be(secured_kafka: LocalKafka, kafka: LocalKafka) -> None:
     """Unknown users, protocols, mechanisms and empty grants are refused, and so is all of that without security."""
-    with pytest.raises(ValueError, match=r"no user 'eve' but admin, alice, bob: name it in Security\(users"):
+    with pytest.raises(ValueError, match=r"no user 'eve' but admin, alice, bob, carol: name it in Security\(users"):
         secured_kafka.client_config("SASL_SSL", user="eve")
     with pytest.raises(ValueError, match="PLAINTEXT knows no users, so it can't be 'alice'"):
         secured_kafka.client_config("PLAINTEXT", user="alice")

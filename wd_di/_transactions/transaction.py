@@ -132,7 +132,7 @@ class OpenTransaction(Ending):
     def _leave_well(self) -> None:
         if self.hooks is not None:
             self._before_commit(self.hooks)
-        if self.doomed_by is None:
+        if self.first_write is not None and self.doomed_by is None:
             try:
                 self._refuse_if_late()
             except TransactionTimedOutError as late:
