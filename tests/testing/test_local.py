@@ -168,6 +168,7 @@ def test_create_topic(kafka):
         kafka.delete_topic(name)
 
 
+@pytest.mark.kafka
 def test_a_question_without_an_answer(monkeypatch):
     """It is asked again by another client, and what was done after all counts as done; else the error says how long."""
     monkeypatch.setattr(_cluster, "_ANSWER_S", 1.0)

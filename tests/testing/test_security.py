@@ -34,6 +34,8 @@ BY_EACH: list[tuple[Protocol, Mechanism]] = [
     ("SSL", "PLAIN"),
     *(("SASL_PLAINTEXT", mechanism) for mechanism in get_args(Mechanism)),
 ]
+
+pytestmark = pytest.mark.kafka
 EVERY_WAY = pytest.mark.parametrize(("protocol", "mechanism"), secured.WAYS)
 
 
