@@ -277,13 +277,15 @@ def failing(*_: object) -> None:
     raise Fault(FaultKind.OTHER, "no right to read")
 
 
-def test_a_signal_between_two_tries(pool, script, monkeypatch):
+def test_a_signal_between_two_tries(pool, script, reading, monkeypatch):
     """What it raises doesn't wait for the search, which tells when it has found something out."""
     monkeypatch.setattr(OpenTransaction, "_answered", interrupt)
     resolved = watch(pool, TransactionResolved)
     with pytest.raises(KeyboardInterrupt):
         publish(pool)
 
+    assert [] == resolved
+    reading.set()
     assert ["aborted"] == [event.outcome for event in until(lambda: resolved)]
 
 

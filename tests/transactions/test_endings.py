@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import internals
-from tests.pools import until
+from tests.pools import bounded, until
 from tests.scripted import (
     OFFSETS,
     FaultKind,
@@ -29,6 +29,7 @@ from wd_di.errors import (
     CommitOutcomeUnknownError,
     DeliveryError,
     FencedError,
+    ForkedPoolError,
     PoolUnhealthyError,
     TransactionAbortedError,
     TransactionClosedError,
@@ -347,6 +348,24 @@ def test_how_long_it_took(pool: ProducerPool, script: Script) -> None:
     took_ms = (time.monotonic() - started) * 1000
 
     assert 50 <= finished[0].duration_ms <= took_ms
+
+
+def test_what_the_library_refuses_in_a_commit_comes_out(pool: ProducerPool, script: Script) -> None:
+    """Such as a producer from before a fork: it isn't asked again, and is no signal to be kept until an answer comes."""
+    script.on("commit", ForkedPoolError("this producer was made before a fork"))
+    with pytest.raises(ForkedPoolError):
+        publish(pool)
+
+    assert ["commit"] == calls(script)
+
+
+def test_a_commit_leaves_time_for_its_abort(script: Script) -> None:
+    """A third of commit_timeout_ms, or abort_timeout_ms if that is less, isn't waited for the records' answers."""
+    script.silent = True
+    with make_pool(commit_timeout_ms=1_500, abort_timeout_ms=500) as pool:
+        with bounded(1_500), pytest.raises(TransactionAbortedError):
+            publish(pool)
+        script.silent = False
 
 
 # -- what is noted, and what is kept -----------------------------------------------------------------

@@ -14,6 +14,7 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._transactions import resolution
 from wd_di._transactions.positions import Move
 from wd_di._transactions.resolution import Doubt
+from wd_di.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,8 @@ class Broker:
         inits: What the next requests for the id meet: a fault, or nothing.
         visible: Whether a reader finds a topic's record, or why it can't tell.
         stands: Where the group stands, or why it can't be told.
+        trouble: What the successor has last heard of the brokers.
+        reader: Why there is none.
         closing: Whether the pool closes.
     """
 
@@ -42,6 +45,8 @@ class Broker:
     inits: list[Fault | None] = field(default_factory=list)
     visible: dict[str, bool | Fault] = field(default_factory=dict)
     stands: dict[tuple[str, int], int] | Fault = field(default_factory=dict)
+    trouble: Fault | None = None
+    reader: Exception | None = None
     closing: Callable[[], bool] = lambda: True
 
     @property
@@ -62,7 +67,7 @@ class Broker:
             init=self._init,
             poll=lambda _: None,
             fault=None,
-            last_error=None,
+            last_error=self.trouble,
             close=lambda: self.log.append("close successor"),
         )
 
@@ -73,6 +78,8 @@ class Broker:
 
     def _read(self) -> Any:
         self.log.append("read")
+        if self.reader is not None:
+            raise self.reader
         return SimpleNamespace(sees=self._sees, stands=self._stands, close=lambda: self.log.append("close reader"))
 
     def _sees(self, topic: str, partition: int, offset: int, deadline: Deadline) -> bool:
@@ -201,3 +208,21 @@ def test_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolution, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
     assert 250 == look(Broker(visible={"orders": True}), {"orders": (0, 7)}).duration_ms
+
+
+def test_why_the_id_could_not_be_had() -> None:
+    """What the brokers last told says more than that there was no answer."""
+    found = look(Broker(inits=[DENIED], trouble=fault(FaultKind.DENIED)), {"orders": (0, 7)})
+
+    assert ("unknown", "transactional.id 't-0': scripted denied") == (found.outcome, found.told)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(SettingsError("no CA"), "transactional.id 't-0': no CA"), (ValueError("no CA"), "ValueError: no CA")],
+)
+def test_a_reader_that_cannot_be_made(error: Exception, told: str) -> None:
+    """Whatever it is, the commit's own outcome is what is told: nobody knows."""
+    found = look(Broker(reader=error), {"orders": (0, 7)}, fenced=True)
+
+    assert ("unknown", told) == (found.outcome, found.told)

@@ -224,9 +224,12 @@ def test_pauses(pool, monkeypatch):
     assert [0.1, 0.2, 0.3, 0.3] == pauses
 
 
-def test_what_a_retry_does_by_default():
+def test_what_a_retry_does_by_default(monkeypatch):
     """Three runs in all, a tenth of a second before the second, five seconds at most; for no error of the caller's."""
+    monkeypatch.setattr(options.random, "uniform", lambda _low, high: high)
+
     assert Retry(3, 100, 5_000, ()) == Retry()
+    assert [0.1, 0.2, 5.0] == [Retry().pause(attempt) for attempt in (1, 2, 9)]
 
 
 def test_the_least_that_a_retry_does():
