@@ -82,6 +82,7 @@ def test_a_lost_yes(pool, script):
     assert "a reader finds its record at orders[0]@0" == event.told
     until(lambda: pool.stats().idle == 1)
     assert ["commit failed"] == [event.reason for event in retired]
+    assert "abort" not in script.calls
 
 
 def test_a_lost_request(pool, script):
@@ -111,6 +112,21 @@ def test_who_holds_the_producer_goes_on(pool, script):
             tx.produce_async("orders", "e")
 
     assert list("abce") == committed(pool)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.OTHER, FaultKind.FENCED])
+def test_who_holds_the_producer_stops(pool, script, monkeypatch, kind):
+    """What nobody knows, or what somebody else has ended, is for the whole block to deal with."""
+    if kind is FaultKind.OTHER:
+        monkeypatch.setattr(MemoryReader, "sees", failing)
+    script.on("commit", fault(kind))
+    with pool.producer() as producer:
+        with pytest.raises(TransactionError):
+            producer.produce_sync("orders", "one")
+        with pytest.raises(TransactionError, match="can't begin another transaction"):
+            producer.produce_sync("orders", "two")
+
+    assert [] == committed(pool)
 
 
 def test_a_retry_within_a_checkout(pool, script):
@@ -197,6 +213,14 @@ def test_a_call_that_has_time_waits_for_the_outcome(patient, script):
 
     assert "orders" == report.topic
     assert ["x"] == committed(patient)
+
+
+def test_a_call_that_has_more_time_than_the_search(script, reading, kept):
+    """It knows no more than any transaction, and says so: nobody goes on looking."""
+    script.on("commit", fault(FaultKind.OTHER))
+    pool = kept(make_pool(commit_timeout_ms=2_000, resolve_timeout_ms=50))
+    with pool.producer() as producer, pytest.raises(CommitOutcomeUnknownError, match="no answer came in time"):
+        producer.produce_sync("orders", "x", timeout_ms=9_000)
 
 
 # -- what can't be known, and who doesn't wait -------------------------------------------------------
@@ -339,7 +363,7 @@ def test_a_time_limit_in_the_commit(pool, script, reading):
     resolved = watch(pool, TransactionResolved)
     script.on("commit", TimeoutError("soft limit"))
     script.always("commit", fault(FaultKind.RETRIABLE))
-    with pytest.raises(TimeoutError, match="soft limit") as caught:
+    with bounded(100), pytest.raises(TimeoutError, match="soft limit") as caught:
         publish(pool)
     reading.set()
 
@@ -395,7 +419,7 @@ def test_a_reader_that_never_answers(kept, script, reading):
     pool = kept(make_pool(resolve_timeout_ms=50))
     pool.open()
     script.on("commit", fault(FaultKind.OTHER))
-    with pytest.raises(CommitOutcomeUnknownError, match="no answer came in time") as caught:
+    with bounded(50), pytest.raises(CommitOutcomeUnknownError, match="no answer came in time") as caught:
         publish(pool)
 
     assert "unknown" == caught.value.resolution.outcome

@@ -120,6 +120,15 @@ def test_a_refused_record(pool: ProducerPool, script: Script, also: bool) -> Non
     assert ["abort failed" if also else "record refused"] == [event.reason for event in retired]
 
 
+def test_a_reason_that_is_no_expiry(pool: ProducerPool, script: Script) -> None:
+    """What has failed before says nothing against a producer that can abort."""
+    script.clients[0].reason = lambda: fault(FaultKind.OTHER)  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        publish(pool, block=failing)
+
+    assert 0 == pool.stats().totals.retired
+
+
 def swallowing(pool: ProducerPool) -> None:
     """An inner transaction fails, and the outer one goes on."""
     with pool.transaction():
@@ -351,7 +360,7 @@ def test_how_long_it_took(pool: ProducerPool, script: Script) -> None:
 
 
 def test_what_the_library_refuses_in_a_commit_comes_out(pool: ProducerPool, script: Script) -> None:
-    """Such as a producer from before a fork: it isn't asked again, and is no signal to be kept until an answer comes."""
+    """Such as a producer from before a fork: it isn't asked again, for it is no signal that is kept until an answer."""
     script.on("commit", ForkedPoolError("this producer was made before a fork"))
     with pytest.raises(ForkedPoolError):
         publish(pool)

@@ -188,7 +188,7 @@ class Ending(Writing):
             self.retirement = Retirement("commit in doubt", doubt)
         self.retirement = self.retirement._replace(spent=known and not fenced)
         if resolution is None:
-            return self.failures.looked_for(doubt) if self._given_up and self._limits.resolve_timeout else doubt
+            return self.failures.looked_for(doubt) if self._limits.resolve_timeout else doubt
         self._tell_resolved(resolution)
         if resolution.outcome == "committed":
             return None
@@ -218,8 +218,7 @@ class Ending(Writing):
             except BaseException as raised:  # noqa: BLE001  (as in _answered)
                 self._note_interrupt(raised, patience)
         hurried = isinstance(self._interrupt, Exception) or (self._answered_by is not None and self._answered_by.passed)
-        self._given_up |= hurried and not errand.known(0)
-        if not self._given_up:
+        if not (self._given_up or hurried):
             return errand.get() if errand.known(0) else doubt.unknown("no answer came in time")
         return None if errand.when_known(lambda: self._tell_resolved(errand.get())) else errand.get()
 
