@@ -23,7 +23,7 @@ from tests.scripted import (
     watch,
 )
 from wd_di import Retry
-from wd_di._kafka.port import SLICE, Verdict
+from wd_di._kafka.port import SLICE, Fault, Verdict
 from wd_di.errors import (
     AbortTransaction,
     CommitOutcomeUnknownError,
@@ -118,6 +118,51 @@ def test_a_refused_record(pool: ProducerPool, script: Script, also: bool) -> Non
 
     until(lambda: retired)
     assert ["abort failed" if also else "record refused"] == [event.reason for event in retired]
+
+
+def test_a_producer_that_its_user_has_closed(pool: ProducerPool, script: Script) -> None:
+    """What was open is aborted for certain, so it is run again; whoever holds it can't go on with it."""
+
+    def closes(*_: object) -> None:
+        broken(script, FaultKind.CLOSED)()
+        failing()
+
+    def closes_once(tx: Any) -> None:
+        tx.produce_async("orders", f"on client {len(script.clients)}")
+        if len(script.clients) == 1:
+            closes()
+
+    pool.run(closes_once, retry=Retry(backoff_ms=0, on=(ZeroDivisionError,)))
+
+    assert ["on client 2"] == committed(pool)
+    with pool.producer() as producer:
+        with pytest.raises(ZeroDivisionError), producer.transaction():
+            closes()
+        with pytest.raises(TransactionError, match=r"can't begin another transaction \(broken\)"):
+            producer.produce_sync("orders", "no more")
+
+
+def test_the_first_of_two_reasons(pool: ProducerPool, script: Script) -> None:
+    """An id that was forgotten says more than that its producer was closed."""
+    retired = watch(pool, ProducerRetired)
+    script.clients[0].reason = lambda: Fault(FaultKind.FATAL, "unknown id", expired=True)  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        publish(pool, block=lambda: (broken(script, FaultKind.CLOSED)(), failing()))
+
+    until(lambda: retired)
+    assert ["transactional.id expired"] == [event.reason for event in retired]
+
+
+def test_a_producer_that_breaks_while_its_abort_waits(pool: ProducerPool, script: Script) -> None:
+    """Its records have no answer yet; it is asked for nothing more, and the error says why it couldn't abort."""
+    script.silent = True
+    script.on("flush", broken(script))
+    with pytest.raises(ZeroDivisionError) as caught:
+        publish(pool, block=failing)
+    script.silent = False
+
+    assert "couldn't be aborted (scripted fatal" in caught.value.__notes__[0]
+    assert [] == calls(script)
 
 
 def test_a_reason_that_is_no_expiry(pool: ProducerPool, script: Script) -> None:
