@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from tests import internals
-from tests.scripted import OFFSETS, Script, committed, make_pool
+from tests.pools import until
+from tests.scripted import OFFSETS, FaultKind, Script, committed, fault, make_pool, watch
 from wd_di._transactions import writing
 from wd_di._transactions.transaction import OpenTransaction
-from wd_di.errors import TransactionAbortedError, TransactionClosedError
+from wd_di.errors import FencedError, ForkedPoolError, TransactionAbortedError, TransactionClosedError
+from wd_di.events import ProducerRetired
 from wd_di.pool import ProducerPool
 
 GROUP, OTHER_GROUP = object(), object()
@@ -44,6 +47,62 @@ def test_offsets_that_could_not_be_sent_start_no_clock(pool: ProducerPool, scrip
         with pytest.raises(TypeError):
             tx.send_offsets(OFFSETS, GROUP)
         assert internals.transaction(tx).first_write is None
+
+
+@pytest.mark.parametrize(
+    "write", [lambda tx: tx.produce_async("orders", "one"), lambda tx: tx.send_offsets(OFFSETS, GROUP)]
+)
+def test_what_could_not_be_sent_stops_no_clock(
+    pool: ProducerPool, script: Script, write: Callable[[Any], object]
+) -> None:
+    """A record or offsets before it have started it."""
+    with pool.transaction() as tx:
+        write(tx)
+        before = internals.transaction(tx).first_write
+        script.on("send_offsets", TypeError("no metadata"))
+        with pytest.raises(TypeError):
+            tx.send_offsets(OFFSETS, OTHER_GROUP)
+        after = internals.transaction(tx).first_write
+
+    assert before is not None
+    assert before == after
+
+
+def no_answer() -> None:
+    """What librdkafka raises when it has waited in vain."""
+    raise fault(FaultKind.RETRIABLE) from KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+
+@pytest.mark.parametrize("cues", [[no_answer], [lambda: time.sleep(0.5)], [no_answer, fault(FaultKind.RETRIABLE)]])
+def test_offsets_that_may_have_been_sent_twice(pool: ProducerPool, script: Script, cues: list[Any]) -> None:
+    """They took long, or were asked for again without an answer: the next transaction has another producer."""
+    retired = watch(pool, ProducerRetired)
+    script.on("send_offsets", *cues)
+    with pool.transaction() as tx:
+        tx.send_offsets(OFFSETS, GROUP, timeout_ms=5_000)
+        tx.produce_async("orders", "one")
+
+    until(lambda: retired)
+    assert ["sent twice"] == [event.reason for event in retired]
+    assert ["one"] == committed(pool)
+
+
+def test_offsets_that_were_refused_at_first(pool: ProducerPool, script: Script) -> None:
+    """A broker's answer to the first request leaves none on its way."""
+    script.on("send_offsets", fault(FaultKind.RETRIABLE))
+    with pool.transaction() as tx:
+        tx.send_offsets(OFFSETS, GROUP)
+
+    assert 0 == pool.stats().totals.retired
+
+
+def test_a_record_that_failed_since_its_producer_did(pool: ProducerPool, script: Script) -> None:
+    """The error says in which step, and names the producer's own."""
+    script.failing.add("orders")
+    script.on("poll", lambda: script.clients[0].break_down(FaultKind.FENCED))
+    script.on("flush", lambda: script.clients[0].break_down(FaultKind.FENCED))
+    with pytest.raises(FencedError, match="produce: fenced"), pool.transaction() as tx:
+        tx.produce_sync("orders", "one")
 
 
 def test_each_group_is_known_once(pool: ProducerPool) -> None:
@@ -77,13 +136,15 @@ def test_waiting_for_offsets_takes_no_core(pool: ProducerPool, script: Script) -
     assert spent < 0.1
 
 
-def test_offsets_after_the_end(pool: ProducerPool) -> None:
-    """That it is over is said first, whatever they are."""
+def test_calls_after_the_end(pool: ProducerPool) -> None:
+    """That it is over is said first, whatever the arguments are, and before anything is entered."""
     with pool.transaction() as tx:
         pass
 
     with pytest.raises(TransactionClosedError):
         tx.send_offsets(None, None)  # type: ignore[arg-type]
+    with pytest.raises(TransactionClosedError):
+        tx.transaction()
 
 
 def test_offsets_whose_transaction_ends_meanwhile(
@@ -124,3 +185,21 @@ def test_an_abort_is_nothing_that_the_coordinator_has_heard(pool: ProducerPool) 
         tx.abort_only()
 
     assert before == slot.heard_at
+
+
+def test_a_child_leaves_its_parents_transaction_alone(pool: ProducerPool, script: Script) -> None:
+    """It commits nothing and runs no hook, and whatever it calls says whose it is."""
+    told: list[str] = []
+
+    def inherited() -> None:
+        with pool.transaction() as tx:
+            tx.after_completion(told.append)
+            transaction = internals.transaction(tx)
+            transaction.connection.forked = True
+            transaction.leave_to_parent()
+
+    with pytest.raises(ForkedPoolError, match="was begun before a fork, and is the parent's"):
+        inherited()
+
+    assert "commit" not in script.calls
+    assert [] == told

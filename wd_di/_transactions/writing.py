@@ -258,7 +258,7 @@ class Writing(Sender):
         why = f"send_offsets had no answer within {deadline.seconds * 1000:.0f} ms"
         error = self.failures.error(TransactionAbortedError, f"{why}{because(self.client, deadline)}")
         self.doom(error)
-        self.retirement = self.retirement or Retirement("send_offsets timed out", error)
+        self.retirement = Retirement("send_offsets timed out", error)
         return error
 
     def _again(self, call: Callable[[float], None], deadline: Deadline, *, before: Callable[[], object] = int) -> None:
@@ -343,7 +343,7 @@ class Writing(Sender):
             self.first_write = None
 
     def _refuse_if_late(self) -> None:
-        if self.first_write is not None and self._age() > self._limits.transaction_timeout * SOFT_LIMIT:
+        if self._age() > self._limits.transaction_timeout * SOFT_LIMIT:
             error = self.failures.too_late("aborted at 80 % of it, before the broker would fence this producer")
             self.doom(error)
             raise error
