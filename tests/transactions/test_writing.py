@@ -15,7 +15,13 @@ from tests.pools import until
 from tests.scripted import OFFSETS, FaultKind, Script, committed, fault, make_pool, watch
 from wd_di._transactions import writing
 from wd_di._transactions.transaction import OpenTransaction
-from wd_di.errors import FencedError, ForkedPoolError, TransactionAbortedError, TransactionClosedError
+from wd_di.errors import (
+    FencedError,
+    ForkedPoolError,
+    TransactionAbortedError,
+    TransactionClosedError,
+    TransactionTimedOutError,
+)
 from wd_di.events import ProducerRetired
 from wd_di.pool import ProducerPool
 
@@ -66,6 +72,26 @@ def test_what_could_not_be_sent_stops_no_clock(
 
     assert before is not None
     assert before == after
+
+
+def late(pool: ProducerPool, ran: list[str]) -> None:
+    """A transaction that goes on writing for too long, and swallows what it is told."""
+    with pool.transaction() as tx:
+        tx.before_commit(lambda: ran.append("before_commit"))
+        tx.produce_async("orders", "one")
+        internals.transaction(tx).backdate(1_000)
+        with suppress(TransactionTimedOutError):
+            tx.produce_async("orders", "two")
+
+
+def test_a_write_that_is_late_dooms(pool: ProducerPool) -> None:
+    """Whoever swallows that gets it again at the end, and nothing more is prepared for a commit."""
+    ran: list[str] = []
+    with pytest.raises(TransactionTimedOutError):
+        late(pool, ran)
+
+    assert [] == ran
+    assert [] == committed(pool)
 
 
 def no_answer() -> None:
