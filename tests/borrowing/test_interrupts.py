@@ -33,8 +33,9 @@ from wd_di._borrowing.checkout import Checkout
 from wd_di._borrowing.lease import Lease
 from wd_di._borrowing.scopes import TransactionRun
 from wd_di._concurrency.workers import Workers
+from wd_di._kafka.port import Fault
 from wd_di._transactions.transaction import OpenTransaction
-from wd_di.errors import TransactionClosedError
+from wd_di.errors import TransactionClosedError, TransactionError
 from wd_di.events import Event, ProducerRetired, TransactionAborted, TransactionCommitted, TransactionFinished
 from wd_di.pool import ProducerPool
 
@@ -188,6 +189,11 @@ def produce(pool: ProducerPool) -> None:
         tx.produce_async("orders")
 
 
+def no_answer() -> None:
+    """What a commit meets that nobody answers."""
+    raise Fault(FaultKind.OTHER, "no answer")
+
+
 def test_no_place_lies_about_the_outcome() -> None:
     """Interrupted at any place, what is noted on the exception about the transaction is so."""
     met: list[list[str]] = []
@@ -213,11 +219,17 @@ def test_no_place_lies_about_the_outcome() -> None:
     assert min(told["committed"], told["aborted"]) > 10, told
 
 
-def test_no_place_asks_for_two_ends(script: Script) -> None:
+@pytest.mark.parametrize("answer", [lambda: None, no_answer])
+def test_no_place_asks_for_two_ends(script: Script, answer: Callable[[], None]) -> None:
     """What has begun ends by commits or by aborts, and what hasn't leaves nothing to end."""
+    script.always("commit", answer)
+
+    def work() -> None:
+        with suppress(TransactionError):
+            produce(pool)
+
     with make_pool() as pool:
-        produce(pool)
-        for place in interrupt_everywhere(lambda: produce(pool)):
+        for place in interrupt_everywhere(work):
             assert settled(pool), place
             asked = "".join(f"{call} " for call in script.calls if call in ("begin", "commit", "abort"))
             assert re.fullmatch("(begin ((commit )*|(abort )*))*", asked), (place, asked)

@@ -113,6 +113,18 @@ def test_offsets_that_may_have_been_sent_twice(pool: ProducerPool, script: Scrip
     assert ["one"] == committed(pool)
 
 
+def test_how_long_offsets_may_take(pool: ProducerPool) -> None:
+    """From half a second on librdkafka may have sent them again."""
+    with pool.transaction() as tx:
+        transaction = internals.transaction(tx)
+        transaction._note_time("offsets", 0.49)
+        before = transaction._sent_twice
+        transaction.connection.services.least.clear()
+        transaction._note_time("offsets", 0.5)
+
+        assert (False, True) == (before, transaction._sent_twice)
+
+
 def test_offsets_that_were_refused_at_first(pool: ProducerPool, script: Script) -> None:
     """A broker's answer to the first request leaves none on its way."""
     script.on("send_offsets", fault(FaultKind.RETRIABLE))
