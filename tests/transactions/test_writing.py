@@ -8,12 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from tests import internals
 from tests.pools import until
 from tests.scripted import OFFSETS, FaultKind, Script, committed, fault, make_pool, watch
-from wd_di._transactions import writing
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import (
     FencedError,
@@ -146,11 +145,11 @@ def test_a_record_that_failed_since_its_producer_did(pool: ProducerPool, script:
 def test_each_group_is_known_once(pool: ProducerPool) -> None:
     """However often its offsets are sent."""
     with pool.transaction() as tx:
-        for group in (GROUP, OTHER_GROUP, GROUP, OTHER_GROUP):
-            tx.send_offsets(OFFSETS, group)
+        for offset, group in enumerate((GROUP, OTHER_GROUP, GROUP, OTHER_GROUP)):
+            tx.send_offsets([TopicPartition("in", 0, offset)], group)
         moves = internals.transaction(tx).moves
 
-    assert [GROUP, OTHER_GROUP] == [move.member for move in moves]
+    assert [(GROUP, {("in", 0): 2}), (OTHER_GROUP, {("in", 0): 3})] == [(move.member, move.to) for move in moves]
 
 
 def test_offsets_have_the_time_of_a_commit(pool: ProducerPool, script: Script) -> None:
@@ -188,13 +187,10 @@ def test_calls_after_the_end(pool: ProducerPool) -> None:
 def test_offsets_whose_transaction_ends_meanwhile(
     pool: ProducerPool, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread may end it while they are looked at: they don't slip into the next one."""
-
-    def slowly(offsets: Any) -> Any:
-        internals.transaction(tx).finish(ValueError("of another thread"), ())
-        return offsets
-
-    monkeypatch.setattr(writing, "checked_offsets", slowly)
+    """Another thread may end it before a worker has them: they don't slip into the next one."""
+    monkeypatch.setattr(
+        OpenTransaction, "_note_write", lambda transaction: transaction.finish(ValueError("theirs"), ())
+    )
     with suppress(TransactionClosedError), pool.transaction() as tx, pytest.raises(TransactionClosedError):
         tx.send_offsets(OFFSETS, GROUP)
 
