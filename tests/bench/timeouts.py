@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 VALUES_MS = (1_000, 2_000, 3_000, 5_000, 6_000, 10_000, 0)
 """0 is librdkafka's own."""
+OWN_MS = 14_900
+"""What librdkafka makes of it by itself: a transaction's time-out less 100 ms. Without it a pool would set its own."""
 NAME = "timeouts"
 RECORDS, THREADS = 10, 4
 LARGE, USUAL = 10 * 1024 * 1024, 950_000
@@ -64,8 +66,7 @@ class Run:
     def pool(self, *, size: int = 1, **kafka: Any) -> ProducerPool:
         """Return an open pool that knows the topic; from now on connections are counted."""
         own = {"bootstrap.servers": self.kafka.bootstrap_servers, "log_level": 0, **kafka}
-        if self._value_ms:
-            own["socket.timeout.ms"] = self._value_ms
+        own["socket.timeout.ms"] = self._value_ms or OWN_MS
         settings = PoolSettings(
             size=size,
             timeout_ms=PATIENCE_MS,
