@@ -155,14 +155,33 @@ def test_the_first_of_two_reasons(pool: ProducerPool, script: Script) -> None:
 
 def test_a_producer_that_breaks_while_its_abort_waits(pool: ProducerPool, script: Script) -> None:
     """Its records have no answer yet; it is asked for nothing more, and the error says why it couldn't abort."""
+    runs: list[Any] = []
+
+    def fails(tx: Any) -> None:
+        runs.append(tx.produce_async("orders", "one"))
+        failing()
+
     script.silent = True
     script.on("flush", broken(script))
     with pytest.raises(ZeroDivisionError) as caught:
-        publish(pool, block=failing)
+        pool.run(fails, retry=Retry(backoff_ms=0, on=(ZeroDivisionError,)))
     script.silent = False
+
+    assert 1 == len(runs)
 
     assert "couldn't be aborted (scripted fatal" in caught.value.__notes__[0]
     assert [] == calls(script)
+
+
+def test_an_abort_that_fails_after_a_refused_commit(pool: ProducerPool, script: Script) -> None:
+    """It is told, for it is another failure than the one that is raised."""
+    errors = watch(pool, ErrorOccurred)
+    script.on("commit", fault(FaultKind.ABORTABLE))
+    script.on("abort", OTHER)
+    with pytest.raises(TransactionAbortedError):
+        publish(pool)
+
+    assert ["transaction.abort"] == [event.where for event in errors]
 
 
 def test_a_reason_that_is_no_expiry(pool: ProducerPool, script: Script) -> None:
