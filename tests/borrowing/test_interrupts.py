@@ -23,6 +23,7 @@ from tests.scripted import (
     FutureThread,
     Script,
     committed,
+    fault,
     in_thread,
     make_pool,
     outcome,
@@ -33,7 +34,6 @@ from wd_di._borrowing.checkout import Checkout
 from wd_di._borrowing.lease import Lease
 from wd_di._borrowing.scopes import TransactionRun
 from wd_di._concurrency.workers import Workers
-from wd_di._kafka.port import Fault
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import TransactionClosedError, TransactionError
 from wd_di.events import Event, ProducerRetired, TransactionAborted, TransactionCommitted, TransactionFinished
@@ -189,9 +189,13 @@ def produce(pool: ProducerPool) -> None:
         tx.produce_async("orders")
 
 
-def no_answer() -> None:
-    """What a commit meets that nobody answers."""
-    raise Fault(FaultKind.OTHER, "no answer")
+def produce_noted(pool: ProducerPool, met: list[list[str]]) -> None:
+    """Commit one record; what is noted on an interrupt is kept, and not the interrupt: its frames lead to the scope."""
+    try:
+        produce(pool)
+    except Interrupt as error:
+        met.append(getattr(error, "__notes__", ["nothing"]))
+        raise
 
 
 def test_no_place_lies_about_the_outcome() -> None:
@@ -201,11 +205,7 @@ def test_no_place_lies_about_the_outcome() -> None:
 
     def work() -> None:
         internals.broker(pool).committed.clear()
-        try:
-            produce(pool)
-        except Interrupt as error:  # not to be kept: with its frames it would keep the scope
-            met.append(getattr(error, "__notes__", ["nothing"]))
-            raise
+        produce_noted(pool, met)
 
     with make_pool() as pool:
         produce(pool)
@@ -219,8 +219,8 @@ def test_no_place_lies_about_the_outcome() -> None:
     assert min(told["committed"], told["aborted"]) > 10, told
 
 
-@pytest.mark.parametrize("answer", [lambda: None, no_answer])
-def test_no_place_asks_for_two_ends(script: Script, answer: Callable[[], None]) -> None:
+@pytest.mark.parametrize("answer", [lambda: None, fault(FaultKind.OTHER)])
+def test_no_place_asks_for_two_ends(script: Script, answer: Any) -> None:
     """What has begun ends by commits or by aborts, and what hasn't leaves nothing to end."""
     script.always("commit", answer)
 
@@ -238,25 +238,17 @@ def test_no_place_asks_for_two_ends(script: Script, answer: Callable[[], None]) 
 
 def test_no_place_keeps_a_producer_in_doubt() -> None:
     """Whose commit may have been carried out, or not, begins nothing more; and the note says why nothing is known."""
-    notes: list[str] = []
-
-    def work() -> None:
-        try:
-            produce(pool)
-        except Interrupt as error:
-            notes.extend(getattr(error, "__notes__", []))
-            raise
-
+    met: list[list[str]] = []
     with make_pool() as pool:
         finished, retired = watch(pool, TransactionFinished), watch(pool, ProducerRetired)
         produce(pool)
-        for place in interrupt_everywhere(work):
+        for place in interrupt_everywhere(lambda: produce_noted(pool, met)):
             assert settled(pool), place
         doubts = [event for event in finished if event.outcome == "unknown"]
 
     assert doubts
     assert len(doubts) == len([event for event in retired if event.reason == "commit in doubt"])
-    assert any("interrupted before the answer came" in note for note in notes)
+    assert any("interrupted before the answer came" in note for notes in met for note in notes)
 
 
 def test_no_place_lies_to_a_hook() -> None:

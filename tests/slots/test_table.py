@@ -524,6 +524,7 @@ def test_a_failure_that_waiting_cures_leaves_the_waiters_in_the_queue() -> None:
     assert Effects() == bench.fail(bench.slots[0])
     assert ClaimState.WAITING is lease.state
     assert REFUSED is bench.table.last_error
+    assert not bench.table.hopeless
 
 
 def test_who_comes_while_a_failure_backs_off() -> None:
@@ -672,6 +673,7 @@ def test_a_warm_pool_tries_a_failed_slot_again_with_nobody_waiting() -> None:
     for slot in bench.table.warm().create:
         bench.fail(slot)
 
+    assert bench.table.restless
     assert [*bench.slots] == bench.advance(0.3).create
 
 
@@ -1219,6 +1221,7 @@ def test_a_reload_may_mend_what_has_failed_for_good() -> None:
     bench.fail(bench.slots[0], permanent=True)
 
     assert (None, None) == (before, bench.table.irreplaceable())
+    assert not bench.table.hopeless
     assert [bench.slots[0]] == bench.advance(5).create
 
 

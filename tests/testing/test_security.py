@@ -34,9 +34,9 @@ BY_EACH: list[tuple[Protocol, Mechanism]] = [
     ("SSL", "PLAIN"),
     *(("SASL_PLAINTEXT", mechanism) for mechanism in get_args(Mechanism)),
 ]
+EVERY_WAY = pytest.mark.parametrize(("protocol", "mechanism"), secured.WAYS)
 
 pytestmark = pytest.mark.kafka
-EVERY_WAY = pytest.mark.parametrize(("protocol", "mechanism"), secured.WAYS)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -40,13 +40,6 @@ from wd_di.events import ErrorOccurred, ProducerRetired, TransactionFinished
 from wd_di.pool import ProducerPool
 
 OTHER, RETRIABLE = fault(FaultKind.OTHER), fault(FaultKind.RETRIABLE)
-
-
-@pytest.fixture
-def pool(script: Script) -> Iterator[ProducerPool]:
-    """An open pool of one scripted producer."""
-    with make_pool(commit_timeout_ms=300, abort_timeout_ms=300) as pool:
-        yield pool
 
 
 def publish(pool: ProducerPool, *, block: Callable[[], object] = lambda: None) -> Any:
@@ -168,7 +161,6 @@ def test_a_producer_that_breaks_while_its_abort_waits(pool: ProducerPool, script
     script.silent = False
 
     assert 1 == len(runs)
-
     assert "couldn't be aborted (scripted fatal" in caught.value.__notes__[0]
     assert [] == calls(script)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.scripted import FaultKind, Script, fault, make_pool
+from tests.scripted import FaultKind, Script, fault
 from wd_di._kafka.port import Fault
 from wd_di._transactions.failures import Failures
 from wd_di._transactions.hooks import Hooks
@@ -93,13 +92,6 @@ def test_doubt_that_stays() -> None:
 
 
 # -- on a pool ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pool(script: Script) -> Iterator[ProducerPool]:
-    """An open pool of one scripted producer."""
-    with make_pool(commit_timeout_ms=300, abort_timeout_ms=300) as pool:
-        yield pool
 
 
 def test_the_first_record_that_failed(pool: ProducerPool, script: Script) -> None:

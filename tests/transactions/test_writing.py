@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from tests import internals
 from tests.pools import until
-from tests.scripted import OFFSETS, FaultKind, Script, committed, fault, make_pool, watch
+from tests.scripted import OFFSETS, FaultKind, Script, committed, fault, watch
 from wd_di._transactions.transaction import OpenTransaction
 from wd_di.errors import (
     FencedError,
@@ -20,18 +21,12 @@ from wd_di.errors import (
     TransactionAbortedError,
     TransactionClosedError,
     TransactionTimedOutError,
+    UnexpectedAbortError,
 )
 from wd_di.events import ProducerRetired
 from wd_di.pool import ProducerPool
 
 GROUP, OTHER_GROUP = object(), object()
-
-
-@pytest.fixture
-def pool(script: Script) -> Iterator[ProducerPool]:
-    """An open pool of one scripted producer."""
-    with make_pool(commit_timeout_ms=300, abort_timeout_ms=300) as pool:
-        yield pool
 
 
 def test_offsets_start_the_clock(pool: ProducerPool) -> None:
@@ -160,6 +155,27 @@ def test_offsets_have_the_time_of_a_commit(pool: ProducerPool, script: Script) -
         pool.transaction() as tx,
     ):
         tx.send_offsets(OFFSETS, GROUP)
+
+
+def test_the_first_offsets_that_are_late_are_why(pool: ProducerPool, script: Script) -> None:
+    """Who swallows that and tries others is told again; the producer goes for the first ones."""
+    retired, told = watch(pool, ProducerRetired), []
+    script.on("send_offsets", lambda: time.sleep(0.3))
+
+    def stubborn() -> None:
+        with pool.transaction() as tx:
+            for timeout_ms in (20, 30):
+                try:
+                    tx.send_offsets(OFFSETS, GROUP, timeout_ms=timeout_ms)
+                except TransactionAbortedError as error:
+                    told.append(error)
+
+    with pytest.raises(UnexpectedAbortError):
+        stubborn()
+
+    until(lambda: retired)
+    assert ["20 ms", "30 ms"] == [re.findall(r"within (\d+ ms)", str(error))[0] for error in told]
+    assert retired[0].error is told[0]
 
 
 def test_waiting_for_offsets_takes_no_core(pool: ProducerPool, script: Script) -> None:

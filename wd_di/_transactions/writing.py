@@ -258,7 +258,7 @@ class Writing(Sender):
         why = f"send_offsets had no answer within {deadline.seconds * 1000:.0f} ms"
         error = self.failures.error(TransactionAbortedError, f"{why}{because(self.client, deadline)}")
         self.doom(error)
-        self.retirement = Retirement("send_offsets timed out", error)
+        self.retirement = self.retirement or Retirement("send_offsets timed out", error)
         return error
 
     def _again(self, call: Callable[[float], None], deadline: Deadline, *, before: Callable[[], object] = int) -> None:
