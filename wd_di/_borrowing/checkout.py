@@ -20,7 +20,7 @@ from wd_di._concurrency.caller import caller, refuse_in_trio, refuse_outside_of_
 from wd_di._concurrency.deadline import Deadline, check_timeout
 from wd_di._concurrency.waiters import TaskWaiter, ThreadWaiter
 from wd_di._records.connection import Retirement
-from wd_di._slots.slots import ClaimState
+from wd_di._slots.slots import GRANTED
 from wd_di._slots.table import SlotTable
 from wd_di.errors import PoolClosedError, PoolExhaustedError, ScopeError, WdDiError
 
@@ -91,7 +91,7 @@ class Lender:
         """How many slots the calling thread or task holds, or the task that waits for this thread."""
         count, lease = 0, self.held.get(self._waiting.get(threading.current_thread(), caller()))
         while lease is not None:
-            count, lease = count + (lease.state is ClaimState.GRANTED), lease.outer
+            count, lease = count + (lease.state is GRANTED), lease.outer
         return count
 
     @contextmanager
@@ -133,67 +133,79 @@ class Lender:
             PoolExhaustedError: The caller holds one already, and waiting for another could wait for ever.
             PoolClosedError, PoolOpenError, PoolUnhealthyError: There is nothing to wait for.
         """
-        deadline = None
+        if self.borrow_at_once(lease, keeper, ambient=ambient):
+            return
         try:
-            lease.ref = weakref.ref(keeper, lease.abandoned)
-            while True:
-                if not self.table.take(lease):
-                    if deadline is None:
-                        timeout_ms, deadline = self._patience(timeout_ms)
-                    self._wait(lease, timeout_ms, deadline)
-                connection, policy = lease.slot.connection, self.table.policy
-                if (
-                    connection is not None
-                    and connection.client.fault is None
-                    and (policy.id_lifetime is None or lease.since - lease.slot.heard_at < policy.id_lifetime)
-                ):
-                    lease.connection = connection
-                    break
-                self._release(lease, self._equip(lease))
-            if ambient:
-                lease.outer = self.held.get(lease.owner)
-                self.held[lease.owner] = lease
+            for deadline in self._until_lent(lease, timeout_ms):
+                self._wait(lease, deadline)
+            self._lent(lease, ambient=ambient)
         except BaseException as error:
             self._abandon(lease, error)
             raise
 
-    async def borrow_async(self, lease: Lease, keeper: object, timeout_ms: int | None, *, ambient: bool = True) -> None:
-        """Take a slot from a task, as :meth:`borrow` does; cancelled while it waits, it leaves nothing behind."""
-        deadline = None
+    def borrow_at_once(self, lease: Lease, keeper: object, *, ambient: bool = True) -> bool:
+        """Take an idle slot whose producer is fit; false if there is none, which :meth:`borrow_in_turn` is for.
+
+        Apart from that one, since a coroutine costs as much as half a checkout.
+        """
         try:
             lease.ref = weakref.ref(keeper, lease.abandoned)
-            while True:
-                if not self.table.take(lease):
-                    if deadline is None:
-                        timeout_ms, deadline = self._patience(timeout_ms)
-                    await self._wait_async(lease, timeout_ms, deadline)
-                connection, policy = lease.slot.connection, self.table.policy
-                if (
-                    connection is not None
-                    and connection.client.fault is None
-                    and (policy.id_lifetime is None or lease.since - lease.slot.heard_at < policy.id_lifetime)
-                ):
-                    lease.connection = connection
-                    break
-                self._release(lease, self._equip(lease))
-            if ambient:
-                lease.outer = self.held.get(lease.owner)
-                self.held[lease.owner] = lease
+            table = self.table
+            if not table.take(lease):
+                return False
+            slot, lifetime = lease.slot, table.policy.id_lifetime
+            connection = slot.connection
+            if connection is None or connection.client.fault is not None:
+                return False
+            if lifetime is not None and lease.since - slot.heard_at >= lifetime:
+                return False
+            lease.connection = connection
+            self._lent(lease, ambient=ambient)
         except BaseException as error:
             self._abandon(lease, error)
             raise
+        return True
+
+    async def borrow_in_turn(self, lease: Lease, timeout_ms: int | None, *, ambient: bool = True) -> None:
+        """Wait for a slot as :meth:`borrow` does, from a task; cancelled while it waits, it leaves nothing behind."""
+        try:
+            for deadline in self._until_lent(lease, timeout_ms):
+                await self._wait_async(lease, deadline)
+            self._lent(lease, ambient=ambient)
+        except BaseException as error:
+            self._abandon(lease, error)
+            raise
+
+    def _lent(self, lease: Lease, *, ambient: bool) -> None:
+        """Let nested calls of the same thread or task find it."""
+        if ambient:
+            lease.outer = self.held.get(lease.owner)
+            self.held[lease.owner] = lease
+
+    def _until_lent(self, lease: Lease, timeout_ms: int | None) -> Iterator[Deadline]:
+        """Yield until when to wait, until the lease has a producer that is fit."""
+        deadline: Deadline | None = None
+        while lease.state is not GRANTED or (flaw := self._equip(lease)) is not None:
+            if lease.state is GRANTED:
+                self._release(lease, flaw)
+                if self.table.take(lease):
+                    continue
+            if deadline is None:
+                deadline = self._patience(timeout_ms)
+            yield deadline
 
     def give_back(self, lease: Lease) -> None:
         """Return the slot; harmless when it was taken back by force, or when this is a child after a fork."""
-        if lease.table is not self.table:  # from before a fork, with a gate that nobody may ever open
+        table = self.table
+        if lease.table is not table:  # from before a fork, with a gate that nobody may ever open
             lease.over, lease.vacant, lease.ref = True, None, None
             return
         try:
-            with lease.slot.gate:
-                lease.over, lease.vacant = True, None
-            if lease.sender is not None:
-                lease.sender.end()
-            if self.held.get(lease.owner) is lease and lease.outer is None:
+            lease.over = True
+            lease.vacant = None
+            if lease.touched:  # else nothing has begun that the gate would be for
+                self._end_sending(lease)
+            if lease.outer is None and self.held.get(lease.owner) is lease:
                 del self.held[lease.owner]
             else:
                 self.forget(lease)
@@ -202,20 +214,25 @@ class Lender:
                 client = connection.client
                 if client.fault is not None or client.in_transaction:
                     retirement = connection.unfit()
-            effects = self.table.release(lease, retirement)
+            effects = table.release(lease, retirement)
             if effects is not None:
                 self.house.carry_out(effects, late=self.house.overdue)
             lease.ref = None
         except BaseException:  # a signal's, between any two steps; each of them may be taken twice
-            self.table.disturbed = True
+            table.disturbed = True
             lease.over, lease.vacant = True, None
-            if lease.sender is not None:
-                lease.sender.end()
+            self._end_sending(lease)
             self.forget(lease)
             self._release(lease, lease.retirement or (None if lease.connection is None else lease.connection.unfit()))
             lease.ref = None
             self._mend()
             raise
+
+    def _end_sending(self, lease: Lease) -> None:
+        with lease.slot.gate:  # whoever began before it was over has begun
+            sender = lease.sender
+        if sender is not None:
+            sender.end()
 
     def recover(self, lease: Lease) -> None:
         """Return the slot of a borrower that is gone, however far it had come. Its producer isn't lent again.
@@ -223,7 +240,7 @@ class Lender:
         The collector may be at work, inside of any lock: so the poller tells.
         """
         if lease.connection is not None:
-            if lease.table is self.table and lease.state is ClaimState.GRANTED:
+            if lease.table is self.table and lease.state is GRANTED:
                 lease.retirement = lease.retirement or Retirement("checkout lost")
                 self.house.lost.append((lease, time.monotonic()))
                 self.house.nudge()
@@ -266,28 +283,28 @@ class Lender:
             PoolOpenError: There is nothing to wait for.
             PoolClosedError: Nor will there be; the lease has ended.
         """
-        timeout_ms, deadline = self._patience(timeout_ms)
+        deadline = self._patience(timeout_ms)
         flaw = self._end(lease)
         try:
             for each in self._until_fit(lease, flaw):
                 waiter, lease.deadline = ThreadWaiter(), deadline
                 self._swap(lease, each, waiter)
                 waiter.wait(deadline.left)
-                self._waited(lease, timeout_ms)
+                self._waited(lease, deadline)
         except BaseException as error:
             self._not_exchanged(lease, flaw, error)
             raise
 
     async def exchange_async(self, lease: Lease, timeout_ms: int | None) -> None:
         """Let a task go on with another producer, as :meth:`exchange` does."""
-        timeout_ms, deadline = self._patience(timeout_ms)
+        deadline = self._patience(timeout_ms)
         flaw = self._end(lease)
         try:
             for each in self._until_fit(lease, flaw):
                 waiter, lease.deadline = TaskWaiter(), deadline
                 self._swap(lease, each, waiter)
                 await waiter.wait(deadline.left)
-                self._waited(lease, timeout_ms)
+                self._waited(lease, deadline)
         except BaseException as error:
             self._not_exchanged(lease, flaw, error)
             raise
@@ -324,9 +341,8 @@ class Lender:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _patience(self, timeout_ms: int | None) -> tuple[int, Deadline]:
-        timeout_ms = check_timeout(timeout_ms, self.policies.settings.timeout_ms)
-        return timeout_ms, Deadline(timeout_ms / 1000)
+    def _patience(self, timeout_ms: int | None) -> Deadline:
+        return Deadline.of_ms(timeout_ms, self.policies.settings.timeout_ms)
 
     def _equip(self, lease: Lease) -> Retirement | None:
         """Let the lease send by its slot's producer, unless that broke or aged while idle, unseen by the poller."""
@@ -366,7 +382,7 @@ class Lender:
 
     # -- waiting -----------------------------------------------------------------------------------
 
-    def _wait(self, lease: Lease, timeout_ms: int | None, deadline: Deadline) -> None:
+    def _wait(self, lease: Lease, deadline: Deadline) -> None:
         self._refuse_second(lease)
         if _get_running_loop() is not None and not self.policies.settings.allow_blocking_in_loop:
             raise ScopeError(
@@ -375,14 +391,14 @@ class Lender:
         waiter, lease.deadline = ThreadWaiter(), deadline
         self._queue(lease, waiter)
         waiter.wait(deadline.left)
-        self._waited(lease, timeout_ms)
+        self._waited(lease, deadline)
 
-    async def _wait_async(self, lease: Lease, timeout_ms: int | None, deadline: Deadline) -> None:
+    async def _wait_async(self, lease: Lease, deadline: Deadline) -> None:
         self._refuse_second(lease)
         waiter, lease.deadline = TaskWaiter(), deadline
         self._queue(lease, waiter)
         await waiter.wait(deadline.left)
-        self._waited(lease, timeout_ms)
+        self._waited(lease, deadline)
 
     def _refuse_second(self, lease: Lease) -> None:
         if lease.owner in self.held:
@@ -397,10 +413,10 @@ class Lender:
         self.house.carry_out(self.table.wait(lease))
         self.house.nudge()
 
-    def _waited(self, lease: Lease, timeout_ms: int | None) -> None:
+    def _waited(self, lease: Lease, deadline: Deadline) -> None:
         lease.waiter = None
         if self.table.withdraw(lease, timed_out=True):
-            raise timed_out(self.house, self.policies, timeout_ms)
+            raise timed_out(self.house, self.policies, deadline)
         if lease.error is not None:
             raise failed(self.name, lease.error)
 
@@ -471,7 +487,8 @@ class Checkout(Scope[Producer, AsyncProducer]):
         lease = Lease(lender, owner)
         producer = self._handle = AsyncProducer(lease)
         try:
-            await lender.borrow_async(lease, producer, self._timeout_ms, ambient=self._ambient)
+            if not lender.borrow_at_once(lease, producer, ambient=self._ambient):
+                await lender.borrow_in_turn(lease, self._timeout_ms, ambient=self._ambient)
             self._lease = lease
         except BaseException:  # as above
             self._handle = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from wd_di._concurrency.caller import caller
 from wd_di._records.connection import Connection, Retirement
 from wd_di._records.sender import Sender, inherited, returned
-from wd_di._slots.slots import Claim
+from wd_di._slots.slots import NEW, NOWHERE, Claim
 from wd_di.errors import ScopeError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wd_di._concurrency.deadline import Deadline
     from wd_di._concurrency.workers import Workers
     from wd_di._records.sender import SendPolicy
+    from wd_di._slots.slots import ClaimState, Slot, Waiter
     from wd_di._slots.table import SlotTable
     from wd_di._transactions.options import TransactionOptions
     from wd_di._transactions.transaction import OpenTransaction
@@ -31,8 +32,7 @@ H = TypeVar("H")
 
 _PACKAGE = __file__.rpartition("_borrowing")[0]
 
-_BY_STACK = ExitStack.enter_context.__code__
-_BY_ASYNC_STACK = AsyncExitStack.enter_async_context.__code__
+_BY_STACKS = (ExitStack.enter_context.__code__, AsyncExitStack.enter_async_context.__code__)
 
 TWICE = 2
 """Looks after which what is gone counts as forgotten: its end may be under way at the first."""
@@ -100,6 +100,8 @@ class Lease(Claim[Connection]):
         over: Whether its time is over.
         vacant: Why it went back, where the borrower asks for another one.
         retirement: Why the producer must not be handed out again.
+        touched: Whether anything was begun by it. Set before ``over`` is asked, as the end sets ``over`` before it asks
+            this: so one of the two sees the other, and an end without either needs no lock.
         sender: Sends outside of transactions, from the first record on.
         opened: The transaction that is open.
     """
@@ -118,16 +120,24 @@ class Lease(Claim[Connection]):
         "retirement",
         "sender",
         "table",
+        "touched",
         "twin",
         "vacant",
     )
 
-    def __init__(self, lender: Lends, owner: object) -> None:
+    def __init__(self, lender: Lends, owner: object) -> None:  # one call for both classes: it is made at every checkout
         policies = lender.policies
-        super().__init__(owner)
-        self._place: str | None = _place() if policies.settings.leak_after_ms else None
+        self.owner: object = owner
+        self.state: ClaimState = NEW
+        self.slot: Slot[Connection] = NOWHERE
+        self.waiter: Waiter | None = None
+        self.deadline: Deadline | None = None
+        self.error: BaseException | None = None
+        self.heard_after: float = 0.0
+        self.reported: bool = False
+        self._place: str | None = None if policies.slots.leak_after is None else _place()
         opener = sys._getframe(1).f_back  # noqa: SLF001  (of the scope's own frame; a walk would cost as much again)
-        if opener is not None and (opener.f_code is _BY_STACK or opener.f_code is _BY_ASYNC_STACK):
+        if opener is not None and opener.f_code in _BY_STACKS:
             opener = opener.f_back
         self._at: tuple[CodeType, int] | None = None if opener is None else (opener.f_code, opener.f_lasti)
         self.lender: Lends = lender
@@ -136,6 +146,7 @@ class Lease(Claim[Connection]):
         self.connection: Connection | None = None
         self.outer: Lease | None = None
         self.over: bool = False
+        self.touched: bool = False
         self.vacant: Retirement | None = None
         self.retirement: Retirement | None = None
         self.sender: Sender | None = None
@@ -202,6 +213,7 @@ class Lease(Claim[Connection]):
         if self.policy.transactional:
             return None
         if self.sender is None:
+            self.touched = True
             with self.gate:  # its end may come in another thread
                 if self.sender is None:
                     if self.over or self.connection is None:

@@ -9,14 +9,15 @@ from wd_di.events import CheckoutTimedOut
 
 if TYPE_CHECKING:
     from wd_di._borrowing.policies import Policies
+    from wd_di._concurrency.deadline import Deadline
     from wd_di._records.connection import Connection
     from wd_di._slots.housekeeping import Housekeeper
     from wd_di._slots.table import SlotTable
 
 
-def timed_out(house: Housekeeper, policies: Policies, timeout_ms: int | None) -> PoolTimeoutError:
+def timed_out(house: Housekeeper, policies: Policies, deadline: Deadline) -> PoolTimeoutError:
     """Tell of a time-out, and return it: who holds what, since when, what went wrong last, and what cures it."""
-    cause = house.trouble()
+    cause, timeout_ms = house.trouble(), round(deadline.seconds * 1000)
     text = f"{house.name}: no producer free after {timeout_ms} ms ({counts(house.table)}){_crowded(house, policies)}"
     error = PoolTimeoutError(f"{text}; last error: {cause}" if cause else text)
     error.__cause__ = cause if isinstance(cause, BaseException) else None

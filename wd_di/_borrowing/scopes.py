@@ -178,7 +178,8 @@ class TransactionRun(TransactionScope):
             if held is None:
                 held = Lease(lender, caller())
                 self._lease, self._borrowed = held, True
-                await lender.borrow_async(held, self, self.options.timeout_ms, ambient=self._ambient)
+                if not lender.borrow_at_once(held, self, ambient=self._ambient):
+                    await lender.borrow_in_turn(held, self.options.timeout_ms, ambient=self._ambient)
             else:
                 self._lease = held
                 if held.over or lender.flaw(held) is not None:
@@ -281,6 +282,7 @@ class TransactionRun(TransactionScope):
         Under the slot's gate: a checkout that ends in another thread mustn't give back what has just begun.
         """
         try:
+            lease.touched = True
             with lease.slot.gate if lease.table is self._lender.table else lease.gate:
                 lease.refuse_if_ended()
                 transaction.begin()

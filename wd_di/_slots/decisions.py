@@ -23,7 +23,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from wd_di._records.connection import Retirement
-from wd_di._slots.slots import Claim, ClaimState, Effects, Fencings, Slot, SlotPolicy, State
+from wd_di._slots.slots import DONE, GRANTED, IDLE, LEASED, Claim, ClaimState, Effects, Fencings, Slot, SlotPolicy, State
 from wd_di._slots.stats import Counts
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
 
@@ -105,8 +105,8 @@ class Decisions(Generic[C]):
     def _grant(self, claim: Claim[C], slot: Slot[C]) -> None:
         claim.since = self._clock()
         claim.slot = slot
-        claim.state = ClaimState.GRANTED
-        slot.state = State.LEASED
+        claim.state = GRANTED
+        slot.state = LEASED
         slot.claims.append(claim)
 
     def _has_room(self, slot: Slot[C]) -> bool:
@@ -118,14 +118,14 @@ class Decisions(Generic[C]):
         return max(roomy, key=lambda slot: len(slot.claims), default=None)
 
     def _take_back(self, claim: Claim[C], retirement: Retirement | None) -> Effects[C] | None:
-        if claim.state is not ClaimState.GRANTED:
+        if claim.state is not GRANTED:
             return None
         slot = claim.slot
         known = slot.retirement
         # The first reason counts. But who held it knows when it was too late, where the poller saw it fenced meanwhile.
         if known is None or (known.fenced and retirement is not None):
             slot.retirement = retirement
-        claim.state = ClaimState.DONE
+        claim.state = DONE
         if claim in slot.claims:  # it isn't, if a signal came when it was granted
             slot.claims.remove(claim)
         if known is None and retirement is not None and retirement.expired:
@@ -164,7 +164,7 @@ class Decisions(Generic[C]):
             del self._waiters[claim]
             effects.wake.append(claim)
         if not slot.claims:
-            slot.state = State.IDLE
+            slot.state = IDLE
             slot.idle_since = self._clock()
             self._idle.append(slot)
         if self._reloading:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from wd_di._records.connection import Retirement
 from wd_di._slots.decisions import Decisions
-from wd_di._slots.slots import Claim, ClaimState, Effects, Slot, State
+from wd_di._slots.slots import DONE, GRANTED, IDLE, LEASED, Claim, ClaimState, Effects, Slot, State
 from wd_di._slots.stats import Holder, PoolStats, holders_of
 from wd_di.errors import PoolClosedError, PoolError, PoolOpenError
 
@@ -41,8 +41,8 @@ class SlotTable(Decisions[C]):
             slot = self._idle.popleft() if self.policy.order == "fifo" else self._idle.pop()
             claim.since = self._clock()
             claim.slot = slot
-            claim.state = ClaimState.GRANTED
-            slot.state = State.LEASED
+            claim.state = GRANTED
+            slot.state = LEASED
             slot.claims.append(claim)
             return True
 
@@ -92,7 +92,7 @@ class SlotTable(Decisions[C]):
             slot, claims = claim.slot, claim.slot.claims
             if (
                 retirement is not None
-                or claim.state is not ClaimState.GRANTED
+                or claim.state is not GRANTED
                 or not (claims and claims[-1] is claim)
                 or self._waiters
                 or self._reloading
@@ -103,10 +103,10 @@ class SlotTable(Decisions[C]):
             ):
                 return self._take_back(claim, retirement)
             # The most frequent case, in place: nobody waits, so it rests.
-            claim.state = ClaimState.DONE
+            claim.state = DONE
             claims.pop()
             if not claims:
-                slot.state = State.IDLE
+                slot.state = IDLE
                 slot.idle_since = self._clock()
                 self._idle.append(slot)
             return None
