@@ -451,8 +451,8 @@ def test_an_interrupt_while_waiting_loses_no_slot(make: Make) -> None:
 
 @pytest.mark.parametrize("step", ["start", "nudge", "carry_out"])
 def test_an_interrupt_at_any_step_loses_no_slot(make: Make, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """It may come between any two steps of a checkout, not only inside the wait."""
-    pool = make(size=1)
+    """It may come between any two steps of a checkout that needs another producer, not only inside the wait."""
+    pool = make(size=2)
     guest = Guest(pool).seated()
 
     def interrupt(*_: object, **__: object) -> None:
@@ -464,7 +464,11 @@ def test_an_interrupt_at_any_step_loses_no_slot(make: Make, monkeypatch: pytest.
             pool.producer().__enter__()
     guest.go()
 
-    assert (0, 1) == (pool.stats().waiting, pool.stats().idle)
+    assert (0, 0) == (pool.stats().waiting, pool.stats().in_use)
+    second = Guest(pool).seated()
+    with pool.producer():
+        assert 2 == pool.stats().in_use
+    second.go()
 
 
 def test_an_interrupt_right_after_the_grant_loses_no_slot(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1418,7 +1418,7 @@ def test_release_within_another_decision() -> None:
     lease = bench.borrow()
     waiting = bench.queue()
     with bench.table._lock:
-        assert bench.table.release(lease) is None
+        assert Effects() == bench.table.release(lease)
     before = waiting.state
     effects = bench.table.tick()
 

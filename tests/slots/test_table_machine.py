@@ -126,7 +126,7 @@ class Machine(RuleBasedStateMachine):
                 assert not self.queue, "a newcomer overtook a waiter"
                 self.granted(lease)
             else:
-                effects = self.table.wait(lease)
+                effects = self.table.wait(lease) or Effects()
                 self.queue.append(lease)
                 self.carry_out(effects)
                 wanted = -(-len(self.queue) // self.policy.share)
@@ -251,6 +251,7 @@ class Machine(RuleBasedStateMachine):
 
         assert self.policy.size == empty + stats.creating + stats.idle + stats.in_use + stats.retiring
         assert len(self.queue) == stats.waiting
+        assert self.table._away == empty + stats.creating + stats.retiring
 
     @invariant()
     def every_transition_was_told_once(self) -> None:

@@ -168,6 +168,7 @@ def test_an_interrupt_costs_the_others_nothing(name: str) -> None:
         assert all(claim.waiter.woken for claim in told), place
         assert scene.mine.state in (ClaimState.NEW, ClaimState.DONE), place
         assert scene.staying == table.claims(), place
+        assert table._away == len(table.in_state(State.EMPTY, State.CREATING, State.RETIRING)), place
 
         for claim in told:
             claim.waiter = None

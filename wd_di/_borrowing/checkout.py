@@ -216,7 +216,7 @@ class Lender:
                     retirement = connection.unfit()
             effects = table.release(lease, retirement)
             if effects is not None:
-                self.house.carry_out(effects, late=self.house.overdue)
+                self.house.hand_over(effects)
             lease.ref = None
         except BaseException:  # a signal's, between any two steps; each of them may be taken twice
             table.disturbed = True
@@ -358,8 +358,8 @@ class Lender:
         return None
 
     def _release(self, lease: Lease, retirement: Retirement | None = None) -> None:
-        if lease.table is self.table:
-            self.house.carry_out(self.table.release(lease, retirement), late=self.house.overdue)
+        if lease.table is self.table and (effects := self.table.release(lease, retirement)) is not None:
+            self.house.hand_over(effects)
 
     def _abandon(self, lease: Lease, error: BaseException) -> None:
         """Give back whatever the lease has by now: an interrupt may come between any two steps."""
@@ -409,12 +409,17 @@ class Lender:
 
     def _queue(self, lease: Lease, waiter: Waiter) -> None:
         lease.waiter = waiter
-        self.house.start()
-        self.house.carry_out(self.table.wait(lease))
-        self.house.nudge()
+        house = self.house
+        house.start()
+        effects = self.table.wait(lease)
+        if effects is not None:  # else it waits for a return, whatever the poller does
+            house.carry_out(effects)
+            house.nudge()
 
     def _waited(self, lease: Lease, deadline: Deadline) -> None:
         lease.waiter = None
+        if lease.state is GRANTED:
+            return
         if self.table.withdraw(lease, timed_out=True):
             raise timed_out(self.house, self.policies, deadline)
         if lease.error is not None:

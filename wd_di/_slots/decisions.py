@@ -23,7 +23,19 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from wd_di._records.connection import Retirement
-from wd_di._slots.slots import DONE, GRANTED, IDLE, LEASED, Claim, ClaimState, Effects, Fencings, Slot, SlotPolicy, State
+from wd_di._slots.slots import (
+    DONE,
+    GRANTED,
+    IDLE,
+    LEASED,
+    Claim,
+    ClaimState,
+    Effects,
+    Fencings,
+    Slot,
+    SlotPolicy,
+    State,
+)
 from wd_di._slots.stats import Counts
 from wd_di.errors import PoolClosedError, PoolExhaustedError, PoolOpenError, PoolUnhealthyError
 
@@ -56,6 +68,7 @@ class Decisions(Generic[C]):
         self._late: deque[tuple[Claim[C], Retirement | None]] = deque()
         self._slots: tuple[Slot[C], ...] = tuple(Slot(index) for index in range(policy.size))
         self._idle: deque[Slot[C]] = deque()
+        self._away: int = policy.size  # slots that are neither idle nor leased: none need be looked for if it is 0
         self._waiters: OrderedDict[Claim[C], None] = OrderedDict()
         self._failed: list[Claim[C]] = []  # whoever waited in vain, until it is certainly awake
         self._fencings = Fencings()
@@ -74,7 +87,7 @@ class Decisions(Generic[C]):
             raise PoolExhaustedError(f"{self.name}: {waiting} borrowers wait already (max_waiting)")
         if self._forsaken():
             raise self._unhealthy()
-        if not self._alive() and self._permanent and not self._due():
+        if self._away and not self._alive() and self._permanent and not self._due():
             raise PoolOpenError(f"{self.name}: no producer can be connected: {self._last_error}") from self._last_error
 
     def _forsaken(self) -> bool:
@@ -182,6 +195,7 @@ class Decisions(Generic[C]):
             if claim.error is None and claim not in claim.slot.claims:
                 claim.slot.claims.append(claim)
         effects.wake += self._still_asleep()
+        self._away = sum(slot.state not in (IDLE, LEASED) for slot in self._slots)
         for slot in self._slots:
             astray = slot.state is State.LEASED or (slot.state is State.IDLE and slot not in self._idle)
             effects.wake += [claim for claim in slot.claims if claim.waiter is not None]
@@ -193,6 +207,7 @@ class Decisions(Generic[C]):
                 effects.add(self._place(slot))
 
     def _retire(self, slot: Slot[C], effects: Effects[C]) -> None:
+        self._away += 1
         slot.state = State.RETIRING
         slot.retirement = slot.retirement or Retirement("close" if self.closing else "reload")
         if slot.retirement.fenced:
@@ -310,4 +325,5 @@ class Decisions(Generic[C]):
                     yield claim
 
     def _fenced_too_often(self) -> bool:
-        return self._fencings.within(self._clock()) > self.policy.fenced_retries
+        fencings, most = self._fencings, self.policy.fenced_retries
+        return len(fencings) > most and fencings.within(self._clock()) > most

@@ -91,6 +91,7 @@ class Housekeeper:
         self._left: list[Connection] = []  # given up in a call
         self._called: dict[int, tuple[Slot[Connection], Deadline]] = {}  # whose retirement waits for a call's end
         self.started: bool = False
+        self._ready = False  # the start is over, and not only begun by another thread
         self._prepare = None if prepare is None else weakref.WeakMethod(prepare)
         self._forgotten = False
         self._closing_until: Deadline | None = None
@@ -129,6 +130,8 @@ class Housekeeper:
 
     def start(self) -> None:
         """Start the poller, and warm a pool that is used before it was opened."""
+        if self._ready:
+            return
         with self._starting:
             if self.started:
                 return
@@ -139,6 +142,7 @@ class Housekeeper:
             self._poller.start()
             if self.table.policy.warm:
                 self.carry_out(self.table.warm())
+            self._ready = True
         except BaseException:  # a signal's
             self.started = False
             raise
@@ -157,15 +161,31 @@ class Housekeeper:
         """Where the brokers are; nothing, if they are mocks."""
         return self._maker.addresses()
 
-    def carry_out(self, effects: Effects[Connection] | None, *, late: bool = False) -> None:
-        """Do what the table decided; its lock is free now."""
-        if effects is None:
-            return
+    def hand_over(self, effects: Effects[Connection]) -> None:
+        """Do what the table decided on a return: mostly no more than to wake whoever is next.
+
+        Of which nobody needs to be told who waits until producers are made or closed.
+        """
+        some = bool(effects.wake)
+        self._wake(effects)
+        if effects.create or effects.retire:  # also where a loop was closed, and the slot had to go on
+            self.carry_out(effects, late=self.overdue)
+        elif not some:
+            self.nudge()  # to a tick
+
+    def _wake(self, effects: Effects[Connection]) -> None:
         for claim in effects.wake:  # it may grow: by a call in itself, a closed loop's many tasks would end the stack
             waiter = claim.waiter  # none: it was woken before, see Decisions._mend
             if waiter is not None and not waiter.wake():  # its loop is closed, so the next one gets the slot
                 claim.waiter = None
                 effects.add(self.table.release(claim))
+        effects.wake.clear()
+
+    def carry_out(self, effects: Effects[Connection] | None, *, late: bool = False) -> None:
+        """Do what the table decided; its lock is free now."""
+        if effects is None:
+            return
+        self._wake(effects)
         for slot in effects.create:
             self._makers.submit(partial(self._create, slot))
         for slot in effects.retire:

@@ -46,8 +46,11 @@ class SlotTable(Decisions[C]):
             slot.claims.append(claim)
             return True
 
-    def wait(self, claim: Claim[C]) -> Effects[C]:
+    def wait(self, claim: Claim[C]) -> Effects[C] | None:
         """Queue the claim behind all others, and start a creation for it if a slot is empty.
+
+        Returns:
+            What is to be carried out; ``None`` if it can only wait for somebody's return.
 
         Raises:
             PoolClosedError: The pool is closing.
@@ -64,7 +67,7 @@ class SlotTable(Decisions[C]):
             claim.state = ClaimState.WAITING
             self._waiters[claim] = None
             self._counts.queued += 1
-            return self._grow(Effects())
+            return self._grow(Effects()) if self._away else None
 
     def withdraw(self, claim: Claim[C], *, timed_out: bool = False) -> bool:
         """Leave the queue; false if the claim was granted or failed meanwhile, and so is still the caller's to end."""
@@ -83,18 +86,18 @@ class SlotTable(Decisions[C]):
         :meth:`tick`.
 
         Returns:
-            What is to be carried out; ``None`` if nothing is: the slot rests, or it was back, or will be.
+            What is to be carried out, nothing being a :meth:`tick`; ``None`` if that isn't, either: the slot rests, or
+            it was back.
         """
         if self._inside():
             self._late.append((claim, retirement))
-            return None
+            return Effects()
         with self._lock:
             slot, claims = claim.slot, claim.slot.claims
             if (
                 retirement is not None
                 or claim.state is not GRANTED
                 or not (claims and claims[-1] is claim)
-                or self._waiters
                 or self._reloading
                 or slot.retirement is not None
                 or self.closing
@@ -102,9 +105,14 @@ class SlotTable(Decisions[C]):
                 or self.policy.max_lifetime is not None
             ):
                 return self._take_back(claim, retirement)
-            # The most frequent case, in place: nobody waits, so it rests.
+            # The most frequent cases, in place, as _take_back: on to whoever waits, or to rest.
             claim.state = DONE
             claims.pop()
+            if self._waiters:
+                following = next(iter(self._waiters))
+                self._grant(following, slot)
+                del self._waiters[following]
+                return Effects(wake=[following])
             if not claims:
                 slot.state = IDLE
                 slot.idle_since = self._clock()
@@ -186,6 +194,7 @@ class SlotTable(Decisions[C]):
         """The slot's producer is ready: hand it to the longest waiter, or let it rest."""
         with self._lock:
             slot.at_work = False
+            self._away -= 1
             slot.connection = connection
             slot.created_at = slot.heard_at = self._clock()
             slot.failures = 0
@@ -296,6 +305,7 @@ class SlotTable(Decisions[C]):
         """Take every held slot from its holders, whose claims end here; they are RETIRING from now on."""
         with self._lock:
             seized = [slot for slot in self._slots if slot.state is State.LEASED]
+            self._away += len(seized)
             for slot in seized:
                 for claim in slot.claims:
                     claim.state = ClaimState.DONE
