@@ -88,9 +88,9 @@ class ScriptedClient(MemoryClient):
         self.script.play("begin")
         super().begin()
 
-    def produce(self, topic: str, *, on_delivery: Any, **record: Any) -> None:
+    def produce(self, *given: Any) -> None:
         self.script.play("produce")
-        super().produce(topic, on_delivery=on_delivery, **record)
+        super().produce(*given)
 
     def poll(self, seconds: float) -> None:
         if seconds:

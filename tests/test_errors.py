@@ -34,6 +34,7 @@ from wd_di import (
     events,
     testing,
 )
+from wd_di._records.delivery import _Failed
 from wd_di.testing import FakePool, MockKafka
 
 WAYS = pytest.mark.parametrize(
@@ -166,8 +167,7 @@ def test_an_error_that_lists_itself_crosses(fake):
     """A delivery whose error lists that delivery is no endless walk."""
     with fake.transaction() as tx:
         delivery = tx.produce_async("orders", "tea")
-    delivery._error = DeliveryError("it failed", [delivery])
-    delivery._outcome = "failed"
+    delivery._answer = _Failed("failed", DeliveryError("it failed", [delivery]))
 
     there = pickle.loads(pickle.dumps(delivery))  # noqa: S301  (our own)
 

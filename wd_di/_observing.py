@@ -12,7 +12,7 @@ from wd_di._errorlog import LOCK, ErrorLog, is_from_outside
 from wd_di.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     Listener = Callable[[Any], object]
 
@@ -133,6 +133,11 @@ class Observer:
             return listener
 
         return decorate
+
+    @property
+    def heard(self) -> Container[type[Event]]:
+        """All that anybody listens to, for whoever asks more often than he would like to call."""
+        return self._listeners
 
     def wants(self, event: type[Event]) -> bool:
         """Whether anybody listens to this class of event: ask before gathering fields that cost something."""

@@ -261,7 +261,7 @@ async def test_cancelled_in_produce_sync(kept, script):
         await turns()
         task.cancel()
         await asyncio.wait([task])
-        soon(pool, lambda: not internals.lease(producer).sending()._flushing)
+        soon(pool, lambda: not internals.lease(producer).sending()._flushing._running)
         script.silent = False
         await producer.flush()
 

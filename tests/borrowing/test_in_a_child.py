@@ -184,7 +184,6 @@ def locks(it: Inherited) -> list[Any]:
     connections = [internals.lease(handle).connection for handle in (it.producer, it.tx, it.orphan)]
     return [
         *(internals.lease(handle).slot.gate for handle in (it.producer, it.tx, it.bound, it.vacant, it.orphan)),
-        *(internals.ledger(handle).gate for handle in (it.producer, it.tx, it.orphan)),
         *(lock for each in connections if each is not None for lock in (each.ending, each.offering)),
         *(internals.table(pool)._lock for pool in (it.clicks, it.orders)),
         internals.lease(it.orphan).table._lock,

@@ -215,5 +215,5 @@ def enqueued(client: Any) -> Delivery:
     client.connection.in_flight.ledgers.add(ledger)
     delivery = Delivery("orders", ledger)
     ledger.pending.add(delivery)
-    client.produce("orders", on_delivery=delivery.arrive, value=b"x")
+    client.produce("orders", b"x", None, delivery)
     return delivery

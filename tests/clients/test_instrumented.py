@@ -29,9 +29,7 @@ class Traced(cimpl.Producer):
         self.made.append(self)
 
     def produce(self, topic, value=None, *args, **kwargs):
-        if kwargs["headers"] is None:
-            kwargs["headers"] = []
-        kwargs["headers"].append(TRACE)
+        kwargs.setdefault("headers", []).append(TRACE)
         self.tries.append(topic)
         super().produce(topic, value, *args, **kwargs)
 

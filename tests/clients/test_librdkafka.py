@@ -88,7 +88,7 @@ def produce(client: KafkaClient, topic: str = "orders", value: bytes = b"x") -> 
     connection.in_flight.ledgers.add(ledger)
     delivery = Delivery(topic, ledger)
     ledger.pending.add(delivery)
-    client.produce(topic, on_delivery=delivery.arrive, value=value)
+    client.produce(topic, value, None, delivery)
     return delivery
 
 
@@ -420,7 +420,7 @@ def test_a_kept_error_keeps_no_client(kafka, what):
 
     def produce() -> None:
         for _ in range(3):
-            client.produce("orders", on_delivery=lambda *_: None, value=b"v")
+            client.produce("orders", b"v", None, lambda *_: None)
 
     calls = {
         "produce": produce,
@@ -1028,7 +1028,7 @@ def test_dispose_after_a_lost_report(kafka, monkeypatch):
 
     client = connect(kafka, None)
     answer(client, produce(client))
-    monkeypatch.setattr(Delivery, "arrive", fail)
+    monkeypatch.setattr(Delivery, "__call__", fail)
     delivery = produce(client)
     with pytest.raises(MineError):
         client.flush(5)

@@ -192,9 +192,10 @@ def missing(script: Script, monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.setattr(MemoryClient, "ask", ask)
     produce = MemoryClient.produce
 
-    def sent(client: MemoryClient, topic: str, *, on_delivery: Any, **fields: Any) -> None:
+    def sent(client: MemoryClient, topic: str, *given: Any) -> None:
+        value, key, on_delivery, rest = given
         first = client.topics.first(topic, on_delivery)
-        produce(client, topic, on_delivery=first or on_delivery, **fields)
+        produce(client, topic, value, key, first or on_delivery, rest)
         if first is not None:
             client.topics.watch(topic, first)
 

@@ -30,6 +30,7 @@ from wd_di._kafka.interrupts import held, hold, uninterrupted
 from wd_di._kafka.nested import Calls
 from wd_di._kafka.topics import First
 from wd_di._records.delivery import Delivery, Ledger
+from wd_di.events import MessageAcknowledged
 from wd_di.testing import MockKafka
 
 RTT = 60
@@ -140,10 +141,12 @@ class _Way:
 
     def __init__(self) -> None:
         self.noted: deque[Any] = deque()
+        self.heard = (MessageAcknowledged,)
+        self.stored = False
 
 
 def _delivery(way: Any) -> Any:
-    return Delivery("orders", Ledger(way, 1_000)).arrive
+    return Delivery("orders", Ledger(way, 1_000))
 
 
 def _first(way: Any) -> Any:

@@ -219,13 +219,13 @@ from wd_di import Delivery
 waited = []
 
 
-def slowly(self, *given, arrive=Delivery.arrive):
+def slowly(self, *given, arrive=Delivery.__call__):
     gevent.sleep(0.02)
     waited.append(True)
     arrive(self, *given)
 
 
-Delivery.arrive = slowly
+Delivery.__call__ = slowly
 with make(size=1) as pool, pool.producer() as producer:
     deliveries = [producer.produce_async("t", "value") for _ in range(10)]
     [client] = internals.clients(pool)

@@ -46,9 +46,11 @@ def _with_record(**changed: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A produce that changes some of the record's fields."""
 
     def replacement(honest: Any) -> Any:
-        def produce(client: Any, topic: str, *, on_delivery: Any, **record: Any) -> None:
-            kept = {"on_delivery": on_delivery}
-            honest(client, topic, **kept, **{name: changed.get(name, _same)(value) for name, value in record.items()})
+        def produce(client: Any, topic: str, *given: Any) -> None:
+            value, key, on_delivery, rest = given
+            record = {"value": value, "key": key, **(rest or {})}
+            told = {name: changed.get(name, _same)(value) for name, value in record.items()}
+            honest(client, topic, told.pop("value"), told.pop("key"), on_delivery, told)
 
         return produce
 
@@ -210,7 +212,7 @@ def _without_headers(honest: Any) -> Any:
 
 
 def _always_delivered(_: Any) -> Any:
-    return property(lambda delivery: delivery._outcome)
+    return property(lambda delivery: delivery._told_by_broker)
 
 
 def _is_never_late(_: Any) -> Any:

@@ -99,7 +99,7 @@ async def test_awaited_too_long(kept, script):
     [delivery] = await asyncio.to_thread(produce, pool, "v")
     with pytest.raises(DeliveryTimeoutError, match="may still be delivered"):
         await delivery
-    left = delivery._waiters
+    left = list(delivery._watch.waiters)
     script.silent = False
 
     assert [] == left
@@ -113,7 +113,7 @@ async def test_cancelled(pool, script):
     await turns()
     first.cancel()
     await asyncio.wait([first])
-    left = len(delivery._waiters or ())
+    left = len(delivery._watch.waiters)
     script.silent = False
     report = await second
 
@@ -127,7 +127,7 @@ async def test_cancelled_ones_do_not_pile_up(pool, script):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await delivery
-    left = delivery._waiters or []
+    left = list(delivery._watch.waiters)
     script.silent = False
     await delivery
 

@@ -285,24 +285,33 @@ def test_report_without_details():
     assert DeliveryReport("", 0, None, None, None) == report_of("", (None, -1001, (0, -1), None))
 
 
-def test_foreign_exception():
-    """A callback in which librdkafka has an exception pending is still noted."""
+@pytest.mark.parametrize("heard", [True, False], ids=["noted", "decided at once"])
+def test_foreign_exception(heard: bool):  # noqa: FBT001
+    """A callback in which librdkafka has an exception pending has done its work, whichever call of C says so."""
     pool, fatal = plain_pool(), ZeroDivisionError()
     pool.open()
+
+    class Broken(list[Any]):
+        """Does its work, and then finds the exception."""
+
+        def append(self, item: Any) -> None:
+            super().append(item)
+            raise SystemError("returned a result with an exception set") from fatal
+
+    class Pending(Acknowledgement):
+        """Finds it at the second question."""
+
+        def offset(self) -> int:
+            raise SystemError("returned a result with an exception set") from fatal
+
     with pool.producer() as producer:
         delivery = producer.produce_async("orders")
         connection = internals.lease(producer).connection
-
-        class Broken(list[Any]):
-            """Does its work, and then finds the exception."""
-
-            def append(self, item: Any) -> None:
-                super().append(item)
-                raise SystemError("returned a result with an exception set") from fatal
-
         noted, connection.noted = connection.noted, Broken()  # type: ignore[assignment]
-        hidden = outcome(lambda: Calls().make(lambda _: delivery.arrive(None, Acknowledgement()), [None], 0))
-        noted.extend(connection.noted)
+        connection.heard = (MessageAcknowledged,) if heard else ()
+        ack = Acknowledgement() if heard else Pending()
+        hidden = outcome(lambda: Calls().make(lambda _: delivery(None, ack), [None], 0))
+        noted.extend((who, error, Acknowledgement()) for who, error, _ in connection.noted)
         connection.noted = noted
         connection.in_flight.take_in(connection.client.verdict)
     pool.close()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from wd_di._borrowing.handle import Handle
 from wd_di._borrowing.unopened import Scope
 from wd_di._concurrency.caller import refuse_outside_of_a_task
-from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.deadline import Deadline, check_timeout
 from wd_di._hints import FIELDS, no_keyword
 from wd_di._records.record import prepare, prepare_all
 from wd_di._transactions.options import OPTIONS
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wd_di._kafka.offsets import TopicPartition
     from wd_di._records.delivery import Delivery, DeliveryReport
     from wd_di._records.record import Headers, Message, Prepared
+    from wd_di._records.sender import Sender
     from wd_di._transactions.hooks import Outcome, When
     from wd_di._transactions.options import Options, TransactionOptions
     from wd_di._transactions.transaction import OpenTransaction
@@ -152,7 +153,11 @@ class Producer(_Begins):
         if _foreign:
             no_keyword("produce_async", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
-        return self._async([record], self._deadline(timeout_ms))[0]
+        deadline = None if timeout_ms is None else self._deadline(timeout_ms)
+        sender = self._via.sending()
+        if sender is not None:
+            return sender.send_soon(record, deadline)
+        return self._implicitly([record], deadline or self._deadline(None), answered=False)[0]
 
     def produce_many_sync(
         self, messages: Iterable[Message], *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]
@@ -252,7 +257,14 @@ class AsyncProducer(_Begins):
         if _foreign:
             no_keyword("produce_sync", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
-        return (await self._sync([record], timeout_ms))[0]
+        if timeout_ms is not None:
+            check_timeout(timeout_ms, 0)
+        refuse_outside_of_a_task(self._via.policy.pool)
+        sender = self._via.sending()
+        if sender is not None:
+            return await sender.publish(record, timeout_ms)
+        [report] = await self._sync([record], timeout_ms)
+        return report
 
     def produce_async(
         self,
@@ -277,7 +289,7 @@ class AsyncProducer(_Begins):
         if _foreign:
             no_keyword("produce_async", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
-        return self._now([record])[0]
+        return self._now().send_soon(record, Deadline(0))
 
     async def produce_many_sync(
         self, messages: Iterable[Message], *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]
@@ -291,7 +303,8 @@ class AsyncProducer(_Begins):
         """Enqueue several records at once; all are checked before the first is enqueued."""
         if _foreign:
             no_keyword("produce_many_async", _foreign, ["messages"])
-        return self._now(prepare_all(messages))
+        records = prepare_all(messages)
+        return self._now().send_all(records, Deadline(0))
 
     async def flush(self, *, timeout_ms: int | None = None) -> None:
         """Wait until every record that this borrower produced has its answer; as ``Producer.flush``."""
@@ -314,14 +327,14 @@ class AsyncProducer(_Begins):
 
     # -- how it is done ----------------------------------------------------------------------------
 
-    def _now(self, records: list[Prepared]) -> list[Delivery]:
+    def _now(self) -> Sender:
         sender = self._via.sending()
         if sender is None:
             raise ScopeError(
                 f"{self._via.policy.pool}: a transactional producer sends only inside a transaction: use 'async with "
                 "producer.transaction()', or await produce_sync, which is a transaction of its own"
             )
-        return sender.send_all(records, Deadline(0))
+        return sender
 
     async def _sync(self, records: list[Prepared], timeout_ms: int | None) -> list[DeliveryReport]:
         refuse_outside_of_a_task(self._via.policy.pool)

@@ -12,14 +12,15 @@ class Deadline:
     Args:
         seconds: How far away it is.
         setting: The argument or setting that says so, for messages.
+        started: When it was given, in monotonic time, if that isn't now.
     """
 
     __slots__ = ("_end", "seconds", "setting")
 
-    def __init__(self, seconds: float, setting: str = "timeout_ms") -> None:
+    def __init__(self, seconds: float, setting: str = "timeout_ms", *, started: float | None = None) -> None:
         self.setting: str = setting
         self.seconds: float = min(seconds, threading.TIMEOUT_MAX)  # no lock counts further
-        self._end = time.monotonic() + self.seconds
+        self._end = (time.monotonic() if started is None else started) + self.seconds
 
     @classmethod
     def of_ms(cls, timeout_ms: int | None, default_ms: int, name: str = "timeout_ms") -> Deadline:

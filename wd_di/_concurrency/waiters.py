@@ -89,11 +89,67 @@ class TaskWaiter:
 
     async def wait(self, seconds: float) -> None:
         """Wait at most ``seconds``; ask whoever should have woken it whether it did."""
+        if seconds >= BY_ROUNDS:
+            await self.timed(seconds)
+            return
         timer = self._loop.call_later(max(0.0, seconds), _resolve, self._future)
         try:
             await self._future
         finally:
             timer.cancel()
+
+    def timed(self, seconds: float) -> asyncio.Future[None]:
+        """Return what to await: it ends after ``seconds``, or up to :data:`ROUND` later."""
+        _rounds_of(self._loop).until[self._future] = self._loop.time() + seconds
+        return self._future
+
+
+BY_ROUNDS = 0.5
+"""Seconds from which on a wait may end a little late."""
+ROUND = 0.025
+
+
+class _Rounds:
+    """Ends the long waits of one loop by one timer: of its own, each would cost more than the rest of an awaited call.
+
+    Attributes:
+        loop: The loop.
+        until: When the futures are to be resolved, in its time; those that are over go with the next round.
+    """
+
+    __slots__ = ("loop", "until")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.until: dict[asyncio.Future[None], float] = {}
+        loop.call_later(ROUND, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        self.until = {future: at for future, at in self.until.items() if not future.done()}
+        for future, at in self.until.items():
+            if at <= now:
+                future.set_result(None)
+        if self.until:
+            self.loop.call_later(ROUND, self._look)
+        elif _mine.rounds is self:
+            _mine.rounds = None  # which would keep the loop
+
+
+class _Mine(threading.local):
+    """The rounds of the loop that runs in this thread."""
+
+    rounds: _Rounds | None = None
+
+
+_mine = _Mine()
+
+
+def _rounds_of(loop: asyncio.AbstractEventLoop) -> _Rounds:
+    rounds = _mine.rounds
+    if rounds is None or rounds.loop is not loop:
+        rounds = _mine.rounds = _Rounds(loop)
+    return rounds
 
 
 def wake_all(batches: Batches) -> None:

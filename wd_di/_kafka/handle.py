@@ -248,7 +248,10 @@ class Handle(ABC):
     def _note(self, error: KafkaError) -> None:
         """Called by librdkafka: note what came, and where among the answers, and do nothing else."""
         try:
-            self._answers.noted.append((self._trouble, error, None))
+            answers, stored = self._answers, self._answers.stored
+            if stored:
+                answers.stored = False
+            answers.noted.append((self._trouble, error, stored))
         except BaseException as raised:  # noqa: BLE001  (as in Delivery.arrive)
             hold(raised)
 

@@ -35,6 +35,7 @@ from wd_di.errors import AuthorizationError, DeliveryError, WdDiError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wd_di._kafka.port import Rest
     from wd_di._kafka.topics import OnDelivery
     from wd_di.errors import ProduceError
 
@@ -149,16 +150,22 @@ class KafkaClient(Handle):
 
     # -- records ---------------------------------------------------------------------------------
 
-    def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
+    def produce(
+        self, topic: str, value: str | bytes | None, key: str | bytes | None, on_delivery: OnDelivery, rest: Rest = None
+    ) -> None:
         """Enqueue one record; its answer comes to ``on_delivery``."""
-        if record.get("headers") is not None:
-            record["headers"] = _encoded(record["headers"])  # a new list: instrumentation adds to it at every try
-        first = self.topics.first(topic, on_delivery)
+        topics, first = self.topics, None
+        if topic not in topics.answered and (first := topics.first(topic, on_delivery)) is not None:
+            on_delivery = first
         try:
-            if sys.exception() is None:
-                self._kept[0].produce(topic, on_delivery=first or on_delivery, **record)
+            if rest is None and sys.exception() is None:  # most of them: to pass on keywords costs a third of the call
+                self._kept[0].produce(topic, value, key, on_delivery=on_delivery)
             else:
-                unhandled(methodcaller("produce", topic, on_delivery=first or on_delivery, **record), self._kept)
+                given = dict(rest or ())
+                if "headers" in given:
+                    given["headers"] = _encoded(given["headers"])  # a new list: instrumentation adds to it at every try
+                produce = methodcaller("produce", topic, value, key, on_delivery=on_delivery, **given)
+                unhandled(produce, self._kept)
         except BaseException as error:
             if type(self._kept[0]) is not cimpl.Producer:
                 forget_frames(error)
@@ -169,7 +176,7 @@ class KafkaClient(Handle):
             raise
         self._wrote = True
         if first is not None:
-            self.topics.watch(topic, first)
+            topics.watch(topic, first)
 
     def _refusal(self, error: BaseException) -> Fault:
         """Why a record wasn't taken; where librdkafka names no more than its own state, what has led to that."""

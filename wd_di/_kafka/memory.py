@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from wd_di._concurrency.deadline import Deadline
-    from wd_di._kafka.port import Answers
+    from wd_di._kafka.port import Answers, Rest
     from wd_di._kafka.topics import OnDelivery
 
 
@@ -193,13 +193,16 @@ class MemoryClient:
             raise _closed()
         self.in_transaction = True
 
-    def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
+    def produce(
+        self, topic: str, value: str | bytes | None, key: str | bytes | None, on_delivery: OnDelivery, rest: Rest = None
+    ) -> None:
         """Enqueue one record."""
+        rest = rest or {}
         if self._closed:
             raise _closed()
-        timestamp = record.get("timestamp") or int(time.time() * 1000)
-        number = max(0, record.get("partition", -1))
-        stored = Record(topic, record.get("value"), record.get("key"), record.get("headers"), number)
+        timestamp = rest.get("timestamp") or int(time.time() * 1000)
+        number = max(0, rest.get("partition", -1))
+        stored = Record(topic, value, key, rest.get("headers"), number)
         stored.written_ms = timestamp
         self._refuse_if_large(stored)
         self._queue.append((on_delivery, stored))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from wd_di.errors import WdDiError
@@ -78,6 +79,10 @@ class Fault(WdDiError):  # noqa: N818  (events carry it; what is raised to users
         return self.kind in _LOSES_THE_HANDLE
 
 
+Rest = Mapping[str, Any] | None
+"""What else is given of a record: its partition, timestamp and headers, in confluent-kafka's words."""
+
+
 class Acknowledgement(Protocol):
     """What the client knows of a record that was stored."""
 
@@ -106,7 +111,7 @@ class Verdict(NamedTuple):
 
 Noted = tuple[Any, Any, Any]
 """A record's delivery, error and acknowledgement; or a function that is called with the error, and with whether
-a record was stored before; and ``None``."""
+a record was stored before, which is the third."""
 
 
 class Answers(Protocol):
@@ -114,9 +119,11 @@ class Answers(Protocol):
 
     Attributes:
         noted: What came inside of a call, in its order. ``on_delivery`` adds to it, and the client itself.
+        stored: Whether a record was stored, of which nothing was noted.
     """
 
     noted: deque[Noted]
+    stored: bool
 
     def take_in(self, verdict: Callable[[Any, str], Verdict]) -> bool:
         """Decide what was noted, outside of all calls; whether a record was stored.
@@ -169,7 +176,9 @@ class Client(Protocol):
     def init(self, seconds: float) -> None: ...
     def probe(self, seconds: float) -> None: ...
     def cluster_id(self, seconds: float) -> str: ...
-    def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None: ...
+    def produce(
+        self, topic: str, value: str | bytes | None, key: str | bytes | None, on_delivery: OnDelivery, rest: Rest = None
+    ) -> None: ...
     def poll(self, seconds: float) -> None: ...
     def flush(self, seconds: float) -> None: ...
     def begin(self) -> None: ...

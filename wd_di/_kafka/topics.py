@@ -115,20 +115,25 @@ class Topics:
 
     Args:
         patient: The settings give a topic more time than we would: no call ends early because of an unknown one.
+
+    Attributes:
+        asking: Those that a broker is asked for.
+        answered: Those for which a record was stored.
+        slice: Seconds that the next broker has for its answer.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
         self.asking: set[str] = set()
         self.slice: float = ASK_SLICE
         self._patient = patient
-        self._answered: set[str] = set()
+        self.answered: set[str] = set()
         self._first: dict[str, First] = {}
         self._due: dict[str, float] = {}
         self._answers: dict[str, Answer] = {}
 
     def first(self, topic: str, on_delivery: OnDelivery) -> First | None:
         """Return what a record's answer shall go through, if it may become the first one of its topic."""
-        return None if topic in self._answered or topic in self._first else First(on_delivery)
+        return None if topic in self.answered or topic in self._first else First(on_delivery)
 
     def watch(self, topic: str, first: First) -> None:
         """Watch the topic's first record, which was enqueued, until its answer has come."""
@@ -137,7 +142,7 @@ class Topics:
 
     def doubt(self, topic: str) -> None:
         """Watch the topic's next record: one has failed as if it were gone."""
-        self._answered.discard(topic)
+        self.answered.discard(topic)
         self._first.pop(topic, None)
         self._due.pop(topic, None)
 
@@ -158,7 +163,7 @@ class Topics:
             return False
         self.doubt(topic)
         if first.stored:
-            self._answered.add(topic)
+            self.answered.add(topic)
         return True
 
     def asked(self, topic: str, *, answered: bool) -> None:
@@ -193,7 +198,7 @@ class Topics:
 
     def new(self, topic: str) -> bool:
         """Whether nothing was sent to it yet, nor said of it."""
-        return not (topic in self._answered or topic in self._first or topic in self._answers)
+        return not (topic in self.answered or topic in self._first or topic in self._answers)
 
     def ask_soon(self, topic: str) -> None:
         """Let the poller ask the brokers for the topic, whether or not a record waits."""

@@ -17,14 +17,14 @@ from wd_di.errors import DeliveryError, QueueFullError
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from wd_di._concurrency.errands import Errand
     from wd_di._concurrency.workers import Workers
     from wd_di._kafka.port import Answers, Noted, Reader
     from wd_di._kafka.topics import Topics
     from wd_di._records.delivery import Ledger
-    from wd_di.events import Observer, RetirementReason
+    from wd_di.events import Event, Observer, RetirementReason
 
 ROOM = 0.9
 """Share of what a full queue held, below which there is room again."""
@@ -95,13 +95,15 @@ class Connection:
         full_at: How much its queue held when it was full, until there is room again.
         served_until: A hint to the poller: somebody is inside of the client until then. A moment, not a flag, since
             whoever would have to take a flag back may not come to it: a thread that can't start, an interrupt.
+        unserved: How many records were sent without waiting since whoever sends them served it last.
         ending: Held by whoever ends a transaction: its scope, the collector or the poller.
-        offering: Held by whoever begins to send offsets, so that they don't slip into the next transaction.
+        offering: Held by whoever begins to send offsets, which mustn't slip into the next transaction, or to flush.
         forked: Whether this is a forked child, and it the parent's.
         errand: The call that a worker makes, or has made last. Until it is over the client isn't closed.
         read: Makes a reader of what it has sent.
         questions: What the brokers are asked before something can be sent.
         given_up: Whether what has no answer counts as lost.
+        heard: The events that anybody listens to.
     """
 
     __slots__ = (
@@ -114,6 +116,7 @@ class Connection:
         "forked",
         "full_at",
         "given_up",
+        "heard",
         "in_flight",
         "index",
         "left_open",
@@ -125,6 +128,7 @@ class Connection:
         "served_until",
         "services",
         "shared",
+        "unserved",
     )
 
     def __init__(
@@ -143,6 +147,7 @@ class Connection:
         self.shared: bool = shared
         self.in_flight: InFlight = InFlight(pool, index, services.observer)
         self.noted: deque[Noted] = self.in_flight.noted
+        self.heard: Container[type[Event]] = services.observer.heard
         self.callbacks: Workers = services.callbacks
         self.client: Client = connect(self.in_flight)
         self.questions: Questions = Questions(self.client, services.questions)
@@ -154,6 +159,7 @@ class Connection:
         self.forked: bool = False
         self.full_at: int | None = None
         self.served_until: float = 0.0
+        self.unserved: int = 0
         # Of the one transaction at a time; re-entrant, for a listener may end it from inside.
         self.ending: threading.RLock = threading.RLock()
         self.offering: threading.RLock = threading.RLock()
@@ -164,7 +170,7 @@ class Connection:
         self.forked = True
         self.ending, self.offering = threading.RLock(), threading.RLock()
         for ledger in self.in_flight.ledgers:
-            ledger.gate, ledger.ended = threading.RLock(), True
+            ledger.ended = True
 
     def __repr__(self) -> str:
         return f"<Connection {self.index} of {self.pool!r}>"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, NoReturn, Protocol, cast
 
 from wd_di._concurrency.caller import refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline
@@ -21,12 +21,13 @@ from wd_di._kafka.interrupts import hold, uninterrupted
 from wd_di._kafka.topics import Topics
 from wd_di._kafka.troubles import last_error
 from wd_di.errors import DeliveryError, DeliveryTimeoutError, ForkedPoolError
-from wd_di.events import log_error
+from wd_di.events import MessageAcknowledged, log_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Container, Generator, Iterable, Sequence
 
     from wd_di._kafka.port import Noted
+    from wd_di.events import Event
 
 DeliveryOutcome = Literal["pending", "delivered", "failed", "purged", "aborted"]
 
@@ -83,14 +84,28 @@ def report_of(topic: str, place: Place) -> DeliveryReport:
     )
 
 
+class Stores(Protocol):
+    """Where it is noted that a record was stored."""
+
+    stored: bool
+
+
+_NONE_STORED: dict[str, Place] = {}
+"""Of a ledger that is asked for none."""
+
+
 class Way(Protocol):
     """What a record went by: what its delivery asks while it has no answer."""
 
     pool: str
     noted: deque[Noted]
+    heard: Container[type[Event]]
     callbacks: Workers
     forked: bool
+    shared: bool
 
+    @property
+    def in_flight(self) -> Stores: ...
     @property
     def topics(self) -> Topics: ...
     def nudge(self) -> None: ...
@@ -105,7 +120,6 @@ class Ledger:
         "aborted",
         "ended",
         "failed",
-        "gate",
         "pending",
         "records",
         "stored",
@@ -118,20 +132,49 @@ class Ledger:
         self.way: Way = way
         self.timeout_ms: int = timeout_ms
         self.transactional: bool = transactional
-        self.gate: threading.RLock = threading.RLock()  # a listener may produce while its own thread is at the gate
         self.pending: set[Delivery] = set()
-        self.failed: dict[Delivery, None] = {}
-        self.stored: dict[str, Place] = {}  # of a transaction, the last record of each topic
+        self.failed: dict[Delivery, None] | None = None  # which most never need
+        self.stored: dict[str, Place] = {} if transactional else _NONE_STORED  # the last record of each topic
         self.records: int = 0
         self.aborted: bool = False
         self.ended: bool = False
+
+    def note_failed(self, delivery: Delivery) -> None:
+        """Its borrower is to be told."""
+        if self.failed is None:
+            with _registering:
+                self.failed = self.failed or {}
+        self.failed[delivery] = None
 
     def forget(self, told: Iterable[Delivery]) -> None:
         """Its borrower knows of these failures, or has been told that they may come; a transaction still aborts."""
         if not self.transactional:
             for delivery in told:
-                delivery.told = True  # first: whoever decides looks at it last
-                self.failed.pop(delivery, None)
+                delivery.note_told()  # first: whoever decides looks at it last
+                if self.failed is not None:
+                    self.failed.pop(delivery, None)
+
+
+DECIDED: Final = "decided"
+"""What is noted in place of an acknowledgement that was taken in already."""
+
+
+class _Failed(NamedTuple):
+    """The answer no."""
+
+    outcome: Literal["failed", "purged"]
+    error: BaseException
+
+
+class _Watch:
+    """Who wants to know what becomes of a record, and whether its borrower has been told that it may fail."""
+
+    __slots__ = ("callbacks", "told", "waiters")
+
+    def __init__(self, *waiters: ThreadWaiter | TaskWaiter) -> None:
+        self.waiters: list[ThreadWaiter | TaskWaiter] = [*waiters]
+        self.callbacks: list[Callable[[Delivery], object]] | None = None
+        self.told: bool = False
 
 
 class Delivery:
@@ -144,26 +187,32 @@ class Delivery:
     and asked for its result raises ``DeliveryTimeoutError`` at once.
     """
 
-    __slots__ = ("_callbacks", "_error", "_ledger", "_outcome", "_place", "_waiters", "told", "topic")
+    # There may be a million of them: each place more costs 30 ns a record, mostly for the collector.
+    __slots__ = ("_answer", "_ledger", "_watch", "topic")
 
     def __init__(self, topic: str, ledger: Ledger) -> None:
         self.topic: str = topic
-        self.told: bool = False
         self._ledger = ledger
-        self._outcome: DeliveryOutcome = "pending"
-        self._place: Place | DeliveryReport | None = None
-        self._error: BaseException | None = None
-        self._waiters: list[ThreadWaiter | TaskWaiter] | None = None
-        self._callbacks: list[Callable[[Delivery], object]] | None = None
+        self._answer: Place | DeliveryReport | _Failed | None = None
+        self._watch: _Watch | None = None
 
     @property
     def outcome(self) -> DeliveryOutcome:
         """``pending``, ``delivered``, ``failed``, ``purged`` (given up), ``aborted`` with its transaction."""
-        return "aborted" if self._ledger.aborted and self._outcome != "pending" else self._outcome
+        if self._answer is not None and self._ledger.aborted:
+            return "aborted"
+        return self._told_by_broker
+
+    @property
+    def _told_by_broker(self) -> DeliveryOutcome:
+        answer = self._answer
+        if isinstance(answer, _Failed):
+            return answer.outcome
+        return "pending" if answer is None else "delivered"
 
     def done(self) -> bool:
         """Whether the fate is decided."""
-        return self._outcome != "pending"
+        return self._answer is not None
 
     def result(self, timeout_ms: int | None = None) -> DeliveryReport:
         """Wait for the broker's answer.
@@ -176,7 +225,7 @@ class Delivery:
             DeliveryError: It wasn't delivered, or was aborted with its transaction.
             AuthorizationError: The broker denies the topic.
         """
-        if self._outcome == "delivered" and not self._ledger.aborted:
+        if self.outcome == "delivered":
             return self._report()
         error = self.exception(timeout_ms)
         if error is not None:
@@ -193,23 +242,26 @@ class Delivery:
         Raises:
             DeliveryTimeoutError: No answer yet. The record may still be delivered.
         """
-        if self._outcome == "pending":
+        if self._answer is None:
             deadline = Deadline.of_ms(timeout_ms, self._ledger.timeout_ms)
             self.decided_by(deadline)
-            if self._outcome == "pending":
+            if self._answer is None:
                 raise self._late(deadline)
-        if self.outcome == "aborted" and self._error is None:
-            return DeliveryError(f"{self._ledger.way.pool}: a record for {self.topic!r} was aborted", [self])
-        if self._error is not None:
-            self._ledger.forget([self])
-            if _leads_to(sys.exception(), self._error):
-                self.keep_another()
-            if isinstance(self._error, DeliveryError):
-                self._error.failed = (self,)
-        return self._error
+        error = self.failure
+        if error is None:
+            if self._ledger.aborted:
+                return DeliveryError(f"{self._ledger.way.pool}: a record for {self.topic!r} was aborted", [self])
+            return None
+        self._ledger.forget([self])
+        if _leads_to(sys.exception(), error):
+            self.keep_another()
+            error = self.failure
+        if isinstance(error, DeliveryError):
+            error.failed = (self,)
+        return error
 
     def __await__(self) -> Generator[Any, None, DeliveryReport]:
-        return self._answer().__await__()
+        return self._awaited().__await__()
 
     async def decided(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
         """Wait without blocking the loop until the fate is decided, the deadline has passed, or it is in vain.
@@ -223,23 +275,25 @@ class Delivery:
         way = self._ledger.way
         if way.forked:
             raise self._inherited()
-        topics = way.topics
+        topics, looked = way.topics, way.shared  # which has a poller of its own: the pool's is to ask brokers only
         while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
             waiter = TaskWaiter()
             self._register(waiter)
             try:
                 if not self.done():
                     seconds = topics.patience(self.topic, deadline)
-                    way.nudge()
+                    if not looked:
+                        way.nudge()
+                    looked = False
                     await waiter.wait(seconds)
             finally:
                 self._forget(waiter)
 
-    async def _answer(self) -> DeliveryReport:
+    async def _awaited(self) -> DeliveryReport:
         refuse_outside_of_a_task(self._ledger.way.pool)
         deadline = Deadline(self._ledger.timeout_ms / 1000)
         await self.decided(deadline)
-        if self._outcome == "pending":
+        if self._answer is None:
             raise self._late(deadline)
         return self.result(0)
 
@@ -254,9 +308,8 @@ class Delivery:
         if self._ledger.way.forked and not self.done():
             raise self._inherited()
         with _registering:
-            if self._callbacks is None:
-                self._callbacks = []
-            self._callbacks.append(fn)
+            watch = self._watched()
+            watch.callbacks = [*(watch.callbacks or ()), fn]
         if self.done():
             self._run_callbacks()
 
@@ -268,8 +321,8 @@ class Delivery:
 
         :meta private:
         """
-        if self._error is not None:
-            self._error = another(self._error)
+        if isinstance(self._answer, _Failed):
+            self._answer = self._answer._replace(error=another(self._answer.error))
 
     def _late(self, deadline: Deadline) -> DeliveryTimeoutError:
         way = self._ledger.way
@@ -285,9 +338,9 @@ class Delivery:
         )
 
     def _report(self) -> DeliveryReport:
-        if not isinstance(self._place, DeliveryReport):
-            self._place = report_of(self.topic, cast("Place", self._place))  # decided, and no error
-        return self._place
+        if not isinstance(self._answer, DeliveryReport):
+            self._answer = report_of(self.topic, cast("Place", self._answer))  # decided, and no error
+        return self._answer
 
     def decided_by(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
         """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads.
@@ -311,66 +364,113 @@ class Delivery:
         Whoever settles does it the other way round, so one of the two sees the other.
         """
         with _registering:
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
+            self._watched().waiters.append(waiter)
+
+    def _watched(self) -> _Watch:
+        if self._watch is None:
+            self._watch = _Watch()
+        return self._watch
 
     def _forget(self, waiter: ThreadWaiter | TaskWaiter) -> None:
         """Who has given up no longer watches."""
         if not self.done():
             with _registering, suppress(ValueError):  # settled meanwhile
-                (self._waiters or []).remove(waiter)
+                self._watched().waiters.remove(waiter)
 
     # -- for whoever sends and serves it -----------------------------------------------------------
 
     @uninterrupted
-    def arrive(self, error: object, acknowledgement: Any) -> None:
-        """Called by librdkafka: note what came, nothing else.
+    def __call__(self, error: object, acknowledgement: Any) -> None:
+        """Called by librdkafka: decide here what nobody has to be told of, and note the rest.
+
+        A bound method would be one more object for each record. Each call of C may raise what a signal's handler has,
+        or what librdkafka has pending. So what was begun here is noted then, too; to decide it twice does no harm.
 
         :meta private:
         """
+        ledger = self._ledger
+        way = ledger.way
         try:
-            self._ledger.way.noted.append((self, error, acknowledgement))
+            if error is None and MessageAcknowledged not in way.heard:
+                ack = acknowledgement
+                place = (ack.partition(), ack.offset(), ack.timestamp(), ack.latency())
+                if ledger.transactional:
+                    ledger.stored[self.topic] = place
+                way.in_flight.stored = True
+                self._answer = place
+                ledger.pending.discard(self)
+                # Only now, as whoever begins to wait asks for the answer last; and so does who ends the ledger.
+                if self._watch is None and (ledger.pending or not ledger.ended):
+                    return
+                acknowledgement = DECIDED
         except BaseException as raised:  # noqa: BLE001  (it goes on when the call has ended)
             hold(raised)
+        try:
+            way.noted.append((self, error, acknowledgement))
+        except BaseException as raised:  # noqa: BLE001  (as above; it has worked)
+            hold(raised)
 
-    def decide(
-        self, outcome: DeliveryOutcome, error: BaseException | None, place: Place | None, batches: Batches
-    ) -> None:
-        """Take the answer, and wake who waits for it: tasks with the others of their loop.
+    def watched_by(self, waiter: TaskWaiter) -> bool:
+        """Note who waits, before anybody else has this delivery; whether there is something to wait for.
 
         :meta private:
         """
-        self._place = place
-        self._error = error
-        self._outcome = outcome
-        ledger = self._ledger
-        ledger.pending.discard(self)
-        if place is not None and ledger.transactional:
-            ledger.stored[self.topic] = place
-        if self._waiters is not None:
-            with _registering:
-                waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                waiter.wake_later(batches)
-        if ledger.ended and not ledger.pending:
-            ledger.way.forget(ledger)
-        if self._callbacks:
-            self._run_callbacks()
+        self._watch = _Watch(waiter)
+        return self._answer is None
 
-    def decide_failed(self, outcome: DeliveryOutcome, error: BaseException, batches: Batches) -> bool:
+    def tell(self, batches: Batches) -> None:
+        """Tell who waits of what was decided inside of a call.
+
+        :meta private:
+        """
+        if self._answer is not None:  # else a signal's exception came first, and the answer follows
+            self._decide(self._answer, batches)
+
+    def decide(self, place: Place, batches: Batches) -> None:
+        """Take the answer yes, and wake who waits for it: tasks with the others of their loop.
+
+        :meta private:
+        """
+        if self._ledger.transactional:
+            self._ledger.stored[self.topic] = place
+        self._decide(place, batches)
+
+    def decide_failed(self, outcome: Literal["failed", "purged"], error: BaseException, batches: Batches) -> bool:
         """Take the answer no; whether nobody will hear of it.
 
         :meta private:
         """
-        ledger = self._ledger
+        ledger, watch = self._ledger, self._watch
         if ledger.transactional or not ledger.ended:  # else nobody will ask the ledger any more
-            ledger.failed[self] = None
-            if self.told:
+            ledger.note_failed(self)
+            if watch is not None and watch.told:
                 ledger.forget([self])
-        watched = bool(self._waiters or self._callbacks)
-        self.decide(outcome, error, None, batches)
+        watched = watch is not None and bool(watch.waiters or watch.callbacks)
+        self._decide(_Failed(outcome, error), batches)
         return ledger.ended and not ledger.transactional and not watched
+
+    def _decide(self, answer: Place | DeliveryReport | _Failed, batches: Batches) -> None:
+        self._answer = answer
+        ledger = self._ledger
+        ledger.pending.discard(self)
+        watch = self._watch
+        if watch is not None:
+            with _registering:
+                waiters, watch.waiters = watch.waiters, []
+            for waiter in waiters:
+                waiter.wake_later(batches)
+        if ledger.ended and not ledger.pending:
+            ledger.way.forget(ledger)
+        if watch is not None and watch.callbacks:
+            self._run_callbacks()
+
+    def note_told(self) -> None:
+        """Its borrower knows that it has failed, or may.
+
+        :meta private:
+        """
+        with _registering:
+            self._watched().told = True
 
     @property
     def failure(self) -> BaseException | None:
@@ -378,17 +478,18 @@ class Delivery:
 
         :meta private:
         """
-        return self._error
+        return self._answer.error if isinstance(self._answer, _Failed) else None
 
     def _run_callbacks(self) -> None:
         """Hand the callbacks to a worker, each once."""
         with _registering:
-            callbacks, self._callbacks = self._callbacks or [], []
-        for fn in callbacks:
+            watch = self._watched()
+            callbacks, watch.callbacks = watch.callbacks, None
+        for fn in callbacks or ():
             self._ledger.way.callbacks.submit(partial(self._call, fn))
 
     def _call(self, fn: Callable[[Delivery], object]) -> None:
-        if self._error is not None:
+        if self.failure is not None:
             self._ledger.forget([self])
         try:
             fn(self)
@@ -403,13 +504,12 @@ class Delivery:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        outcome = self._outcome
-        report = self._report() if outcome == "delivered" else None
+        answer = self._report() if self._told_by_broker == "delivered" else self._answer
         # As the state, not as arguments: the error may list this very delivery.
-        return _picture, (self.topic, self._ledger.way.pool), (outcome, self._ledger.aborted, report, self._error)
+        return _picture, (self.topic, self._ledger.way.pool), (answer, self._ledger.aborted)
 
-    def __setstate__(self, state: tuple[DeliveryOutcome, bool, DeliveryReport | None, BaseException | None]) -> None:
-        self._outcome, self._ledger.aborted, self._place, self._error = state
+    def __setstate__(self, state: tuple[DeliveryReport | _Failed | None, bool]) -> None:
+        self._answer, self._ledger.aborted = state
 
     def __repr__(self) -> str:
         return f"<Delivery to {self.topic!r}: {self.outcome}>"
@@ -462,8 +562,11 @@ class _Elsewhere:
         self.pool: str = pool
         self.topics: Topics = Topics()
         self.noted: deque[Noted] = deque()
+        self.heard: Container[type[Event]] = ()
+        self.in_flight: Stores = cast("Stores", None)  # nothing is ever stored by it
         self.callbacks: Workers = _workers
         self.forked: bool = False
+        self.shared: bool = False
         self._topic = topic
 
     def nudge(self) -> None:

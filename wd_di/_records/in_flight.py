@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from wd_di._concurrency.waiters import Batches, wake_all
-from wd_di._records.delivery import Delivery, another, report_of
+from wd_di._records.delivery import DECIDED, Delivery, another, report_of
 from wd_di.events import MessageAcknowledged, MessageFailed, MessagePurged, Observer, log_error
 
 if TYPE_CHECKING:
@@ -20,16 +20,19 @@ class InFlight:
     """All that one client owes an answer for.
 
     ``noted`` is filled by librdkafka's callbacks, inside its calls; :meth:`take_in` empties it outside of them, so that
-    no waiter, listener or callback ever runs inside a client call and hides its result.
+    no waiter, listener or callback ever runs inside a client call and hides its result. What was stored and nobody has
+    to be told of is decided where it comes, see :meth:`Delivery.arrive`.
 
     Attributes:
+        stored: Whether such a record was stored since the last look.
         out_of_step: Why client and broker may number the producer's records differently, if they may.
     """
 
-    __slots__ = ("_index", "_observer", "_pool", "ledgers", "noted", "out_of_step")
+    __slots__ = ("_index", "_observer", "_pool", "ledgers", "noted", "out_of_step", "stored")
 
     def __init__(self, pool: str, index: int, observer: Observer) -> None:
         self.noted: deque[Noted] = deque()
+        self.stored: bool = False
         self.ledgers: set[Ledger] = set()
         self.out_of_step: OutOfStep | None = None
         self._pool = pool
@@ -60,12 +63,14 @@ class InFlight:
                 except IndexError:  # another thread takes in, too
                     break
                 if not isinstance(who, Delivery):  # an error that concerns no record, in its turn among the answers
-                    who(error, stored=stored)
+                    who(error, stored=stored or ack)  # or before it was noted
                     stored = False
+                elif ack is DECIDED:
+                    who.tell(batches)
                 elif error is None:
                     stored = True
                     place = (ack.partition(), ack.offset(), ack.timestamp(), ack.latency())
-                    who.decide("delivered", None, place, batches)
+                    who.decide(place, batches)
                     if self._observer.wants(MessageAcknowledged):
                         self._tell_stored(who.topic, place)
                 else:
@@ -73,6 +78,9 @@ class InFlight:
         finally:
             if batches:
                 wake_all(batches)
+        if self.stored:
+            self.stored = False  # first: what comes meanwhile is told with this
+            return True
         return stored
 
     def give_up(self, fate: Verdict) -> int:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wd_di._kafka.port import Rest
+
 HeaderValue = str | bytes | None
 Headers = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
-Prepared = tuple[str, dict[str, Any]]
-"""A topic, and a checked record in the client's words."""
+Prepared = tuple[str, str | bytes | None, str | bytes | None, Rest]
+"""A checked record in the client's words: topic, value, key, and what else is given of it."""
 
 _TEXT = (str, bytes, type(None))
 _SAFE = frozenset((bytes, type(None)))
@@ -55,13 +57,16 @@ def prepare(
         _check_text("value", value)
     if type(key) not in _SAFE:
         _check_text("key", key)
-    return topic, {
-        "value": value,
-        "key": key,
-        "partition": -1 if partition is None else _whole("partition", partition, _MAX_INT32),
-        "timestamp": 0 if timestamp_ms is None else _timestamp(timestamp_ms),
-        "headers": None if headers is None else _headers(headers),
-    }
+    if headers is None and partition is None and timestamp_ms is None:
+        return topic, value, key, None
+    rest: dict[str, Any] = {}
+    if partition is not None:
+        rest["partition"] = _whole("partition", partition, _MAX_INT32)
+    if timestamp_ms is not None:
+        rest["timestamp"] = _timestamp(timestamp_ms)
+    if headers is not None:
+        rest["headers"] = _headers(headers)
+    return topic, value, key, rest
 
 
 def prepare_all(messages: Iterable[Message]) -> list[Prepared]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import _get_running_loop
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.waiters import TaskWaiter
 from wd_di._kafka.port import Client, Fault, FaultKind
-from wd_di._kafka.topics import PROPAGATION_MS
+from wd_di._kafka.topics import ASK_AFTER, PROPAGATION_MS
 from wd_di._kafka.troubles import last_error
 from wd_di._records.connection import ROOM_NAP
 from wd_di._records.delivery import Delivery, DeliveryReport, Ledger, caused_by, waited
+from wd_di._records.flushing import Flushing
 from wd_di.errors import (
     AuthorizationError,
     CheckoutReturnedError,
@@ -21,7 +25,6 @@ from wd_di.errors import (
     ForkedPoolError,
     QueueFullError,
     ScopeError,
-    WdDiError,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 HOLDER_SLICE = 0.005
 """Seconds of one flush by a holder: short, for flush also waits for records that aren't the holder's own."""
 QUEUE_FULL_SLICE = 0.05
+SERVE_EVERY = 128
+"""Records after which whoever sends them without waiting serves the client, as raw producers are polled."""
+SERVED_FOR = 0.01
+"""Seconds for which the poller leaves it at that: the next time comes sooner, if many are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +65,14 @@ class SendPolicy:
 class Sender:
     """How one borrower sends by a connection: what is unanswered, and when that is over."""
 
-    __slots__ = ("_awaited", "_flushing", "client", "connection", "ledger", "policy")
+    __slots__ = ("_flushing", "client", "connection", "ledger", "policy")
 
     def __init__(self, connection: Connection, policy: SendPolicy, *, transactional: bool = False) -> None:
         self.connection: Connection = connection
         self.client: Client = connection.client
         self.policy: SendPolicy = policy
         self.ledger: Ledger = Ledger(connection, policy.produce_timeout_ms, transactional=transactional)
-        self._awaited: set[Delivery] = set()
-        self._flushing = False
+        self._flushing: Flushing | None = None
         connection.in_flight.ledgers.add(self.ledger)
 
     @property
@@ -87,8 +93,7 @@ class Sender:
     def end(self) -> None:
         """The time is over; what is left behind is served by the pool's poller."""
         ledger = self.ledger
-        with ledger.gate:
-            ledger.ended = True
+        ledger.ended = True
         if not ledger.pending:  # else it goes with its last record
             self.connection.in_flight.ledgers.discard(ledger)
 
@@ -98,9 +103,7 @@ class Sender:
         """Enqueue all, and wait until the brokers have stored them."""
         if self.keeps_back(records, deadline):
             self.connection.questions.reach(deadline)
-        deliveries: list[Delivery] = []
-        for topic, record in records:  # no list of its own: on Python 3.11 that is a call
-            deliveries.append(self.send(topic, record, deadline))
+        deliveries = [self.send(record, deadline) for record in records]
         try:
             self.wait_for(deliveries, deadline)
         except BaseException:  # late, or interrupted: whoever called knows which records are in doubt
@@ -111,22 +114,73 @@ class Sender:
     async def send_and_wait_async(self, records: list[Prepared], deadline: Deadline) -> list[DeliveryReport]:
         """Enqueue all without blocking the loop, and wait until the brokers have stored them."""
         deliveries = await self.send_all_async(records, deadline)
+        await self._wait_for_async(deliveries, deadline)
+        return self.reports(deliveries)
+
+    async def _wait_for_async(self, deliveries: list[Delivery], deadline: Deadline) -> None:
         try:
             await self.wait_for_async(deliveries, deadline)
         except BaseException:  # as above
             self.ledger.forget(deliveries)
             raise
-        return self.reports(deliveries)
 
-    def send_all(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
-        """Enqueue all, waiting for room in a full queue."""
-        return [self.send(topic, record, deadline) for topic, record in records]
+    async def publish(self, record: Prepared, timeout_ms: int | None) -> DeliveryReport:
+        """Enqueue one as :meth:`send_and_wait_async` does, and wait for it.
+
+        On a shared producer, which has a poller of its own, with one future, without a timer of its own, and without a
+        deadline as long as the brokers answer within a second.
+        """
+        started = time.monotonic()
+        if not self.connection.shared or record[0] not in self.client.topics.answered:
+            [report] = await self.send_and_wait_async([record], self._deadline(timeout_ms, started))
+            return report
+        try:
+            delivery = self.enqueue(record)
+        except Fault:
+            delivery = await self._send_async(record, self._deadline(timeout_ms, started))
+        waiter = TaskWaiter()
+        if delivery.watched_by(waiter):
+            if timeout_ms is None or timeout_ms > 1000 * ASK_AFTER:
+                try:
+                    await waiter.timed(ASK_AFTER)
+                except BaseException:  # cancelled, as in send_and_wait
+                    self.ledger.forget([delivery])
+                    raise
+            if not delivery.done():
+                await self._wait_for_async([delivery], self._deadline(timeout_ms, started))
+        return self.reports([delivery])[0]
+
+    def _deadline(self, timeout_ms: int | None, started: float) -> Deadline:
+        if timeout_ms is None:
+            return Deadline(self.policy.produce_timeout_ms / 1000, "produce_timeout_ms", started=started)
+        return Deadline(timeout_ms / 1000, started=started)
+
+    def send_soon(self, record: Prepared, deadline: Deadline | None = None) -> Delivery:
+        """Enqueue one, and have it served by the poller.
+
+        Args:
+            record: The record.
+            deadline: For waiting until there is room; ``None`` is the pool's ``produce_timeout_ms`` from now on.
+        """
+        try:
+            delivery = self.enqueue(record)
+        except Fault as refusal:
+            delivery = self._insist(record, refusal, deadline)
+        self._have_served()
+        return delivery
+
+    def send_all(self, records: list[Prepared], deadline: Deadline | None) -> list[Delivery]:
+        """Enqueue all as :meth:`send_soon` does."""
+        return [self.send_soon(record, deadline) for record in records]
 
     async def send_all_async(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """Enqueue all as :meth:`send_all` does, while the loop goes on."""
         if self.keeps_back(records, deadline):
             await self.connection.questions.reach_async(deadline)
-        return [await self._send_async(topic, record, deadline) for topic, record in records]
+        try:
+            return [await self._send_async(record, deadline) for record in records]
+        finally:
+            self.connection.services.nudge()
 
     def keeps_back(self, records: list[Prepared], deadline: Deadline) -> bool:
         """Whether a call's records had better wait until a broker can be reached.
@@ -136,27 +190,63 @@ class Sender:
         """
         client = self.client
         doubtful = client.cut_off or (client.silent and deadline.left > PROPAGATION_MS / 1000)
-        return doubtful and any(client.topics.new(topic) for topic, _ in records)
+        return doubtful and any(client.topics.new(topic) for topic, *_ in records)
 
-    def send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
-        """Enqueue one, waiting for room in a full queue; if its topic or partition isn't known, try once more."""
+    def _have_served(self) -> None:
+        """Have somebody serve the client: the poller, or now and then whoever sends.
+
+        If only the poller did, the two would compete for the interpreter, at half of the records' cost. On a loop it
+        does: a listener or a handler of logging may take its time.
+        """
+        connection = self.connection
+        connection.unserved += 1
+        if connection.unserved < SERVE_EVERY or connection.shared or _get_running_loop() is not None:
+            connection.services.nudge()
+            return
+        connection.unserved = 0
+        with suppress(Fault):  # closed by force: of its records their deliveries tell
+            connection.serve(self.client.poll, 0)
+        connection.served_until = time.monotonic() + SERVED_FOR
+
+    def send(self, record: Prepared, deadline: Deadline | None) -> Delivery:
+        """Enqueue one as :meth:`send_soon` does, for who has it served in another way."""
         try:
-            return self._enqueue(topic, record, deadline)
-        except DeliveryError as error:
-            fault = outdated(error)
-            if fault is None:
-                raise
-        if self._renewed(topic, record.get("partition", -1), deadline):
-            return self._enqueue(topic, record, deadline)
-        raise self.refused(fault, topic) from fault
+            return self.enqueue(record)
+        except Fault as refusal:
+            return self._insist(record, refusal, deadline)
 
-    async def _send_async(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
+    def _insist(self, record: Prepared, refusal: Fault, deadline: Deadline | None) -> Delivery:
+        """Wait for room in a full queue; if the topic or partition isn't known, try once more."""
+        deadline = deadline or Deadline(self.policy.produce_timeout_ms / 1000, "produce_timeout_ms")
+        renewed = False
+        while True:
+            if refusal.kind is FaultKind.QUEUE_FULL:
+                self._wait_for_room(record[0], deadline)
+            elif renewed or refusal.kind is not FaultKind.OUTDATED or not self._renewed(record, deadline):
+                raise self.refused(refusal, record[0]) from refusal
+            else:
+                renewed = True
+            try:
+                return self.enqueue(record)
+            except Fault as again:
+                refusal = again
+
+    def _wait_for_room(self, topic: str, deadline: Deadline) -> None:
+        if deadline.passed:
+            owed = self.connection.full_at = self.client.owes()
+            raise QueueFullError(
+                f"{self.policy.pool}: the queue of producer {self.connection.index} stayed full ({owed} records "
+                f"waiting); {topic!r} wasn't sent"
+            )
+        self.serve(self.client.poll, deadline.slice(QUEUE_FULL_SLICE))
+
+    async def _send_async(self, record: Prepared, deadline: Deadline) -> Delivery:
         """Enqueue one as :meth:`send` does, while the loop goes on."""
         renewed = False
         while True:
             try:
                 # On a loop neither the queue's room nor a broker's answer is waited for in here.
-                return self.send(topic, record, Deadline(0))
+                return self.send(record, Deadline(0))
             except DeliveryError as error:
                 fault = outdated(error)
                 if fault is None or renewed:
@@ -167,50 +257,43 @@ class Sender:
                 await asyncio.sleep(ROOM_NAP)  # a record larger than the whole queue finds it full when it is empty
                 await self.connection.drain_async(deadline)
                 continue
-            renewed = await self.connection.questions.renew_async(topic, record.get("partition", -1), deadline)
+            renewed = await self.connection.questions.renew_async(record[0], partition_of(record), deadline)
             if not renewed:
-                raise self.refused(fault, topic) from fault
+                raise self.refused(fault, record[0]) from fault
 
-    def _renewed(self, topic: str, partition: int, deadline: Deadline) -> bool:
+    def _renewed(self, record: Prepared, deadline: Deadline) -> bool:
         """Ask for what the client doesn't know; where that would block, ask for the next time."""
         if not deadline.passed and (_get_running_loop() is None or self.policy.allow_blocking_in_loop):
-            return self.connection.questions.renew(topic, partition, deadline)
-        self.client.topics.ask_soon(topic)  # by the poller, each once: a loop may try a thousand times
+            return self.connection.questions.renew(record[0], partition_of(record), deadline)
+        self.client.topics.ask_soon(record[0])  # by the poller, each once: a loop may try a thousand times
         self.connection.nudge()
         return False
 
-    def _enqueue(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
-        """Enqueue, when there is room.
+    def enqueue(self, record: Prepared) -> Delivery:
+        """Enqueue one, if there is room.
 
-        Under the ledger's gate: a record must never slip in after the end was decided, or it would travel in the next
-        borrower's transaction.
+        A record must never slip in after the end was decided, or it would travel in the next borrower's transaction. So
+        it is pending before the ledger is asked whether it has ended, as whoever ends it says so before he looks for
+        what is pending: he waits for this one, or it isn't sent. No lock would make that surer.
+
+        Raises:
+            Fault: The client doesn't take it.
         """
+        topic, value, key, rest = record
         ledger = self.ledger
         delivery = Delivery(topic, ledger)
-        while True:
-            with ledger.gate:
-                if ledger.ended:
-                    raise self.closed_error()
-                ledger.pending.add(delivery)
-                try:
-                    self.client.produce(topic, on_delivery=delivery.arrive, **record)
-                except BaseException as error:
-                    ledger.pending.discard(delivery)
-                    if not isinstance(error, Fault):
-                        raise
-                    if error.kind is not FaultKind.QUEUE_FULL:
-                        raise self.refused(error, topic) from error
-                else:
-                    ledger.records += 1
-                    break
-            if deadline.passed:
-                owed = self.connection.full_at = self.client.owes()
-                raise QueueFullError(
-                    f"{self.policy.pool}: the queue of producer {self.connection.index} stayed full ({owed} records "
-                    f"waiting); {topic!r} wasn't sent"
-                )
-            self.serve(self.client.poll, deadline.slice(QUEUE_FULL_SLICE))
-        self.connection.services.nudge()
+        ledger.pending.add(delivery)
+        ledger.records += 1
+        try:
+            if ledger.ended:
+                self.refuse_if_ended()
+            self.client.produce(topic, value, key, delivery, rest)
+        except BaseException:
+            ledger.records -= 1
+            ledger.pending.discard(delivery)
+            if ledger.ended and not ledger.pending:
+                self.connection.forget(ledger)
+            raise
         return delivery
 
     # -- waiting -----------------------------------------------------------------------------------
@@ -230,6 +313,7 @@ class Sender:
                 self.serve(self.client.flush, deadline.slice(HOLDER_SLICE))
                 if delivery in pending:
                     topics.patience(delivery.topic, deadline)  # so that the poller may ask
+                    self.connection.nudge()
             if delivery in pending:
                 break
         if pending:
@@ -238,40 +322,23 @@ class Sender:
     async def wait_for_async(self, deliveries: list[Delivery], deadline: Deadline) -> None:
         """Wait for these without blocking the loop; a worker flushes for all who wait, so ``linger.ms`` is skipped."""
         pending = [delivery for delivery in deliveries if not delivery.done()]
-        self._flush_for(pending)
+        flushing = None if self.connection.shared or not pending else self._flushed()  # a shared one has its poller
+        if flushing is not None:
+            flushing.begin(pending)
         try:
             for delivery in pending:
                 await delivery.decided(deadline, pending)
                 if not delivery.done():
                     break
         finally:
-            with self.ledger.gate:
-                self._awaited.difference_update(pending)
+            if flushing is not None:
+                flushing.end(pending)
         self._refuse_late(deliveries, deadline)
 
-    def _flush_for(self, pending: list[Delivery]) -> None:
-        """Keep one worker flushing for as long as anybody waits; a shared producer has a poller of its own."""
-        if not pending or self.connection.shared:
-            return
-        with self.ledger.gate:
-            self._awaited.update(pending)
-            if self._flushing:
-                return
-            self._flushing = True
-        self.jobs.submit(self._flush_awaited)
-
-    def _flush_awaited(self) -> None:
-        try:
-            while self._still_awaited():
-                self.serve(self.client.flush, HOLDER_SLICE)
-        except WdDiError:  # closed by force; those who wait hear of it from their deliveries
-            with self.ledger.gate:
-                self._flushing = False
-
-    def _still_awaited(self) -> bool:
-        with self.ledger.gate:
-            self._awaited = {delivery for delivery in self._awaited if not delivery.done()}
-            self._flushing = bool(self._awaited)
+    def _flushed(self) -> Flushing:
+        with self.connection.offering:  # a handle may be used on two loops
+            if self._flushing is None:
+                self._flushing = Flushing(self.jobs, lambda: self.serve(self.client.flush, HOLDER_SLICE))
             return self._flushing
 
     def _refuse_late(self, deliveries: list[Delivery], deadline: Deadline) -> None:
@@ -330,9 +397,9 @@ class Sender:
 
     def raise_failures(self) -> None:
         """Raise what the borrower hasn't been told of, each once."""
-        failed = list(self.ledger.failed)
-        self.ledger.forget(failed)
+        failed = list(self.ledger.failed or ())
         if failed:
+            self.ledger.forget(failed)
             raise undelivered(self.policy.pool, failed, len(failed))
 
     def reports(self, deliveries: list[Delivery]) -> list[DeliveryReport]:
@@ -362,6 +429,11 @@ def undelivered(pool: str, failed: list[Delivery], count: int) -> DeliveryError:
     """Return the error that lists what wasn't delivered."""
     text = f"{pool}: {len(failed)} of {count} records weren't delivered; the first: {failed[0].exception(0)}"
     return caused_by(failed[0], DeliveryError(text, failed))
+
+
+def partition_of(record: Prepared) -> int:
+    """Return the partition that was given for the record, or -1."""
+    return -1 if record[3] is None else int(record[3].get("partition", -1))
 
 
 def outdated(error: DeliveryError) -> Fault | None:

@@ -105,8 +105,8 @@ class Ending(Writing):
         return None
 
     def _end_writing(self) -> None:
-        with self.connection.offering, self.ledger.gate:
-            self.ledger.ended = True
+        with self.connection.offering:
+            self.ledger.ended = True  # before anybody looks for what is pending: see Sender.enqueue
 
     def _flush_all(self, deadline: Deadline) -> None:
         """Phase (a): every record is answered, or the transaction aborts. Its outcome is known either way."""

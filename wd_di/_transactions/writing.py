@@ -140,11 +140,11 @@ class Writing(Sender):
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def send(self, topic: str, record: dict[str, Any], deadline: Deadline) -> Delivery:
+    def enqueue(self, record: Prepared) -> Delivery:
         """Enqueue one, unless the transaction is over or about to be."""
         self._note_write()
         try:
-            return super().send(topic, record, deadline)
+            return super().enqueue(record)
         except BaseException:
             self._forget_write()
             raise

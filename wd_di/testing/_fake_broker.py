@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from wd_di._concurrency.deadline import Deadline
-    from wd_di._kafka.port import Answers
+    from wd_di._kafka.port import Answers, Rest
     from wd_di._kafka.topics import OnDelivery
 
 Call = Literal["create", "begin", "produce", "send_offsets", "commit", "abort"]
@@ -95,10 +95,12 @@ class FakeClient(MemoryClient):
         self._broker.play("begin")
         super().begin()
 
-    def produce(self, topic: str, *, on_delivery: OnDelivery, **record: Any) -> None:
+    def produce(
+        self, topic: str, value: str | bytes | None, key: str | bytes | None, on_delivery: OnDelivery, rest: Rest = None
+    ) -> None:
         """Enqueue one record."""
         self._broker.play("produce")
-        super().produce(topic, on_delivery=on_delivery, **record)
+        super().produce(topic, value, key, on_delivery, rest)
 
     def send_offsets(self, offsets: Any, group_metadata: Any, seconds: float) -> None:
         """Note the offsets; they count with the commit."""
