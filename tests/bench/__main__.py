@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import confluent_kafka
 from rich.console import Console
-from rich.table import Table
 
-import wd_di
-from tests.bench.comparing import Comparison, Effort
+from tests.bench import showing
+from tests.bench.comparing import compare
 from tests.bench.groups import GROUPS
+from tests.bench.report import Report
+from tests.bench.workloads import Effort, Figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from tests.bench.starting import Figure
-
 
 WIDTH = 118
 
@@ -35,53 +30,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line: tables for people, or one JSON object."""
     options = _parser().parse_args(arguments)
     show = Console(stderr=options.json, width=WIDTH)
-    effort = Effort(rounds=options.rounds, seconds=options.seconds)
-    report: dict[str, Any] = {"machine": _machine(), "comparisons": [], "figures": []}
-    for group in options.groups or GROUPS:
-        for result in GROUPS[group](effort):
-            report["comparisons" if isinstance(result, Comparison) else "figures"].append(asdict(result))
-            show.print(_table(result) if isinstance(result, Comparison) else _line(result), highlight=False)
+    if options.from_ is None:
+        report = _measured(options.selected, Effort(options.rounds, options.seconds), show)
+    else:
+        report = Report.read(options.from_)
+        for result in report.results():
+            show.print(showing.table(result), highlight=False)
+    show.print(showing.summary(report), highlight=False)
+    if options.before is not None:
+        show.print(showing.before_and_after(Report.read(options.before), report), highlight=False)
     if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        sys.stdout.write(json.dumps(report.plain(), indent=2) + "\n")
     return 0
+
+
+def _measured(selected: Sequence[str], effort: Effort, show: Console) -> Report:
+    report = Report.here()
+    numbers = {int(each) for each in selected if each.isdigit()}
+    for name, group in GROUPS.items():
+        if not selected or name in selected or numbers:
+            for each in group.workloads(effort, () if not selected or name in selected else numbers):
+                result = each if isinstance(each, Figure) else compare(each, effort.rounds)
+                report.add(result)
+                show.print(showing.table(result), highlight=False)
+    return report
+
+
+def _selected(text: str) -> str:
+    if text not in GROUPS and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is neither a row's number nor one of {', '.join(GROUPS)}")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
     usual = Effort()
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="default: all", metavar="|".join(GROUPS))
+    parser.add_argument(
+        "selected", nargs="*", type=_selected, help="default: all", metavar="NUMBER|" + "|".join(GROUPS)
+    )
     parser.add_argument("--rounds", type=int, default=usual.rounds, help="turns of each way (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="length of a turn (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one object on standard output; the tables go to the other")
+    parser.add_argument("--from", dest="from_", type=Path, metavar="JSON", help="show what was measured before")
+    parser.add_argument("--before", type=Path, metavar="JSON", help="show what has changed since then")
     return parser
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "wd_di": wd_di.__version__,
-        "confluent-kafka": confluent_kafka.version(),
-        "librdkafka": confluent_kafka.libversion()[0],
-    }
-
-
-def _table(comparison: Comparison) -> Table:
-    table = Table(title=comparison.title, title_justify="left")
-    table.add_column("way", no_wrap=True)
-    for column in (f"{comparison.unit}/s", "ratio", "of rounds", "median call", "99 %", "longest"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in comparison.rows:
-        calls = [f"{took:,.2f} ms" for took in (row.call_ms, row.slow_call_ms, row.longest_call_ms)]
-        span = f"{row.least_ratio:.2f} to {row.most_ratio:.2f}"
-        table.add_row(row.way, f"{row.rate:,.0f}", f"{row.ratio:.2f}", span, *calls)
-    return table
-
-
-def _line(figure: Figure) -> str:
-    value, least, most = (f"{each:,.2f}" for each in (figure.value, figure.least, figure.most))
-    return f"{figure.name}: {value} {figure.unit}" + (f" ({least} to {most})" if least != most else "")
 
 
 if __name__ == "__main__":

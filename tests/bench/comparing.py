@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import threading
 import time
@@ -9,92 +10,96 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.bench.workloads import Target, Turn
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from tests.bench.workloads import Workload
 
 START_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """How long one way has its turn, and how often. A short turn misleads: threads need time to find their rhythm."""
+class Spread:
+    """What the rounds gave: the median, and the extremes."""
 
-    rounds: int = 9
-    seconds: float = 2.0
+    median: float
+    least: float
+    most: float
 
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one way did in one round: how many units in how many seconds, and how long each call took."""
-
-    units: int
-    seconds: float
-    calls: Sequence[float]
-
-    @property
-    def rate(self) -> float:
-        """Units per second."""
-        return self.units / self.seconds
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Return the spread of these."""
+        each = list(values)
+        return cls(statistics.median(each), min(each), max(each))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way's figures: medians over the rounds, and of the ratio its extremes, too.
+    """One way's figures.
 
     Attributes:
-        ratio: The rate as a multiple of the first way's in the same round, so that a busy minute hurts both.
-        call_ms: The median call.
-        slow_call_ms: The call that one in a hundred exceeds.
-        longest_call_ms: The longest of a round.
+        ratio: The workload's figure as a multiple of the first way's in the same round: a busy minute hurts both.
     """
 
     way: str
-    rate: float
-    ratio: float
-    least_ratio: float
-    most_ratio: float
-    call_ms: float
-    slow_call_ms: float
-    longest_call_ms: float
+    ratio: Spread
+    figures: Mapping[str, Spread]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was asked and what was found, round by round within the same round."""
+
+    target: Target
+    found: Spread
+
+    @property
+    def kept(self) -> bool:
+        """Whether the median is within the limit."""
+        return self.target.kept(self.found.median)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared, in which unit a rate counts, and a row for each way; ratios are to the first."""
+    """What was compared, by which figure, with a row for each way, and a verdict on each target."""
 
+    number: int
     title: str
     unit: str
+    figure: str
     rows: Sequence[Row]
+    verdicts: Sequence[Verdict]
 
 
-def compare(title: str, unit: str, ways: Mapping[str, Callable[[], Turn]], rounds: int) -> Comparison:
+def compare(workload: Workload, rounds: int) -> Comparison:
     """Give each way its turn in every round; every second round goes backwards, so that none is always first."""
-    turns: dict[str, list[Turn]] = {name: [] for name in ways}
+    ways = workload.ways
+    turns: dict[str, list[Mapping[str, float]]] = {name: [] for name in ways}
     for way in ways.values():
         way()  # connects, and isn't counted
     for number in range(rounds):
         for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
-            turns[name].append(ways[name]())
+            gc.collect()  # the garbage of one way isn't the next one's business
+            turns[name].append(ways[name]().figures())
     base = next(iter(turns.values()))
-    return Comparison(title, unit, [_row(name, each, base) for name, each in turns.items()])
+    rows = [_row(name, each, base, workload.figure) for name, each in turns.items()]
+    verdicts = [Verdict(target, _found(target, turns)) for target in workload.targets]
+    return Comparison(workload.number, workload.title, workload.unit, workload.figure, rows, verdicts)
 
 
-def _row(name: str, turns: Sequence[Turn], base: Sequence[Turn]) -> Row:
-    ratios = [turn.rate / other.rate for turn, other in zip(turns, base, strict=True)]
-    return Row(
-        way=name,
-        rate=statistics.median(turn.rate for turn in turns),
-        ratio=statistics.median(ratios),
-        least_ratio=min(ratios),
-        most_ratio=max(ratios),
-        call_ms=1000 * statistics.median(_at(turn.calls, 0.5) for turn in turns),
-        slow_call_ms=1000 * statistics.median(_at(turn.calls, 0.99) for turn in turns),
-        longest_call_ms=1000 * statistics.median(max(turn.calls) for turn in turns),
-    )
+def _row(name: str, turns: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]], figure: str) -> Row:
+    ratio = Spread.of(turn[figure] / other[figure] for turn, other in zip(turns, base, strict=True))
+    return Row(name, ratio, {each: Spread.of(turn[each] for turn in turns) for each in turns[0]})
 
 
-def _at(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+def _found(target: Target, turns: Mapping[str, Sequence[Mapping[str, float]]]) -> Spread:
+    own = [turn[target.figure] for turn in turns[target.way]]
+    if target.against is None:
+        return Spread.of(own)
+    other = [turn[target.figure] for turn in turns[target.against]]
+    return Spread.of(a - b if target.above else a / b for a, b in zip(own, other, strict=True))
 
 
 def turn(threads: int, seconds: float, call: Callable[[int], int]) -> Turn:
@@ -112,8 +117,18 @@ def turn(threads: int, seconds: float, call: Callable[[int], int]) -> Turn:
             took.append(time.perf_counter() - began)
         return units, took
 
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as executor:
         done = list(executor.map(work, range(threads)))
-    lasted = time.perf_counter() - began
-    return Turn(sum(units for units, _ in done), lasted, [each for _, took in done for each in took])
+    lasted, spent = time.perf_counter() - began, time.process_time() - used
+    return Turn(sum(units for units, _ in done), lasted, [each for _, took in done for each in took], spent)
+
+
+def repeated(times: int, do: Callable[[], object]) -> Turn:
+    """Do it so many times on this thread, and measure all of them as one: what takes less than a clock does."""
+    each = range(times)
+    began, used = time.perf_counter(), time.process_time()
+    for _ in each:
+        do()
+    lasted, spent = time.perf_counter() - began, time.process_time() - used
+    return Turn(times, lasted, cpu=spent)

@@ -3,52 +3,56 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.bench import plain, starting, transactions
+from tests.bench.workloads import Place
 from tests.volume import cluster
 from wd_di.testing import LocalKafka
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from tests.bench.comparing import Comparison, Effort
-    from tests.bench.starting import Figure
-
-    Group = Callable[[Effort], Iterator[Comparison | Figure]]
+    from tests.bench.workloads import Effort, Figure, Rows, Workload
 
 
-def plain_producers(effort: Effort) -> Iterator[Comparison]:
-    """One shared producer against many."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Modules of rows that are measured at the same places.
+
+    Attributes:
+        places: Gives each place for as long as it is needed.
+        rows: With the numbers of what they give, so that nothing is made ready in vain; 0 has no number.
+    """
+
+    places: Callable[[Effort], Iterator[Place]]
+    rows: Sequence[tuple[Collection[int], Rows]]
+
+    def workloads(self, effort: Effort, wanted: Collection[int] = ()) -> Iterator[Workload | Figure]:
+        """Give what is to be measured: of these numbers, or all."""
+        rows = [each for numbers, each in self.rows if not wanted or {*numbers} & {*wanted}]
+        for place in self.places(effort) if rows else ():
+            for each in rows:
+                yield from (found for found in each(place) if not wanted or getattr(found, "number", 0) in wanted)
+
+
+def one_broker(effort: Effort) -> Iterator[Place]:
+    """Give one broker, or the cluster that is given."""
     with cluster() as kafka:
-        for threads in plain.THREADS:
-            yield plain.sharing(kafka, effort, threads)
-        yield plain.crowd(kafka, effort)
+        yield Place(effort, kafka, "the given cluster" if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else "one broker")
 
 
-def transactional_producers(effort: Effort) -> Iterator[Comparison]:
-    """One transactional producer against several, on one broker and on three, or on the cluster that is given."""
-    if "KAFKA_BOOTSTRAP_SERVERS" in os.environ:
-        with cluster() as kafka:
-            yield transactions.committing(kafka, effort, "the given cluster")
-        return
-    with LocalKafka() as kafka:
-        yield transactions.committing(kafka, effort, "one broker")
-    with LocalKafka(brokers=3) as kafka:
-        yield transactions.committing(kafka, effort, "three brokers")
-
-
-def beginnings(effort: Effort) -> Iterator[Figure]:
-    """What is paid before the first record."""
-    yield from starting.without_broker(effort.rounds)
+def one_and_three_brokers(effort: Effort) -> Iterator[Place]:
+    """Give one broker and then three, or the cluster that is given."""
+    yield from one_broker(effort)
     if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
-        yield from starting.brokers(min(effort.rounds, 3))
-    with cluster() as kafka:
-        yield from starting.producers(kafka, effort.rounds)
+        with LocalKafka(brokers=3) as kafka:
+            yield Place(effort, kafka, "three brokers")
 
 
 GROUPS: Mapping[str, Group] = {
-    "plain": plain_producers,
-    "transactions": transactional_producers,
-    "starting": beginnings,
+    "plain": Group(one_broker, [({11}, plain.sharing), ({0}, plain.crowd)]),
+    "transactions": Group(one_and_three_brokers, [({0}, transactions.committing)]),
+    "starting": Group(one_broker, [({0}, starting.beginnings)]),
 }

@@ -8,28 +8,32 @@ from queue import LifoQueue
 from typing import TYPE_CHECKING
 
 from tests.bench.clients import answered, delivered, polled, pool, raw, topic
-from tests.bench.comparing import Comparison, Effort, Turn, compare, turn
+from tests.bench.comparing import turn
+from tests.bench.workloads import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from confluent_kafka import Producer
 
+    from tests.bench.workloads import Place, Way
     from wd_di import ProducerPool
-    from wd_di.testing import Cluster
 
 THREADS = (1, 8, 32)
 CROWD, PRODUCERS = 32, 8
 
 
-def sharing(kafka: Cluster, effort: Effort, threads: int) -> Comparison:
-    """Compare one shared producer with one for each thread, where each thread waits for each of its records."""
-    with _sharing(kafka.bootstrap_servers, topic(kafka, f"sharing-{threads}"), effort, threads) as ways:
-        return compare(f"plain producers, {threads} threads that wait for each record", "records", ways, effort.rounds)
+def sharing(place: Place) -> Iterator[Workload]:
+    """Give one shared producer against one for each thread, where each thread waits for each of its records."""
+    kafka = place.kafka
+    for threads in THREADS:
+        to = topic(kafka, f"sharing-{threads}")
+        with _sharing(kafka.bootstrap_servers, to, place.effort.seconds, threads) as ways:
+            yield Workload(11, f"plain producers, {threads} threads that wait for each record", "records", ways)
 
 
 @contextmanager
-def _sharing(servers: str, to: str, effort: Effort, threads: int) -> Iterator[dict[str, Callable[[], Turn]]]:
+def _sharing(servers: str, to: str, seconds: float, threads: int) -> Iterator[dict[str, Way]]:
     with ExitStack() as stack:
         shared = {linger: stack.enter_context(raw(servers, linger_ms=linger)) for linger in (0, 1)}
         for producer in shared.values():
@@ -46,12 +50,13 @@ def _sharing(servers: str, to: str, effort: Effort, threads: int) -> Iterator[di
             "wd_di: size=1, share=32": lambda _: _sent(one, to),
             "wd_di: size=threads": lambda _: _sent(many, to),
         }
-        yield {name: partial(turn, threads, effort.seconds, call) for name, call in calls.items()}
+        yield {name: partial(turn, threads, seconds, call) for name, call in calls.items()}
 
 
-def crowd(kafka: Cluster, effort: Effort) -> Comparison:
-    """Compare who comes next where more threads than producers send: the last that came, or the first."""
-    crowded, servers = topic(kafka, "crowd"), kafka.bootstrap_servers
+def crowd(place: Place) -> Iterator[Workload]:
+    """Give who comes next where more threads than producers send: the last that came, or the first."""
+    servers, seconds = place.kafka.bootstrap_servers, place.effort.seconds
+    crowded = topic(place.kafka, "crowd")
     idle: LifoQueue[Producer] = LifoQueue()
 
     def by_hand(_: int) -> int:
@@ -66,10 +71,10 @@ def crowd(kafka: Cluster, effort: Effort) -> Comparison:
             idle.put(stack.enter_context(raw(servers)))
         ours = stack.enter_context(pool(servers, PRODUCERS))
         ways = {
-            "a LIFO queue of 8 producers": partial(turn, CROWD, effort.seconds, by_hand),
-            "wd_di: size=8": partial(turn, CROWD, effort.seconds, lambda _: _sent(ours, crowded)),
+            "a LIFO queue of 8 producers": partial(turn, CROWD, seconds, by_hand),
+            "wd_di: size=8": partial(turn, CROWD, seconds, lambda _: _sent(ours, crowded)),
         }
-        return compare(f"plain producers, {CROWD} threads over {PRODUCERS}", "records", ways, effort.rounds)
+        yield Workload(0, f"plain producers, {CROWD} threads over {PRODUCERS}", "records", ways)
 
 
 def _one(send: Callable[[Producer, str], None], producer: Producer, to: str) -> int:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
 
 from tests.bench.clients import pool, raw, transactional
+from tests.bench.workloads import Figure
 from wd_di.testing import Cluster, LocalKafka, MockKafka
 
 if TYPE_CHECKING:
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
 
     from confluent_kafka import Producer
 
+    from tests.bench.workloads import Place
+
 MANY = 20
 KEPT = 10
 GIVEN_UP_MS = 1_500
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One cost: the median of several times, and the extremes."""
-
-    name: str
-    unit: str
-    value: float
-    least: float
-    most: float
+def beginnings(place: Place) -> Iterator[Figure]:
+    """Measure what is paid before the first record."""
+    rounds = place.effort.rounds
+    yield from without_broker(rounds)
+    if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
+        yield from brokers(min(rounds, 3))
+    yield from producers(place.kafka, rounds)
 
 
 def without_broker(rounds: int) -> Iterator[Figure]:

@@ -9,28 +9,30 @@ from queue import Queue
 from typing import TYPE_CHECKING
 
 from tests.bench.clients import RECORD, TIMEOUT_S, pool, topic, transactional
-from tests.bench.comparing import Comparison, Effort, Turn, compare, turn
+from tests.bench.comparing import turn
+from tests.bench.workloads import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from confluent_kafka import Producer
 
+    from tests.bench.workloads import Place, Way
     from wd_di import ProducerPool
-    from wd_di.testing import Cluster
 
 RECORDS = 10
 IN_TURN, MANY = 4, 8
 
 
-def committing(kafka: Cluster, effort: Effort, brokers: str) -> Comparison:
-    """Compare one producer with several, each by hand and by a pool, in transactions of ten records."""
-    with _committing(kafka.bootstrap_servers, topic(kafka, "committing"), effort) as ways:
-        return compare(f"transactions of {RECORDS} records, {brokers}", "transactions", ways, effort.rounds)
+def committing(place: Place) -> Iterator[Workload]:
+    """Give one producer against several, each by hand and by a pool, in transactions of ten records."""
+    to = topic(place.kafka, "committing")
+    with _committing(place.kafka.bootstrap_servers, to, place.effort.seconds) as ways:
+        yield Workload(0, f"transactions of {RECORDS} records, {place.brokers}", "transactions", ways)
 
 
 @contextmanager
-def _committing(servers: str, to: str, effort: Effort) -> Iterator[dict[str, Callable[[], Turn]]]:
+def _committing(servers: str, to: str, seconds: float) -> Iterator[dict[str, Way]]:
     with ExitStack() as stack:
         [alone], few, many = (
             [stack.enter_context(producer) for producer in transactional(servers, count)]
@@ -47,7 +49,7 @@ def _committing(servers: str, to: str, effort: Effort) -> Iterator[dict[str, Cal
             "8 threads, a queue of 8 producers": (MANY, lambda _: _from(idle, to)),
             "8 threads, wd_di: size=8": (MANY, lambda _: _by_pool(pool_of_many, to)),
         }
-        yield {name: partial(turn, threads, effort.seconds, call) for name, (threads, call) in calls.items()}
+        yield {name: partial(turn, threads, seconds, call) for name, (threads, call) in calls.items()}
 
 
 def _queue(producers: list[Producer]) -> Queue[Producer]:

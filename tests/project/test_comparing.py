@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.bench.clients import ID, LOG_PARTITIONS, _java_hash, instance
-from tests.bench.comparing import Turn, compare, turn
+from tests.bench.comparing import Spread, compare, turn
+from tests.bench.workloads import Target, Turn, Workload
 
 
 def test_each_way_is_first_in_turn():
@@ -15,7 +16,7 @@ def test_each_way_is_first_in_turn():
     def way(name):
         return lambda: order.append(name) or Turn(1, 1.0, [0.1])
 
-    compared = compare("t", "u", {"a": way("a"), "b": way("b")}, rounds=3)
+    compared = compare(Workload(1, "t", "u", {"a": way("a"), "b": way("b")}), rounds=3)
 
     assert "ab" + "ab" + "ba" + "ab" == "".join(order)
     assert ["a", "b"] == [row.way for row in compared.rows]
@@ -30,11 +31,29 @@ def test_a_ratio_is_one_of_the_same_round():
         "b": lambda: Turn(next(other), 1.0, [0.001]),
     }
 
-    first, second = compare("t", "u", ways, rounds=3).rows
+    first, second = compare(Workload(1, "t", "u", ways), rounds=3).rows
 
-    assert (100, 1, 1, 1) == (first.rate, first.ratio, first.least_ratio, first.most_ratio)
-    assert (50, 2, 0.5, 2) == (second.rate, second.ratio, second.least_ratio, second.most_ratio)
-    assert (2, 3, 3) == (first.call_ms, first.slow_call_ms, first.longest_call_ms)
+    assert (Spread(100, 10, 100), Spread(1, 1, 1)) == (first.figures["rate"], first.ratio)
+    assert (Spread(50, 20, 200), Spread(2, 0.5, 2)) == (second.figures["rate"], second.ratio)
+    assert [2, 3, 3] == [first.figures[name].median for name in ("call", "p99", "longest")]
+
+
+def test_less_is_better_of_what_is_paid():
+    """A ratio is of the figure that the workload names, and each target of its own."""
+    ways = {
+        "a": lambda: Turn(10, 1.0, cpu=0.5, also={"share": 0.25}),
+        "b": lambda: Turn(10, 2.0, cpu=1.0, also={"share": 0.5}),
+    }
+    asked = [
+        Target("b", "time", 1.9, "at most", against="a"),
+        Target("b", "cpu", 50_000, "at most", against="a", above=True),
+        Target("b", "share", 0.5, "at least"),
+    ]
+
+    compared = compare(Workload(1, "t", "u", ways, figure="cpu", targets=asked), rounds=2)
+
+    assert [1, 2] == [row.ratio.median for row in compared.rows]
+    assert [(2, False), (50_000, True), (0.5, True)] == [(each.found.median, each.kept) for each in compared.verdicts]
 
 
 def test_a_turn_counts_what_all_threads_did():
