@@ -109,7 +109,7 @@ wheel-test-%: .venv/uv.stamp
 lowest: .venv/uv.stamp ## the same with the lowest versions that the wheel allows [PYTHONS WORKERS ARGS]
 	.ci/wheel $(firstword $(PYTHONS)) lowest $(ARGS)
 
-bench: .venv/dev.stamp .venv/kafka.stamp ## measures the figures that the pages quote, in a quarter of an hour [ARGS]
+bench: .venv/bench.stamp .venv/kafka.stamp ## measures the figures that the pages quote, against what one would take instead [ARGS]
 	$(PY) -m tests.bench $(ARGS)
 
 chaos: .venv/dev.stamp .venv/kafka.stamp ## kills, freezes and cuts off brokers and writers, then proves what was reported [MINUTES SEED ARGS]
@@ -124,7 +124,7 @@ mutants: .venv/dev.stamp ## small mistakes in the slot table and in transactions
 
 constraints: .venv/uv.stamp ## constraints.txt anew, with the newest versions of everything
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --all-extras \
-		--group build --group dev --group docs --custom-compile-command "make constraints" \
+		--group build --group bench --group dev --group docs --custom-compile-command "make constraints" \
 		--output-file constraints.txt pyproject.toml
 
 jars: .venv/dev.stamp ## wd_di/testing/jars.sha256 anew: what LocalKafka downloads, with its sums
@@ -150,6 +150,10 @@ clean: ## removes all that the targets have made
 
 .venv/dev.stamp: .venv/uv.stamp $(SPEC)
 	$(INSTALL) --group dev --editable '.[local-kafka]'
+	@touch $@
+
+.venv/bench.stamp: .venv/dev.stamp
+	$(INSTALL) --group bench
 	@touch $@
 
 .venv/docs.stamp: .venv/uv.stamp $(SPEC)
