@@ -43,12 +43,15 @@ def transactional(servers: str, count: int) -> Iterator[Producer]:
         yield producer
 
 
-def pool(servers: str, size: int, *, share: int = 1, transactions: bool = False, **kafka: Any) -> ProducerPool:
+def pool(
+    servers: str, size: int, *, share: int = 1, transactions: bool = False, warm: bool | None = None, **kafka: Any
+) -> ProducerPool:
     """Return an open pool; close it."""
     settings = PoolSettings(
         size=size,
         share=share,
         transactional_id=ID if transactions else None,
+        warm=warm,
         instance=instance(),
         timeout_ms=TIMEOUT_S * 1000,
         kafka=KafkaSettings.of({"bootstrap.servers": servers} | _dotted(kafka)),
