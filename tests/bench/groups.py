@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.bench import plain, starting, transactions
+from tests.bench import checkout, plain, sending, starting, transactions
 from tests.bench.workloads import Place
 from tests.volume import cluster
 from wd_di.testing import LocalKafka
@@ -37,6 +37,11 @@ class Group:
                 yield from (found for found in each(place) if not wanted or getattr(found, "number", 0) in wanted)
 
 
+def nowhere(effort: Effort) -> Iterator[Place]:
+    """Give a place for what needs no broker."""
+    yield Place(effort)
+
+
 def one_broker(effort: Effort) -> Iterator[Place]:
     """Give one broker, or the cluster that is given."""
     with cluster() as kafka:
@@ -52,7 +57,17 @@ def one_and_three_brokers(effort: Effort) -> Iterator[Place]:
 
 
 GROUPS: Mapping[str, Group] = {
-    "plain": Group(one_broker, [({11}, plain.sharing), ({0}, plain.crowd)]),
+    "checkout": Group(nowhere, [({1}, checkout.idle), ({2}, checkout.waiting), ({15}, checkout.growth)]),
+    "plain": Group(
+        one_broker,
+        [
+            ({3}, sending.alone),
+            ({3}, sending.behind),
+            ({4}, sending.crowded),
+            ({11}, plain.sharing),
+            ({0}, plain.crowd),
+        ],
+    ),
     "transactions": Group(one_and_three_brokers, [({0}, transactions.committing)]),
     "starting": Group(one_broker, [({0}, starting.beginnings)]),
 }

@@ -5,30 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
+from rich.console import Group
 from rich.table import Table
 
-from tests.bench.comparing import Comparison
-from tests.bench.workloads import CALLS
+from tests.bench.workloads import CALLS, Figure
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tests.bench.comparing import Spread, Verdict
+    from tests.bench.comparing import Comparison, Spread, Verdict
     from tests.bench.report import Report
-    from tests.bench.workloads import Figure, Target
+    from tests.bench.workloads import Target
 
 UNITS = {"time": "µs", "cpu": "CPU, µs", **{name: f"{name}, ms" for name in CALLS}}
 """Of the figures that have a unit by themselves; a rate has that of its workload, and others have it in their names."""
 PLAIN: dict[str, Any] = {"title_justify": "left", "box": SIMPLE, "pad_edge": False}
+BOUNDS = {"at most": "≤", "at least": "≥"}
 MARKS = {True: "✓", False: "✗"}
 
 
 def table(result: Comparison | Figure) -> RenderableType:
     """Return a comparison's table with its verdicts below, or a figure's line."""
-    if not isinstance(result, Comparison):
+    if isinstance(result, Figure):
         return line(result)
-    shown = Table(title=heading(result), caption_justify="left", **PLAIN)
-    shown.caption = "\n".join(told(each, result.unit) for each in result.verdicts) or None
+    shown = Table(title=heading(result), **PLAIN)
     shown.add_column("way")
     names = list(dict.fromkeys(name for row in result.rows for name in row.figures if name != _hidden(result)))
     for name in (column(name, result.unit) for name in names):
@@ -37,7 +37,7 @@ def table(result: Comparison | Figure) -> RenderableType:
     for row in result.rows:
         found = [row.figures.get(name) for name in names]
         shown.add_row(row.way, *("" if each is None else number(each.median) for each in found), spread(row.ratio))
-    return shown
+    return Group(shown, *(told(each, result.unit) for each in result.verdicts), "")
 
 
 def _hidden(result: Comparison) -> str:
@@ -79,10 +79,10 @@ def spread(found: Spread) -> str:
 def asked(target: Target, unit: str) -> str:
     """Return what is asked of a way, without the way."""
     name = column(target.figure, unit)
-    limit = f"{target.bound} {number(target.limit)}"
+    limit = f"{BOUNDS[target.bound]} {number(target.limit)}"
     if target.against is None:
         return f"{name} {limit}"
-    return f"{name} {limit} {'above' if target.above else 'times'} that of {target.against}"
+    return f"{name} {limit} {'above' if target.above else '×'} {target.against}"
 
 
 def told(verdict: Verdict, unit: str) -> str:
