@@ -69,7 +69,7 @@ def idle(place: Place) -> Iterator[Workload]:
         asked = [Target(OURS, "cpu", 2.5, "at most", against=BASE)]
         if PSYCOPG in lends:
             asked.append(Target(OURS, "cpu", 0.5, "at most", against=PSYCOPG))
-        ways: dict[str, Way] = {name: partial(_taking, seconds, lend) for name, lend in lends.items()}
+        ways: dict[str, Way] = {name: partial(taking, seconds, lend) for name, lend in lends.items()}
         yield Workload(1, "checkout and return, idle pool, one thread", "checkouts", ways, "cpu", asked)
         ways = {
             BASE: partial(_awaiting, seconds, partial(BorrowedAsync, Idle(range(SLOTS)))),
@@ -123,10 +123,10 @@ def _of_slots(place: Place) -> Iterator[Workload]:
             heard.observer.subscribe(Event, lambda _: None)
         many = cycle([stack.enter_context(memory(1)) for _ in range(100)])
         ways: dict[str, Way] = {
-            _counted(count, "slot"): partial(_taking, seconds, each.producer) for count, each in pools.items()
+            _counted(count, "slot"): partial(taking, seconds, each.producer) for count, each in pools.items()
         }
-        ways["1 slot, 1,000 subscribers"] = partial(_taking, seconds, heard.producer)
-        ways["100 pools of 1 slot, in turn"] = partial(_taking, seconds, lambda: next(many).producer())
+        ways["1 slot, 1,000 subscribers"] = partial(taking, seconds, heard.producer)
+        ways["100 pools of 1 slot, in turn"] = partial(taking, seconds, lambda: next(many).producer())
         yield Workload(15, "checkout and return, idle pool, as it grows", "checkouts", ways, "cpu", _flat(ways))
 
 
@@ -168,7 +168,8 @@ def _flat(ways: dict[str, Way]) -> list[Target]:
     return [Target(each, "cpu", FLAT, "at most", against=first) for each in others]
 
 
-def _taking(seconds: float, lend: Lend) -> Turn:
+def taking(seconds: float, lend: Lend) -> Turn:
+    """Take and give back until the time is over."""
     taken, each = 0, range(AT_ONCE)
     began, used = time.perf_counter(), time.process_time()
     while (lasted := time.perf_counter() - began) < seconds or not taken:

@@ -6,7 +6,20 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.bench import checkout, plain, sending, starting, transactions
+from tests.bench import (
+    awaited,
+    batches,
+    checkout,
+    injecting,
+    interpreters,
+    loops,
+    opening,
+    plain,
+    records,
+    sending,
+    starting,
+    transactions,
+)
 from tests.bench.workloads import Place
 from tests.volume import cluster
 from wd_di.testing import LocalKafka
@@ -58,6 +71,7 @@ def one_and_three_brokers(effort: Effort) -> Iterator[Place]:
 
 GROUPS: Mapping[str, Group] = {
     "checkout": Group(nowhere, [({1}, checkout.idle), ({2}, checkout.waiting), ({15}, checkout.growth)]),
+    "injection": Group(nowhere, [({8}, injecting.injection), ({14}, interpreters.imports)]),
     "plain": Group(
         one_broker,
         [
@@ -68,6 +82,19 @@ GROUPS: Mapping[str, Group] = {
             ({0}, plain.crowd),
         ],
     ),
-    "transactions": Group(one_and_three_brokers, [({0}, transactions.committing)]),
-    "starting": Group(one_broker, [({0}, starting.beginnings)]),
+    "records": Group(
+        one_broker,
+        [({5}, records.many_records), ({15}, records.growth), ({9}, awaited.alone), ({10}, awaited.crowds)],
+    ),
+    "transactions": Group(
+        one_and_three_brokers,
+        [
+            ({6}, transactions.in_turn),
+            ({7}, transactions.side_by_side),
+            ({16}, batches.batches),
+            ({17}, loops.committing),
+        ],
+    ),
+    "starting": Group(one_broker, [({12}, opening.opened), ({13}, opening.idle), ({0}, starting.beginnings)]),
+    "pythons": Group(nowhere, [({18}, interpreters.others)]),
 }

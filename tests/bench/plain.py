@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from queue import LifoQueue
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tests.bench.clients import answered, delivered, polled, pool, raw, topic
 from tests.bench.comparing import turn
-from tests.bench.workloads import Workload
+from tests.bench.sending import sent
+from tests.bench.workloads import Target, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,40 +19,51 @@ if TYPE_CHECKING:
     from confluent_kafka import Producer
 
     from tests.bench.workloads import Place, Way
-    from wd_di import ProducerPool
 
-THREADS = (1, 8, 32)
+THREADS = {8: 1.0, 32: 2.0}
+"""How many share, and how many times as fast as under a lock they should be."""
+LOCKED, OURS = "one shared, polled, one record at a time under a lock", "wd_di: size=1, share=32"
 CROWD, PRODUCERS = 32, 8
 
 
 def sharing(place: Place) -> Iterator[Workload]:
     """Give one shared producer against one for each thread, where each thread waits for each of its records."""
     kafka = place.kafka
-    for threads in THREADS:
+    for threads, least in THREADS.items():
         to = topic(kafka, f"sharing-{threads}")
         with _sharing(kafka.bootstrap_servers, to, place.effort.seconds, threads) as ways:
-            yield Workload(11, f"plain producers, {threads} threads that wait for each record", "records", ways)
+            asked = [Target(OURS, "rate", least, "at least", against=LOCKED)]
+            title = f"plain producers, {threads} threads that wait for each record"
+            yield Workload(11, title, "records", ways, targets=asked)
 
 
 @contextmanager
-def _sharing(servers: str, to: str, seconds: float, threads: int) -> Iterator[dict[str, Way]]:
+def _sharing(servers: str, to: str, seconds: float, count: int) -> Iterator[dict[str, Way]]:
     with ExitStack() as stack:
         shared = {linger: stack.enter_context(raw(servers, linger_ms=linger)) for linger in (0, 1)}
         for producer in shared.values():
             stack.enter_context(polled(producer))
+        alone, one_at_a_time = stack.enter_context(raw(servers, linger_ms=0)), threading.Lock()
+        stack.enter_context(polled(alone))
         naive = stack.enter_context(raw(servers))
-        own = [stack.enter_context(raw(servers)) for _ in range(threads)]
-        many = stack.enter_context(pool(servers, threads))
+        own = [stack.enter_context(raw(servers)) for _ in range(count)]
+        many = stack.enter_context(pool(servers, count))
         one = stack.enter_context(pool(servers, 1, share=32, linger_ms=0))
+
+        def locked(_: int) -> int:
+            with one_at_a_time:
+                return _one(answered, alone, to)
+
         calls: dict[str, Callable[[int], int]] = {
             "one shared, polled, linger.ms=0": lambda _: _one(answered, shared[0], to),
             "one shared, polled, linger.ms=1": lambda _: _one(answered, shared[1], to),
+            LOCKED: locked,
             "one shared, flushed each time": lambda _: _one(delivered, naive, to),
             "one for each thread, flushed": lambda thread: _one(delivered, own[thread], to),
-            "wd_di: size=1, share=32": lambda _: _sent(one, to),
-            "wd_di: size=threads": lambda _: _sent(many, to),
+            OURS: lambda _: sent(one, to),
+            "wd_di: size=threads": lambda _: sent(many, to),
         }
-        yield {name: partial(turn, threads, seconds, call) for name, call in calls.items()}
+        yield {name: partial(turn, count, seconds, call) for name, call in calls.items()}
 
 
 def crowd(place: Place) -> Iterator[Workload]:
@@ -72,17 +85,11 @@ def crowd(place: Place) -> Iterator[Workload]:
         ours = stack.enter_context(pool(servers, PRODUCERS))
         ways = {
             "a LIFO queue of 8 producers": partial(turn, CROWD, seconds, by_hand),
-            "wd_di: size=8": partial(turn, CROWD, seconds, lambda _: _sent(ours, crowded)),
+            "wd_di: size=8": partial(turn, CROWD, seconds, lambda _: sent(ours, crowded)),
         }
         yield Workload(0, f"plain producers, {CROWD} threads over {PRODUCERS}", "records", ways)
 
 
 def _one(send: Callable[[Producer, str], None], producer: Producer, to: str) -> int:
     send(producer, to)
-    return 1
-
-
-def _sent(ours: ProducerPool, to: str) -> int:
-    with ours.producer() as producer:
-        producer.produce_sync(to, b"x" * 100)
     return 1

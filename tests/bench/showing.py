@@ -11,6 +11,8 @@ from rich.table import Table
 from tests.bench.workloads import CALLS, Figure
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rich.console import RenderableType
 
     from tests.bench.comparing import Comparison, Spread, Verdict
@@ -30,7 +32,7 @@ def table(result: Comparison | Figure) -> RenderableType:
         return line(result)
     shown = Table(title=heading(result), **PLAIN)
     shown.add_column("way")
-    names = list(dict.fromkeys(name for row in result.rows for name in row.figures if name != _hidden(result)))
+    names = list(dict.fromkeys(name for row in result.rows for name in row.figures if name not in _hidden(result)))
     for name in (column(name, result.unit) for name in names):
         shown.add_column(name, justify="right")
     shown.add_column("ratio", justify="right", no_wrap=True)
@@ -40,9 +42,9 @@ def table(result: Comparison | Figure) -> RenderableType:
     return Group(shown, *(told(each, result.unit) for each in result.verdicts), "")
 
 
-def _hidden(result: Comparison) -> str:
-    """Return which of two figures that say the same isn't shown."""
-    return "time" if result.figure == "rate" else "rate"
+def _hidden(result: Comparison) -> Collection[str]:
+    """Return what says the same as another figure, or nothing where a way's own figures count."""
+    return {"rate": ["time"], "time": ["rate"], "cpu": ["rate"]}.get(result.figure, ["rate", "time"])
 
 
 def heading(result: Comparison) -> str:

@@ -1,19 +1,22 @@
-"""How many transactions one producer commits, and how many several do: in turn on one thread, and on eight."""
+"""How many transactions one producer commits, and how many several do: in turn on one thread, and on eight.
+
+All ids have the same map of coordinators: whether an id shares its coordinator with others decides on its speed.
+"""
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+import threading
+from contextlib import ExitStack
 from functools import partial
 from itertools import cycle
-from queue import Queue
 from typing import TYPE_CHECKING
 
 from tests.bench.clients import RECORD, TIMEOUT_S, pool, topic, transactional
 from tests.bench.comparing import turn
-from tests.bench.workloads import Workload
+from tests.bench.workloads import Target, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from confluent_kafka import Producer
 
@@ -21,50 +24,54 @@ if TYPE_CHECKING:
     from wd_di import ProducerPool
 
 RECORDS = 10
-IN_TURN, MANY = 4, 8
+FEW, MANY = 5, 8
+ALONE = "1 thread, 1 producer"
+ROTATION, IN_TURN = f"1 thread, {FEW} producers in turn", f"1 thread, wd_di: size={FEW}"
+SHARED = f"{MANY} threads, 1 producer and a lock"
+OWN, POOLED = f"{MANY} threads, a producer each", f"{MANY} threads, wd_di: size={MANY}"
 
 
-def committing(place: Place) -> Iterator[Workload]:
-    """Give one producer against several, each by hand and by a pool, in transactions of ten records."""
-    to = topic(place.kafka, "committing")
-    with _committing(place.kafka.bootstrap_servers, to, place.effort.seconds) as ways:
-        yield Workload(0, f"transactions of {RECORDS} records, {place.brokers}", "transactions", ways)
-
-
-@contextmanager
-def _committing(servers: str, to: str, seconds: float) -> Iterator[dict[str, Way]]:
+def in_turn(place: Place) -> Iterator[Workload]:
+    """Give one thread that commits transaction after transaction, of ten records each."""
+    servers, to = place.kafka.bootstrap_servers, topic(place.kafka, "in-turn")
     with ExitStack() as stack:
-        [alone], few, many = (
-            [stack.enter_context(producer) for producer in transactional(servers, count)]
-            for count in (1, IN_TURN, MANY)
-        )
-        rotation, idle = cycle(few), _queue(many)
-        pool_of_few, pool_of_many = (
-            stack.enter_context(pool(servers, size, transactions=True)) for size in (IN_TURN, MANY)
-        )
-        calls: dict[str, tuple[int, Callable[[int], int]]] = {
-            "1 thread, 1 producer": (1, lambda _: _by_hand(alone, to)),
-            "1 thread, 4 producers in turn": (1, lambda _: _by_hand(next(rotation), to)),
-            "1 thread, wd_di: size=4": (1, lambda _: _by_pool(pool_of_few, to)),
-            "8 threads, a queue of 8 producers": (MANY, lambda _: _from(idle, to)),
-            "8 threads, wd_di: size=8": (MANY, lambda _: _by_pool(pool_of_many, to)),
+        [alone], few = ([stack.enter_context(each) for each in transactional(servers, count)] for count in (1, FEW))
+        rotation = cycle(few)
+        ours = stack.enter_context(pool(servers, FEW, transactions=True))
+        calls: dict[str, Callable[[int], int]] = {
+            ALONE: lambda _: _by_hand(alone, to),
+            ROTATION: lambda _: _by_hand(next(rotation), to),
+            IN_TURN: lambda _: _by_pool(ours, to),
         }
-        yield {name: partial(turn, threads, seconds, call) for name, (threads, call) in calls.items()}
+        asked = [Target(IN_TURN, "rate", 0.95, "at least", against=ROTATION)]
+        title = f"transactions of {RECORDS} records in turn, {place.brokers}"
+        yield Workload(6, title, "transactions", _ways(place, 1, calls), targets=asked)
 
 
-def _queue(producers: list[Producer]) -> Queue[Producer]:
-    queue: Queue[Producer] = Queue()
-    for producer in producers:
-        queue.put(producer)
-    return queue
+def side_by_side(place: Place) -> Iterator[Workload]:
+    """Give eight threads that do the same at once."""
+    servers, to = place.kafka.bootstrap_servers, topic(place.kafka, "side-by-side")
+    with ExitStack() as stack:
+        [alone], many = ([stack.enter_context(each) for each in transactional(servers, count)] for count in (1, MANY))
+        one_at_a_time = threading.Lock()
+        ours = stack.enter_context(pool(servers, MANY, transactions=True))
+
+        def sharing(_: int) -> int:
+            with one_at_a_time:
+                return _by_hand(alone, to)
+
+        calls: dict[str, Callable[[int], int]] = {
+            SHARED: sharing,
+            OWN: lambda thread: _by_hand(many[thread], to),
+            POOLED: lambda _: _by_pool(ours, to),
+        }
+        asked = [Target(POOLED, "rate", 0.97, "at least", against=OWN)]
+        title = f"transactions of {RECORDS} records side by side, {place.brokers}"
+        yield Workload(7, title, "transactions", _ways(place, MANY, calls), targets=asked)
 
 
-def _from(idle: Queue[Producer], to: str) -> int:
-    producer = idle.get()
-    try:
-        return _by_hand(producer, to)
-    finally:
-        idle.put(producer)
+def _ways(place: Place, threads: int, calls: Mapping[str, Callable[[int], int]]) -> dict[str, Way]:
+    return {name: partial(turn, threads, place.effort.seconds, call) for name, call in calls.items()}
 
 
 def _by_hand(producer: Producer, to: str) -> int:

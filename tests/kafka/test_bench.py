@@ -1,9 +1,8 @@
-"""The benchmarks run, and the pages show what they measure."""
+"""The benchmarks run."""
 
 from __future__ import annotations
 
 import json
-import re
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,16 @@ import pytest
 
 from tests.bench.__main__ import main
 from tests.bench.groups import GROUPS
-from tests.pages import ROOT
 
 if TYPE_CHECKING:
     from wd_di.testing import Cluster
 
-WHEN = (ROOT / "docs" / "when.md").read_text()
-COMPARISONS = {"plain": 4, "transactions": 1, "starting": 0}
+pytestmark = pytest.mark.timeout(240)
+COMPARISONS = {"checkout": 7, "injection": 2, "plain": 5, "records": 5, "transactions": 4, "starting": 2}
+"""How many of each group. Other Pythons are left out: each would have to be prepared first."""
 
 
-@pytest.fixture(scope="module", params=GROUPS)
+@pytest.fixture(scope="module", params=COMPARISONS)
 def group(request: pytest.FixtureRequest) -> str:
     """Each of the groups."""
     return str(request.param)
@@ -47,10 +46,6 @@ def test_every_way_is_measured(group: str, measured: dict[str, Any]) -> None:
     assert [] == [each["name"] for each in measured["figures"] if not each["least"] <= each["value"] <= each["most"]]
 
 
-def test_the_page_shows_what_is_measured(group: str, measured: dict[str, Any]) -> None:
-    """Whoever runs the benchmarks finds the rows of the page in their output, and none is left out."""
-    names = {row["way"] for comparison in measured["comparisons"] for row in comparison["rows"]}
-    names |= {each["name"] for each in measured["figures"]}
-    shown = {name.replace("`", "") for name in re.findall(r"^\| (.+?) \|", WHEN, re.MULTILINE)}
-
-    assert set() == names - shown
+def test_no_group_is_forgotten() -> None:
+    """A new group is measured here, too."""
+    assert {*COMPARISONS, "pythons"} == {*GROUPS}
