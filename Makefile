@@ -38,7 +38,7 @@ export UV_PYTHON_DOWNLOADS := never
 export WORKERS
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-code lint-files format docs changelog pictures package wheel-test matrix lowest bench chaos volume \
+.PHONY: help demo test lint lint-code lint-files format docs changelog pictures figures package wheel-test matrix lowest bench chaos volume \
 	mutants constraints jars clean
 
 help: ## this
@@ -89,6 +89,10 @@ changelog: .venv/docs.stamp ## CHANGELOG.md with the changes that aren't release
 # docs/pictures/*.txt are the sources; what they give is committed, since the README shows it.
 pictures: .venv/uv.stamp ## the pictures of the documentation, drawn from their text
 	$(PY) docs/pictures/draw.py
+
+# After `make bench ARGS="--save docs/performance.json"`; what they give is committed, too.
+figures: .venv/dev.stamp ## the tables and charts of the pages, from docs/performance.json
+	$(PY) -m tests.bench --from docs/performance.json --charts --page docs/performance.md --page docs/when.md
 
 # What the package index gets, checked as the index would and for what is missing.
 package: .venv/dev.stamp ## the wheel and the source distribution in dist, checked for the package index [TAG]

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Report:
-    """The results of a run, and where it ran."""
+    """The results of a run, where it ran, and which workloads failed, with their errors."""
 
     machine: dict[str, Any]
     comparisons: list[Comparison] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def here(cls) -> Report:
@@ -46,7 +47,7 @@ class Report:
         """Return the report that was written there."""
         plain = json.loads(path.read_text("utf-8"))
         comparisons = [_comparison(each) for each in plain["comparisons"]]
-        return cls(plain["machine"], comparisons, [Figure(**each) for each in plain["figures"]])
+        return cls(plain["machine"], comparisons, [Figure(**each) for each in plain["figures"]], plain["failed"])
 
     def add(self, result: Comparison | Figure) -> None:
         """Take in what was found."""

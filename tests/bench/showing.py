@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.bench.report import Report
     from tests.bench.workloads import Target
 
-UNITS = {"time": "µs", "cpu": "CPU, µs", **{name: f"{name}, ms" for name in CALLS}}
+UNITS = {"time": "time, µs", "cpu": "CPU, µs", **{name: f"{name}, ms" for name in CALLS}}
 """Of the figures that have a unit by themselves; a rate has that of its workload, and others have it in their names."""
 PLAIN: dict[str, Any] = {"title_justify": "left", "box": SIMPLE, "pad_edge": False}
 BOUNDS = {"at most": "≤", "at least": "≥"}

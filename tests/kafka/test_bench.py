@@ -40,6 +40,7 @@ def test_every_way_is_measured(group: str, measured: dict[str, Any]) -> None:
     """Each way commits or delivers something in its turn, and everything that is there at the start costs something."""
     rows = [row for comparison in measured["comparisons"] for row in comparison["rows"]]
 
+    assert {} == measured["failed"]
     assert COMPARISONS[group] == len(measured["comparisons"])
     assert (group == "starting") == bool(measured["figures"])
     assert [] == [row["way"] for row in rows if not row["figures"]["rate"]["least"] > 0]
