@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 SHARE = 1_000
 CROWDS = ((64, 1.2, 16), (SHARE, 1.0, 64))
 """How many tasks; how many times what aiokafka does is asked of a pool; and `AIOProducer`'s best batch, of 4 to all."""
-LINGER_MS = 1
-"""For how long a shared producer collects records; with 0, it would send most of them alone."""
+LINGER_MS, LONGER_MS = 0.2, 1
+"""For how long a shared producer collects records. 64 tasks that all wait can't do more than 64 in each such time and a
+round trip; with 0, most records would be a request of their own."""
 BATCH_BYTES = 1_000_000
 """What librdkafka puts into a batch at most; with the 16 KB of aiokafka's own, many tasks wait for one another."""
 
 EXECUTOR = "produce and flush, in an executor"
 EACH = "wd_di: a checkout each"
 ONE = "wd_di: one checkout for each task"
+LONGER = "the same, linger.ms=1"
 AIOKAFKA = "aiokafka, batches of 1 MB"
 AIO = "AIOProducer"
 AIO_TUNED = "AIOProducer, its best batch, 10 ms"
@@ -56,19 +58,23 @@ def alone(place: Place) -> Iterator[Workload]:
             Target(EACH, "time", 1.0, "at most", against=EXECUTOR),
             Target(EACH, "time", 0.05, "at most", against=AIO),
         ]
-        yield Workload(
-            9, f"one task that awaits each of its records, {place.brokers}", "records", ways, "time", targets
-        )
+        title = f"one task that awaits each of its records, {place.brokers}"
+        yield Workload(9, title, "records", ways, "time", targets)
 
 
 def crowds(place: Place) -> Iterator[Workload]:
     """Give many tasks that await each of their records, on one producer."""
     servers, to = place.kafka.bootstrap_servers, topic(place.kafka, "crowds")
     for tasks, asked, batch in CROWDS:
-        with _loop() as (runner, clients), pool(servers, 1, share=SHARE, linger_ms=LINGER_MS) as ours:
+        with (
+            _loop() as (runner, clients),
+            pool(servers, 1, share=SHARE, linger_ms=LINGER_MS) as ours,
+            pool(servers, 1, share=SHARE, linger_ms=LONGER_MS) as longer,
+        ):
             work = runner.run(_others(clients, servers, to, batch))
             work[EACH] = _each(lambda: _by_pool(ours, to))
             work[ONE] = partial(_in_one, ours, to)
+            work[LONGER] = partial(_in_one, longer, to)
             ways = {name: partial(_turn, runner, place, tasks, each) for name, each in work.items()}
             targets = [
                 Target(ONE, "rate", asked, "at least", against=AIOKAFKA),
