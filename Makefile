@@ -113,7 +113,7 @@ wheel-test-%: .venv/uv.stamp
 lowest: .venv/uv.stamp ## the same with the lowest versions that the wheel allows [PYTHONS WORKERS ARGS]
 	.ci/wheel $(firstword $(PYTHONS)) lowest $(ARGS)
 
-bench: .venv/bench.stamp .venv/kafka.stamp ## measures the figures that the pages quote, against what one would take instead [ARGS]
+bench: .venv/bench.stamp .venv/kafka.stamp ## measures the figures that the pages quote, against what one would take instead, in 40 minutes [ARGS]
 	$(PY) -m tests.bench $(ARGS)
 
 chaos: .venv/dev.stamp .venv/kafka.stamp ## kills, freezes and cuts off brokers and writers, then proves what was reported [MINUTES SEED ARGS]

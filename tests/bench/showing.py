@@ -68,8 +68,9 @@ def line(figure: Figure) -> str:
 def number(value: float) -> str:
     """Return the number with as many digits as one reads."""
     size = abs(value)
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3
-    return f"{value:,.{digits}f}"
+    if 0 < size < 0.1:
+        return f"{value:.2g}"
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
 
 
 def spread(found: Spread) -> str:

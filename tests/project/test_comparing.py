@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+
 import pytest
 
 from tests.bench.clients import ID, LOG_PARTITIONS, _java_hash, instance
 from tests.bench.comparing import Spread, compare, turn
-from tests.bench.workloads import Target, Turn, Workload
+from tests.bench.groups import Group
+from tests.bench.rivals import AsyncBorrowed, AsyncIdle, Fair, Lent
+from tests.bench.workloads import Effort, Place, Target, Turn, Workload
 
 
 def test_each_way_is_first_in_turn():
@@ -54,6 +60,57 @@ def test_less_is_better_of_what_is_paid():
 
     assert [1, 2] == [row.ratio.median for row in compared.rows]
     assert [(2, False), (50_000, True), (0.5, True)] == [(each.found.median, each.kept) for each in compared.verdicts]
+
+
+def test_only_what_is_wanted_is_made_ready():
+    """By its number, or all; a module that gives none of them isn't asked."""
+    asked = []
+
+    def rows(*numbers):
+        def give(place):
+            asked.append(numbers)
+            return iter([Workload(number, "t", "u", {}) for number in numbers])
+
+        return {*numbers}, give
+
+    group = Group(lambda effort: iter([Place(effort)]), [rows(1, 2), rows(3)])
+
+    assert [2] == [each.number for each in group.workloads(Effort(), {2})]
+    assert [(1, 2)] == asked
+    assert [1, 2, 3] == [each.number for each in group.workloads(Effort())]
+
+
+def test_the_queue_by_hand_is_fair():
+    """What it is compared with keeps the promise that is measured."""
+    pool, order = Fair("x"), []
+
+    def borrow(number):
+        with Lent(pool):
+            order.append(number)
+
+    with Lent(pool) as item:
+        threads = [threading.Thread(target=borrow, args=(number,)) for number in range(3)]
+        for count, thread in enumerate(threads, 1):
+            thread.start()
+            while len(pool._waiting) < count:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+
+    assert ("x", [0, 1, 2]) == (item, order)
+
+
+async def test_the_pool_of_one_loop_waits():
+    """So it is with what tasks are compared with."""
+    pool = AsyncIdle("x")
+
+    async def borrow():
+        async with AsyncBorrowed(pool) as item:
+            await asyncio.sleep(0)
+            return item
+
+    assert ["x", "x"] == await asyncio.gather(borrow(), borrow())
+    assert ["x"] == list(pool.idle)
 
 
 def test_a_turn_counts_what_all_threads_did():

@@ -118,6 +118,7 @@ def test_pages_can_be_shared_and_copied_from(page, site):
         ("howto/transactions", "transaction"),
         ("howto/transactions", "record"),
         ("when", "pool"),
+        ("performance", "2-8-threads-over-4-each-holds-for-2-ms"),
         ("how-it-works", "map"),
         ("how-it-works", "slot"),
         ("how-it-works", "inside"),
