@@ -120,33 +120,20 @@ class Lender:
     # -- lending -----------------------------------------------------------------------------------
 
     def borrow(self, lease: Lease, keeper: object, timeout_ms: int | None, *, ambient: bool = True) -> None:
-        """Take a slot, at once or in turn.
+        """Take a slot, at once or in turn: see :meth:`take` and :meth:`wait`."""
+        if not self.take(lease, keeper, ambient):
+            self.wait(lease, timeout_ms, ambient)
+
+    def take(self, lease: Lease, keeper: object, ambient: bool) -> bool:  # noqa: FBT001  (a keyword costs as much as a lock)
+        """Take an idle slot whose producer is fit, at once; false if there is none, which the two below are for.
 
         Args:
             lease: What gets it.
             keeper: With what the lease ends, if nobody ends it.
-            timeout_ms: Milliseconds to wait; ``None`` is the pool's setting.
             ambient: Whether nested calls of the same thread or task find it.
 
         Raises:
-            PoolTimeoutError: None came free, or none could be connected, in time.
-            PoolExhaustedError: The caller holds one already, and waiting for another could wait for ever.
-            PoolClosedError, PoolOpenError, PoolUnhealthyError: There is nothing to wait for.
-        """
-        if self.borrow_at_once(lease, keeper, ambient=ambient):
-            return
-        try:
-            for deadline in self._until_lent(lease, timeout_ms):
-                self._wait(lease, deadline)
-            self._lent(lease, ambient=ambient)
-        except BaseException as error:
-            self._abandon(lease, error)
-            raise
-
-    def borrow_at_once(self, lease: Lease, keeper: object, *, ambient: bool = True) -> bool:
-        """Take an idle slot whose producer is fit; false if there is none, which :meth:`borrow_in_turn` is for.
-
-        Apart from that one, since a coroutine costs as much as half a checkout.
+            PoolClosedError: The pool is closed.
         """
         try:
             lease.ref = weakref.ref(keeper, lease.abandoned)
@@ -160,27 +147,52 @@ class Lender:
             if lifetime is not None and lease.since - slot.heard_at >= lifetime:
                 return False
             lease.connection = connection
-            self._lent(lease, ambient=ambient)
+            if ambient:
+                owner, held = lease.owner, self.held
+                lease.outer = held.get(owner)
+                held[owner] = lease
         except BaseException as error:
             self._abandon(lease, error)
             raise
         return True
 
-    async def borrow_in_turn(self, lease: Lease, timeout_ms: int | None, *, ambient: bool = True) -> None:
-        """Wait for a slot as :meth:`borrow` does, from a task; cancelled while it waits, it leaves nothing behind."""
+    def wait(self, lease: Lease, timeout_ms: int | None, ambient: bool) -> None:  # noqa: FBT001  (as above)
+        """Wait for a slot behind all others.
+
+        Args:
+            lease: What gets it, after :meth:`take`.
+            timeout_ms: Milliseconds to wait; ``None`` is the pool's setting.
+            ambient: As above.
+
+        Raises:
+            PoolTimeoutError: None came free, or none could be connected, in time.
+            PoolExhaustedError: The caller holds one already, and waiting for another could wait for ever.
+            PoolClosedError, PoolOpenError, PoolUnhealthyError: There is nothing to wait for.
+        """
         try:
             for deadline in self._until_lent(lease, timeout_ms):
-                await self._wait_async(lease, deadline)
-            self._lent(lease, ambient=ambient)
+                self._wait(lease, deadline)
+            if ambient:
+                self._remember(lease)
         except BaseException as error:
             self._abandon(lease, error)
             raise
 
-    def _lent(self, lease: Lease, *, ambient: bool) -> None:
+    async def wait_async(self, lease: Lease, timeout_ms: int | None, ambient: bool) -> None:  # noqa: FBT001  (as above)
+        """Wait for a slot from a task, as :meth:`wait` does; cancelled meanwhile, it leaves nothing behind."""
+        try:
+            for deadline in self._until_lent(lease, timeout_ms):
+                await self._wait_async(lease, deadline)
+            if ambient:
+                self._remember(lease)
+        except BaseException as error:
+            self._abandon(lease, error)
+            raise
+
+    def _remember(self, lease: Lease) -> None:
         """Let nested calls of the same thread or task find it."""
-        if ambient:
-            lease.outer = self.held.get(lease.owner)
-            self.held[lease.owner] = lease
+        lease.outer = self.held.get(lease.owner)
+        self.held[lease.owner] = lease
 
     def _until_lent(self, lease: Lease, timeout_ms: int | None) -> Iterator[Deadline]:
         """Yield until when to wait, until the lease has a producer that is fit."""
@@ -203,8 +215,11 @@ class Lender:
         try:
             lease.over = True
             lease.vacant = None
-            if lease.touched:  # else nothing has begun that the gate would be for
-                self._end_sending(lease)
+            if lease.touched:
+                with lease.slot.gate:  # whoever began before it was over has begun
+                    pass
+            if lease.sender is not None:
+                lease.sender.end()
             if lease.outer is None and self.held.get(lease.owner) is lease:
                 del self.held[lease.owner]
             else:
@@ -221,18 +236,13 @@ class Lender:
         except BaseException:  # a signal's, between any two steps; each of them may be taken twice
             table.disturbed = True
             lease.over, lease.vacant = True, None
-            self._end_sending(lease)
+            if lease.sender is not None:
+                lease.sender.end()
             self.forget(lease)
             self._release(lease, lease.retirement or (None if lease.connection is None else lease.connection.unfit()))
             lease.ref = None
             self._mend()
             raise
-
-    def _end_sending(self, lease: Lease) -> None:
-        with lease.slot.gate:  # whoever began before it was over has begun
-            sender = lease.sender
-        if sender is not None:
-            sender.end()
 
     def recover(self, lease: Lease) -> None:
         """Return the slot of a borrower that is gone, however far it had come. Its producer isn't lent again.
@@ -463,7 +473,8 @@ class Checkout(Scope[Producer, AsyncProducer]):
         lease = Lease(lender, owner)
         producer = self._handle = Producer(lease)
         try:
-            lender.borrow(lease, producer, self._timeout_ms, ambient=self._ambient)
+            if not lender.take(lease, producer, self._ambient):
+                lender.wait(lease, self._timeout_ms, self._ambient)
             self._lease = lease
         except BaseException:  # a signal's, or what it was refused for: Python leaves only what it has entered
             self._handle = None
@@ -492,8 +503,8 @@ class Checkout(Scope[Producer, AsyncProducer]):
         lease = Lease(lender, owner)
         producer = self._handle = AsyncProducer(lease)
         try:
-            if not lender.borrow_at_once(lease, producer, ambient=self._ambient):
-                await lender.borrow_in_turn(lease, self._timeout_ms, ambient=self._ambient)
+            if not lender.take(lease, producer, self._ambient):  # apart, for a coroutine costs half a checkout
+                await lender.wait_async(lease, self._timeout_ms, self._ambient)
             self._lease = lease
         except BaseException:  # as above
             self._handle = None

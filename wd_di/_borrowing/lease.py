@@ -100,8 +100,8 @@ class Lease(Claim[Connection]):
         over: Whether its time is over.
         vacant: Why it went back, where the borrower asks for another one.
         retirement: Why the producer must not be handed out again.
-        touched: Whether anything was begun by it. Set before ``over`` is asked, as the end sets ``over`` before it asks
-            this: so one of the two sees the other, and an end without either needs no lock.
+        touched: Whether a transaction was begun by it, or is about to be. Set before ``over`` is asked, as the end sets
+            ``over`` before it asks this: so one of the two sees the other, and an end without it needs no lock.
         sender: Sends outside of transactions, from the first record on.
         opened: The transaction that is open.
     """
@@ -212,14 +212,19 @@ class Lease(Claim[Connection]):
             return transaction
         if self.policy.transactional:
             return None
-        if self.sender is None:
-            self.touched = True
-            with self.gate:  # its end may come in another thread
-                if self.sender is None:
-                    if self.over or self.connection is None:
-                        raise self.returned()
-                    self.sender = Sender(self.connection, self.policy)
-        return self.sender
+        return self.sender or self._begin_sending()
+
+    def _begin_sending(self) -> Sender:
+        with self.gate:  # two threads may begin
+            if self.over or self.connection is None:
+                raise self.returned()
+            if self.sender is None:
+                self.sender = Sender(self.connection, self.policy)
+            sender = self.sender
+        if self.over:  # meanwhile: whoever ended it looked for no sender before this one was there
+            sender.end()
+            raise self.returned()
+        return sender
 
     @property
     def gate(self) -> threading.RLock:

@@ -135,7 +135,8 @@ class TransactionRun(TransactionScope):
                 apart = on_loop or (greenlet is not None and greenlet.getcurrent().parent is not None)
                 held = Lease(lender, caller() if apart else current_thread())
                 self._lease, self._borrowed = held, True
-                lender.borrow(held, self, self.options.timeout_ms, ambient=self._ambient)
+                if not lender.take(held, self, self._ambient):
+                    lender.wait(held, self.options.timeout_ms, self._ambient)
             else:
                 self._lease = held
                 if held.over or lender.flaw(held) is not None:
@@ -178,8 +179,8 @@ class TransactionRun(TransactionScope):
             if held is None:
                 held = Lease(lender, caller())
                 self._lease, self._borrowed = held, True
-                if not lender.borrow_at_once(held, self, ambient=self._ambient):
-                    await lender.borrow_in_turn(held, self.options.timeout_ms, ambient=self._ambient)
+                if not lender.take(held, self, self._ambient):
+                    await lender.wait_async(held, self.options.timeout_ms, self._ambient)
             else:
                 self._lease = held
                 if held.over or lender.flaw(held) is not None:
@@ -291,7 +292,7 @@ class TransactionRun(TransactionScope):
             else:
                 ref = weakref.ref(handle, lease.transaction_abandoned)
             lease.opened = Opened(transaction, self, ref, bound=not self._borrowed)
-            if self._lender.house.observer.wants(TransactionStarted):
+            if TransactionStarted in transaction.connection.heard:
                 transaction.tell_begun()
         except BaseException as raised:
             transaction.not_begun(raised)

@@ -26,7 +26,11 @@ class ThreadWaiter:
 
     def wake_later(self, batches: object) -> None:  # noqa: ARG002  (a thread needs no loop's turn)
         """Let the waiting thread go on, now."""
-        self._lock.release()
+        self.wake()
+
+    def wake_in_call(self) -> None:
+        """Let the waiting thread go on, also from inside of librdkafka's call: that only releases a lock."""
+        self.wake()
 
     def wait(self, seconds: float) -> bool:
         """Wait at most ``seconds``; whether the wake-up came."""
@@ -82,6 +86,9 @@ class TaskWaiter:
         except RuntimeError:
             return False
         return True
+
+    def wake_in_call(self) -> None:
+        """Not yet: see :meth:`wake_later`."""
 
     def wake_later(self, batches: Batches) -> None:
         """Let the task go on with the others of its loop."""

@@ -403,6 +403,9 @@ class Delivery:
                 if self._watch is None and (ledger.pending or not ledger.ended):
                     return
                 acknowledgement = DECIDED
+                if self._watch is not None:  # a thread needn't wait for the answers of others
+                    for waiter in self._watch.waiters:
+                        waiter.wake_in_call()
         except BaseException as raised:  # noqa: BLE001  (it goes on when the call has ended)
             hold(raised)
         try:

@@ -82,7 +82,7 @@ class Ending(Writing):
         self.heard = self.ledger.records > 0 or bool(self.moves)
         if self.moves:
             note_commit(self.connection, self.moves)
-        if self.connection.services.observer.wants(TransactionCommitted):
+        if TransactionCommitted in self.connection.heard:
             self._emit(TransactionCommitted, records=self.ledger.records, duration_ms=self._duration_ms())
         if self._interrupt is not None:
             raise self._interrupt

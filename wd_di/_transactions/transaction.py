@@ -163,7 +163,7 @@ class OpenTransaction(Ending):
             self.retirement = self.retirement or Retirement(self.connection.in_flight.out_of_step, problem, spent=True)
         if self._sent_twice:
             self.retirement = self.retirement or Retirement("sent twice", problem, spent=True)
-        if self.connection.services.observer.wants(TransactionFinished):
+        if TransactionFinished in self.connection.heard:
             self._emit(
                 TransactionFinished,
                 outcome=outcome,

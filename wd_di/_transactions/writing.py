@@ -91,6 +91,7 @@ class Writing(Sender):
         "_interrupt",
         "_limits",
         "_sent_twice",
+        "_soft_limit",
         "doomed_by",
         "first_write",
         "heard",
@@ -113,6 +114,7 @@ class Writing(Sender):
         self.retirement: Retirement | None = None
         self._sent_twice: bool = False
         self._limits = limits
+        self._soft_limit = limits.transaction_timeout * SOFT_LIMIT
         self.heard: bool = False
         self._began = time.monotonic()
         self._interrupt: BaseException | None = None
@@ -142,7 +144,10 @@ class Writing(Sender):
 
     def enqueue(self, record: Prepared) -> Delivery:
         """Enqueue one, unless the transaction is over or about to be."""
-        self._note_write()
+        if self.first_write is None:
+            self._note_write()
+        elif time.monotonic() > self.first_write + self._soft_limit:
+            self._note_write()  # which refuses it
         try:
             return super().enqueue(record)
         except BaseException:
@@ -322,9 +327,9 @@ class Writing(Sender):
     def remaining_ms(self) -> int:
         """Milliseconds left to commit in."""
         if self.first_write is None:
-            return int(self._limits.transaction_timeout * SOFT_LIMIT * 1000)
+            return int(self._soft_limit * 1000)
         # Rounded up: at 0 the next call is refused.
-        return max(0, math.ceil((self._limits.transaction_timeout * SOFT_LIMIT - self._age()) * 1000))
+        return max(0, math.ceil((self._soft_limit - self._age()) * 1000))
 
     def backdate(self, seconds: float) -> None:
         """Let its first write have been so long ago; for fakes, which don't wait."""
@@ -343,7 +348,7 @@ class Writing(Sender):
             self.first_write = None
 
     def _refuse_if_late(self) -> None:
-        if self._age() > self._limits.transaction_timeout * SOFT_LIMIT:
+        if self._age() > self._soft_limit:
             error = self.failures.too_late("aborted at 80 % of it, before the broker would fence this producer")
             self.doom(error)
             raise error
