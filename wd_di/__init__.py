@@ -1,11 +1,11 @@
 """A pool of Kafka producers as a provider for dependency-injector containers, over confluent-kafka."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from wd_di._exit import at_exit
 from wd_di._lazy import lazily
 
+TYPE_CHECKING = False  # as in _forks
 if TYPE_CHECKING:
     from wd_di._borrowing.checkout import Checkout
     from wd_di._borrowing.handles import AsyncProducer, AsyncTransaction, Producer, Transaction, TransactionScope

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import sys
-import threading
-from functools import partial
-from typing import TYPE_CHECKING
 
 from wd_di._forks import renew_in_child
 
+TYPE_CHECKING = False  # as in _forks
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Thread
 
 LAST = -100
 """Priority among multiprocessing's finalizers: others may still produce."""
@@ -28,7 +27,7 @@ def at_exit(fn: Callable[[], object]) -> None:
     """
     atexit.register(fn)
     _at_child_exit(fn)
-    renew_in_child("exit", partial(_at_child_exit, fn))
+    renew_in_child("exit", lambda: _at_child_exit(fn))
 
 
 def _at_child_exit(fn: Callable[[], object]) -> None:
@@ -55,8 +54,10 @@ def _after_others(fn: Callable[[], object]) -> None:
     if not _others():
         fn()
         return
+    from threading import Thread  # noqa: PLC0415  (loaded by then)
+
     try:
-        threading.Thread(target=_outlast, args=(fn,), name="wd_di-exit", daemon=False).start()
+        Thread(target=_outlast, args=(fn,), name="wd_di-exit", daemon=False).start()
     except RuntimeError:  # no more threads
         fn()
 
@@ -67,6 +68,8 @@ def _outlast(fn: Callable[[], object]) -> None:
     fn()
 
 
-def _others() -> list[threading.Thread]:
+def _others() -> list[Thread]:
+    import threading  # noqa: PLC0415  (as above)
+
     apart = (threading.current_thread(), threading.main_thread())
     return [thread for thread in threading.enumerate() if not thread.daemon and thread not in apart]

@@ -7,13 +7,11 @@ loaded; the list says when.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import weakref
-from contextlib import ExitStack
 from itertools import count
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # from typing it would cost more than all the rest of a bare import
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -77,6 +75,8 @@ def leave_to_parent(handle: object) -> None:
 
     Its threads stayed in the parent (librdkafka#4869): closing or collecting it costs seconds, or hangs.
     """
+    import ctypes  # noqa: PLC0415  (which whoever has a client has loaded)
+
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
 
 
@@ -92,9 +92,15 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     _after_in_parent()
-    with ExitStack() as all_of_them:  # also after one that raises, which Python prints
-        for name in [name for name in reversed(ORDER) if name in _renewals]:
-            all_of_them.callback(_renewals[name])
+    raised: BaseException | None = None
+    for name in [name for name in ORDER if name in _renewals]:  # also after one that raises, which Python prints
+        try:
+            _renewals[name]()
+        except BaseException as error:  # noqa: BLE001  (raised below)
+            error.__context__ = raised
+            raised = error
+    if raised is not None:
+        raise raised
 
 
 if hasattr(os, "register_at_fork"):

@@ -598,7 +598,7 @@ def test_recipe_from_before_a_fork(kept, script):
             tx.produce_async("orders", "v")
 
     asyncio.run(use())
-    until(pool, lambda: internals.house(pool).jobs._idle == 1)
+    until(pool, lambda: len(internals.house(pool).jobs._idle) == 1)
     with warnings.catch_warnings():  # Python 3.12 warns of what is tested here: a fork beside threads
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()

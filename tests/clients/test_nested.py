@@ -63,7 +63,7 @@ pool = wd_di.ProducerPool(settings)
 pool.open()
 with pool.producer() as producer:
     inside = INSIDE
-    for number in range(20):
+    for number in range(60):  # enough lines of the log
         for _ in range(5):  # so that one call serves several callbacks: the second one would abort
             producer.produce_async("orders", str(number))
         producer.produce_sync("orders", str(number), timeout_ms=10_000)

@@ -9,7 +9,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING
 
 from wd_di._borrowing.handle import Handle
-from wd_di._borrowing.unopened import Scope
+from wd_di._borrowing.unopened import Scope, stands_for
 from wd_di._concurrency.caller import refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline, check_timeout
 from wd_di._hints import FIELDS, no_keyword
@@ -449,3 +449,6 @@ class AsyncTransaction(InTransaction, AsyncProducer):
         """Commit a consumer group's offsets with this transaction (KIP-447); as ``Transaction.send_offsets``."""
         refuse_outside_of_a_task(self._via.policy.pool)
         await self._transaction.send_offsets_async(offsets, group_metadata, timeout_ms)
+
+
+stands_for((Transaction, AsyncTransaction))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from wd_di.errors import ScopeError, UnopenedScopeError, uncopyable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
@@ -61,11 +62,6 @@ class Scope(Generic[T_co, A_co]):
     def __reduce__(self) -> NoReturn:
         raise uncopyable(self, "it belongs to its pool. Ask the process's own pool for another")
 
-    if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
-
-        def __getattr__(self, name: str) -> NoReturn:
-            raise _unopened(self, name, "with")
-
 
 class AsyncScope(Generic[A_co]):
     """A scope for coroutine functions: it can only be opened by ``async with``."""
@@ -89,21 +85,37 @@ class AsyncScope(Generic[A_co]):
     def __repr__(self) -> str:
         return f"async {self.scope!r}"
 
-    if not TYPE_CHECKING:  # type checkers find it themselves, but not past a __getattr__
 
-        def __getattr__(self, name: str) -> NoReturn:
-            raise _unopened(self, name, "async with")
+class Unopened:
+    """What a scope has in place of each attribute of what it gives: asked for it, it says how to open it.
+
+    No ``__getattr__``: of a class with one, CPython 3.11 looks up each attribute that is there in a slow way, which was
+    a tenth of a transaction.
+    """
+
+    __slots__ = ("_name", "_opening")
+
+    def __init__(self, name: str, opening: str) -> None:
+        self._name = name
+        self._opening = opening
+
+    def __get__(self, scope: object, kind: type) -> NoReturn:
+        if scope is None:
+            raise AttributeError(f"type object {kind.__name__!r} has no attribute {self._name!r}")
+        raise UnopenedScopeError(
+            f"{scope!r} isn't open, so it has no {self._name!r}: decorate the function with wd_di.inject, or use "
+            f"'{self._opening}'"
+        )
+
+
+def stands_for(handles: Iterable[type]) -> None:
+    """Let scopes say of all that these have that they aren't open."""
+    for name in {name for handle in handles for name in dir(handle) if not name.startswith("_")}:
+        for scope, opening in ((Scope, "with"), (AsyncScope, "async with")):
+            if not hasattr(scope, name):
+                setattr(scope, name, Unopened(name, opening))
 
 
 def open_already(scope: object) -> ScopeError:
     """Return what is raised when a scope is opened that is open."""
     return ScopeError(f"{scope!r} is open already: ask the pool for another one")
-
-
-def _unopened(scope: object, name: str, opening: str) -> AttributeError:
-    """Introspection asks for dunders; it gets the plain answer."""
-    if name.startswith("__"):
-        return AttributeError(name)
-    return UnopenedScopeError(
-        f"{scope!r} isn't open, so it has no {name!r}: decorate the function with wd_di.inject, or use '{opening}'"
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import _get_running_loop
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from wd_di._concurrency.outcome import Outcome
 
@@ -32,31 +32,30 @@ async def outwaited(workers: Workers, job: Callable[[], R], on_cancel: Callable[
     if loop is None:
         workers.submit(job)
         raise GeneratorExit  # a forgotten task is collected after its loop's end: nobody is left to wait
-    done: asyncio.Future[R] = loop.create_future()
+    outcome: Outcome[R] = Outcome()
+    told = loop.create_future()
+
+    def tell() -> None:
+        if not told.done():  # else it was cancelled, and the next one isn't there yet
+            told.set_result(None)
 
     def work() -> None:
-        outcome: Outcome[R] = Outcome()
         outcome.of(job)
-        if outcome.raised is None:
-            _tell(loop, done.set_result, outcome.get())
-        else:
-            _tell(loop, done.set_exception, outcome.raised)
+        with suppress(RuntimeError):  # the loop was closed meanwhile; what had to be done is done
+            loop.call_soon_threadsafe(tell)
 
     workers.submit(work)
     cancelled: asyncio.CancelledError | None = None
-    while not done.done():
+    while True:
         try:
-            await asyncio.wait([done])
+            await told  # not by asyncio.wait, which costs as much as a short job
         except asyncio.CancelledError as error:
             cancelled = error
+            told = loop.create_future()
             if on_cancel is not None:
                 on_cancel()
+        if outcome.known:
+            break
     if cancelled is not None:
-        done.exception()  # seen: it is an event, and on the way to nobody
-        raise cancelled
-    return done.result()
-
-
-def _tell(loop: asyncio.AbstractEventLoop, set_: Callable[[Any], None], value: Any) -> None:
-    with suppress(RuntimeError):  # the loop was closed meanwhile; what had to be done is done
-        loop.call_soon_threadsafe(set_, value)
+        raise cancelled  # what the job raised is an event, and on the way to nobody
+    return outcome.get()

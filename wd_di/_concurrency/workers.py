@@ -15,7 +15,8 @@ from wd_di.events import log_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-from wd_di._concurrency.waiters import Alarm
+from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.waiters import Alarm, ThreadWaiter
 
 LINGER = 1.0
 """Seconds that a worker without a job stays."""
@@ -41,10 +42,9 @@ class Workers:
     def renew(self) -> None:
         """Start without jobs and threads; again in a child after a fork, which inherits neither."""
         self._jobs: deque[Callable[[], object]] = deque()
-        self._mutex = threading.RLock()  # entered itself: Ctrl-C inside of Condition.__enter__ would leave it locked
-        self._changed = threading.Condition(self._mutex)
+        self._mutex = threading.RLock()
         self._threads = 0
-        self._idle = 0
+        self._idle: list[ThreadWaiter] = []  # a bare lock for each: a Condition would cost as much as a short job
 
     def submit(self, job: Callable[[], object]) -> None:
         """Run the job soon; here and now if the interpreter no longer starts threads, and never once it ends itself.
@@ -57,8 +57,9 @@ class Workers:
         try:
             with self._mutex:
                 self._jobs.append(job)
-                if self._idle >= len(self._jobs):
-                    self._changed.notify()
+                if self._idle:
+                    self._idle[-1].wake()  # first: interrupted, it stays in the list, and takes itself off
+                    self._idle.pop()
                     return
                 if self._threads >= self._limit:
                     return
@@ -92,15 +93,20 @@ class Workers:
             del job  # an idle worker must not keep a pool alive
 
     def _next(self, linger: float) -> Callable[[], object] | None:
-        with self._mutex:
-            if not self._jobs:
-                self._idle += 1
-                self._changed.wait_for(lambda: self._jobs, linger)
-                self._idle -= 1
-            if self._jobs:
-                return self._jobs.popleft()
-            self._threads -= 1
-            return None
+        deadline = Deadline(linger)
+        while True:
+            with self._mutex:
+                if self._jobs:
+                    return self._jobs.popleft()
+                if deadline.passed:
+                    self._threads -= 1
+                    return None
+                waiter = ThreadWaiter()
+                self._idle.append(waiter)
+            waiter.wait(deadline.left)
+            with self._mutex:
+                if waiter in self._idle:
+                    self._idle.remove(waiter)
 
 
 def _taken(counted: list[bool]) -> bool:

@@ -72,16 +72,17 @@ class Wanted:
         found: list[tuple[str, S]] = []
         for name in self.names:
             value = given.get(name, _ABSENT)
+            if isinstance(value, fit):  # asked first, since it is the most frequent answer
+                if name in self.closing:
+                    raise ScopeError(f"{self.function}: {shutting(name)}")
+                found.append((name, value))
+                continue
             if (value is _ABSENT and name not in self.optional) or hasattr(type(value), "__IS_MARKER__"):
                 raise ScopeError(f"{self.function}: nothing was injected for {name!r}: {self.why(name)}")
             if isinstance(value, unfit):
                 raise ScopeError(
                     f"{self.function}: {shutting(name) if name in self.closing else why(name)} ({value!r})"
                 )
-            if isinstance(value, fit):
-                if name in self.closing:
-                    raise ScopeError(f"{self.function}: {shutting(name)}")
-                found.append((name, value))
         return found
 
 
