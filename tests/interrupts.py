@@ -57,6 +57,8 @@ class _At:
         if frame.f_code.co_name == "<genexpr>":  # CPython itself drops what is raised in a generator that it closes
             return
         module = _module(frame)
+        if frame.f_back is not None and _module(frame.f_back) == "weakref":  # nor what is raised in its callback
+            return
         if module == "threading" and frame.f_back is not None:
             module = _module(frame.f_back)
         if not module.startswith("wd_di.") or module in OUTSIDE:

@@ -99,9 +99,9 @@ class Unopened:
         self._name = name
         self._opening = opening
 
-    def __get__(self, scope: object, kind: type) -> NoReturn:
-        if scope is None:
-            raise AttributeError(f"type object {kind.__name__!r} has no attribute {self._name!r}")
+    def __get__(self, scope: object, kind: type) -> Self:
+        if scope is None:  # as a property does
+            return self
         raise UnopenedScopeError(
             f"{scope!r} isn't open, so it has no {self._name!r}: decorate the function with wd_di.inject, or use "
             f"'{self._opening}'"

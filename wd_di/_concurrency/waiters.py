@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from _thread import LockType
 from contextlib import suppress
 
 
@@ -29,8 +30,12 @@ class ThreadWaiter:
         self.wake()
 
     def wake_in_call(self) -> None:
-        """Let the waiting thread go on, also from inside of librdkafka's call: that only releases a lock."""
-        self.wake()
+        """Let the waiting thread go on, also from inside of librdkafka's call: that only releases a lock.
+
+        A greenlet, whose lock is gevent's, goes on behind the call: that is made on a thread without a hub.
+        """
+        if type(self._lock) is LockType:
+            self.wake()
 
     def wait(self, seconds: float) -> bool:
         """Wait at most ``seconds``; whether the wake-up came."""
