@@ -643,3 +643,16 @@ def test_interrupted_mending_is_made_up_for() -> None:
         assert settled(pool)
         checkout(pool)
         assert 1 == len(table._idle)
+
+
+def test_an_interrupted_record_is_not_waited_for():
+    """Wherever Ctrl-C comes in a produce, nothing is left that a flush would wait for in vain."""
+    with plain_pool(produce_timeout_ms=500) as pool, pool.producer() as producer:
+        producer.produce_async("orders", "first")
+        places = [
+            (place, outcome(producer.flush), set(internals.ledger(producer).pending))
+            for place in interrupt_everywhere(lambda: producer.produce_async("orders", "value"))
+        ]
+
+    assert len(places) > 5
+    assert [] == [each for each in places if each[1:] != (None, set())]

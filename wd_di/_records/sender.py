@@ -282,9 +282,9 @@ class Sender:
         topic, value, key, rest = record
         ledger = self.ledger
         delivery = Delivery(topic, ledger)
-        ledger.pending.add(delivery)
-        ledger.records += 1
         try:
+            ledger.records += 1  # first, and in here: no signal's handler is called before the end of a call
+            ledger.pending.add(delivery)
             if ledger.ended:
                 self.refuse_if_ended()
             self.client.produce(topic, value, key, delivery, rest)
