@@ -102,6 +102,10 @@ class ScriptedClient(MemoryClient):
         else:
             super().flush(seconds)
 
+    def collect(self) -> None:
+        if not self.script.silent:
+            super().collect()
+
     def flush(self, seconds: float) -> None:
         if seconds:
             self.script.play("flush")

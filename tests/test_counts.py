@@ -175,23 +175,22 @@ def test_a_record_that_is_waited_for_wakes_no_poller(pool: ProducerPool, poller:
     assert [] == woken
 
 
-def test_whoever_sends_without_waiting_serves_the_client(pool: ProducerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_sends_without_waiting_collects_answers(pool: ProducerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once in a while, over all who send by it one after the other."""
-    mine: list[float] = []
-    me, poll = threading.current_thread(), MemoryClient.poll
+    mine: list[threading.Thread] = []
+    collect = MemoryClient.collect
 
-    def noted(client: MemoryClient, seconds: float) -> None:
-        if threading.current_thread() is me:
-            mine.append(seconds)
-        poll(client, seconds)
+    def noted(client: MemoryClient) -> None:
+        mine.append(threading.current_thread())
+        collect(client)
 
-    monkeypatch.setattr(MemoryClient, "poll", noted)
+    monkeypatch.setattr(MemoryClient, "collect", noted)
     for _ in range(4):
         with pool.producer() as producer:
             for _ in range(SERVE_EVERY // 2):
                 producer.produce_async("orders", b"value")
 
-    assert [0, 0] == mine
+    assert [threading.current_thread()] * 2 == mine
 
 
 def test_sending_takes_no_lock() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar, cast, overload
 
 from wd_di._errorlog import LOCK, ErrorLog, is_from_outside
 from wd_di.errors import SettingsError
@@ -134,11 +134,6 @@ class Observer:
 
         return decorate
 
-    @property
-    def heard(self) -> Container[type[Event]]:
-        """All that anybody listens to, for whoever asks more often than he would like to call."""
-        return self._listeners
-
     def wants(self, event: type[Event]) -> bool:
         """Whether anybody listens to this class of event: ask before gathering fields that cost something."""
         return event in self._listeners
@@ -201,6 +196,21 @@ class Observer:
         with LOCK:
             count = len({each for listeners in self._listeners.values() for each in listeners})
         return f"<{type(self).__name__}: {count} subscription{'' if count == 1 else 's'}>"
+
+
+class _Asked:
+    """What an observer wants that decides so by itself."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def __contains__(self, event: object) -> bool:
+        return self._observer.wants(cast("type[Event]", event))
+
+
+def heard_by(observer: Observer) -> Container[type[Event]]:
+    """Return all that somebody listens to there, for whoever asks more often than he would like to call."""
+    return observer._listeners if type(observer).wants is Observer.wants else _Asked(observer)  # noqa: SLF001  (its own module)
 
 
 def checked_observer(name: str, observer: Observer | None) -> Observer:

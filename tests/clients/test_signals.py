@@ -23,10 +23,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from tests.clients.test_librdkafka import answer, begun, connect, produce
 from tests.scripted import in_thread, outcome
 from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.uninterrupted import uninterrupted
 from wd_di._kafka import interrupts
 from wd_di._kafka.callbacks import LaterLogger
 from wd_di._kafka.handle import Handle
-from wd_di._kafka.interrupts import held, hold, uninterrupted
+from wd_di._kafka.interrupts import held, hold
 from wd_di._kafka.nested import Calls
 from wd_di._kafka.topics import First
 from wd_di._records.delivery import Delivery, Ledger

@@ -114,9 +114,9 @@ def _acknowledges_everything(_: Any) -> Any:
 
 
 def _is_content_with_failures(honest: Any) -> Any:
-    def unflushed(unit: Any) -> Any:
-        unit.ledger.failed.clear()
-        return honest(unit)
+    def unflushed(unit: Any, *given: Any) -> Any:
+        unit.ledger.failed = None
+        return honest(unit, *given)
 
     return unflushed
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from wd_di._concurrency.caller import refuse_on_loop
-from wd_di._concurrency.deadline import Deadline
 from wd_di._hints import no_attribute
 from wd_di.errors import uncopyable
 
 if TYPE_CHECKING:
+    from wd_di._concurrency.deadline import Deadline
     from wd_di._records.connection import Connection
     from wd_di._records.sender import Sender, SendPolicy
     from wd_di._slots.slots import Slot
@@ -55,11 +55,6 @@ class Handle:
     def index(self) -> int:
         """The slot's, zero-based."""
         return self._lease.slot.index
-
-    def _deadline(self, timeout_ms: int | None) -> Deadline:
-        if timeout_ms is None:
-            return Deadline(self._via.policy.produce_timeout_ms / 1000, "produce_timeout_ms")
-        return Deadline.of_ms(timeout_ms, 0)
 
     def _refuse_on_loop(self, what: str) -> None:
         policy = self._via.policy

@@ -153,11 +153,11 @@ class Producer(_Begins):
         if _foreign:
             no_keyword("produce_async", _foreign, FIELDS)
         record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
-        deadline = None if timeout_ms is None else self._deadline(timeout_ms)
+        deadline = None if timeout_ms is None else self._via.policy.deadline(timeout_ms)
         sender = self._via.sending()
         if sender is not None:
             return sender.send_soon(record, deadline)
-        return self._implicitly([record], deadline or self._deadline(None), answered=False)[0]
+        return self._implicitly([record], deadline or self._via.policy.deadline(None), answered=False)[0]
 
     def produce_many_sync(
         self, messages: Iterable[Message], *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]
@@ -182,7 +182,7 @@ class Producer(_Begins):
         """
         if _foreign:
             no_keyword("produce_many_async", _foreign, ["messages", "timeout_ms"])
-        return self._async(prepare_all(messages), self._deadline(timeout_ms))
+        return self._async(prepare_all(messages), self._via.policy.deadline(timeout_ms))
 
     def flush(self, *, timeout_ms: int | None = None) -> None:
         """Wait until every record that this borrower produced has its answer; nobody else's records are waited for.
@@ -192,7 +192,7 @@ class Producer(_Begins):
             DeliveryTimeoutError: Some have no answer yet.
         """
         self._refuse_on_loop("flush")
-        deadline, sender = self._deadline(timeout_ms), self._via.sending()
+        deadline, sender = self._via.policy.deadline(timeout_ms), self._via.sending()
         if sender is None:
             self._via.refuse_if_over()
         else:
@@ -203,7 +203,7 @@ class Producer(_Begins):
     def _sync(self, records: list[Prepared], timeout_ms: int | None) -> list[DeliveryReport]:
         if _get_running_loop() is not None or "trio.lowlevel" in sys.modules:
             self._refuse_on_loop("produce_sync")
-        deadline, sender = self._deadline(timeout_ms), self._via.sending()
+        deadline, sender = self._via.policy.deadline(timeout_ms), self._via.sending()
         if sender is not None:
             return sender.send_and_wait(records, deadline)
         deliveries = self._implicitly(records, deadline, answered=True)
@@ -308,7 +308,7 @@ class AsyncProducer(_Begins):
 
     async def flush(self, *, timeout_ms: int | None = None) -> None:
         """Wait until every record that this borrower produced has its answer; as ``Producer.flush``."""
-        deadline, sender = self._deadline(timeout_ms), self._via.sending()
+        deadline, sender = self._via.policy.deadline(timeout_ms), self._via.sending()
         refuse_outside_of_a_task(self._via.policy.pool)
         if sender is None:
             self._via.refuse_if_over()
@@ -323,7 +323,7 @@ class AsyncProducer(_Begins):
         """
         refuse_outside_of_a_task(self._via.policy.pool)
         if self._lease.connection is not None:
-            await self._lease.connection.drain_async(self._deadline(timeout_ms))
+            await self._lease.connection.drain_async(self._via.policy.deadline(timeout_ms))
 
     # -- how it is done ----------------------------------------------------------------------------
 
@@ -338,7 +338,7 @@ class AsyncProducer(_Begins):
 
     async def _sync(self, records: list[Prepared], timeout_ms: int | None) -> list[DeliveryReport]:
         refuse_outside_of_a_task(self._via.policy.pool)
-        deadline, sender = self._deadline(timeout_ms), self._via.sending()
+        deadline, sender = self._via.policy.deadline(timeout_ms), self._via.sending()
         if sender is not None:
             return await sender.send_and_wait_async(records, deadline)
         self._via.policy.refuse_implicit()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from _thread import LockType
+import weakref
 from contextlib import suppress
+
+from wd_di._concurrency.greenlets import threads_are_greenlets
+from wd_di._concurrency.uninterrupted import uninterrupted
 
 
 class ThreadWaiter:
@@ -34,7 +37,7 @@ class ThreadWaiter:
 
         A greenlet, whose lock is gevent's, goes on behind the call: that is made on a thread without a hub.
         """
-        if type(self._lock) is LockType:
+        if not threads_are_greenlets():
             self.wake()
 
     def wait(self, seconds: float) -> bool:
@@ -124,43 +127,41 @@ ROUND = 0.025
 class _Rounds:
     """Ends the long waits of one loop by one timer: of its own, each would cost more than the rest of an awaited call.
 
+    Nobody but that timer keeps it, nor so the loop and whoever waits there: all are gone when the loop is closed.
+
     Attributes:
         loop: The loop.
         until: When the futures are to be resolved, in its time; those that are over go with the next round.
     """
 
-    __slots__ = ("loop", "until")
+    __slots__ = ("__weakref__", "loop", "until")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         self.until: dict[asyncio.Future[None], float] = {}
         loop.call_later(ROUND, self._look)
 
+    @uninterrupted
     def _look(self) -> None:
-        now = self.loop.time()
-        self.until = {future: at for future, at in self.until.items() if not future.done()}
-        for future, at in self.until.items():
-            if at <= now:
-                future.set_result(None)
-        if self.until:
-            self.loop.call_later(ROUND, self._look)
-        elif _mine.rounds is self:
-            _mine.rounds = None  # which would keep the loop
+        try:
+            now = self.loop.time()
+            self.until = {future: at for future, at in self.until.items() if not future.done()}
+            for future, at in self.until.items():
+                if at <= now:
+                    _resolve(future)
+        finally:  # also when a signal's exception came, which asyncio only logs
+            if self.until:
+                self.loop.call_later(ROUND, self._look)
 
 
-class _Mine(threading.local):
-    """The rounds of the loop that runs in this thread."""
-
-    rounds: _Rounds | None = None
-
-
-_mine = _Mine()
+_rounds: weakref.WeakValueDictionary[int, _Rounds] = weakref.WeakValueDictionary()
+"""By the loop's number, for the loop itself would be kept; a number may be used again."""
 
 
 def _rounds_of(loop: asyncio.AbstractEventLoop) -> _Rounds:
-    rounds = _mine.rounds
+    rounds = _rounds.get(id(loop))
     if rounds is None or rounds.loop is not loop:
-        rounds = _mine.rounds = _Rounds(loop)
+        rounds = _rounds[id(loop)] = _Rounds(loop)
     return rounds
 
 

@@ -12,8 +12,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from wd_di._concurrency.uninterrupted import uninterrupted
 from wd_di._errorlog import is_from_outside
-from wd_di._kafka.interrupts import hold, uninterrupted
+from wd_di._kafka.interrupts import hold
 from wd_di._settings.names import revealed
 from wd_di.events import log_error
 

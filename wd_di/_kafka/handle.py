@@ -16,9 +16,10 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, cimpl
 
 from wd_di._concurrency.greenlets import yielding
+from wd_di._concurrency.uninterrupted import uninterrupted
 from wd_di._forks import leave_to_parent, renew_in_child
 from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
-from wd_di._kafka.interrupts import hold, uninterrupted
+from wd_di._kafka.interrupts import hold
 from wd_di._kafka.kept import Gone, Kept, empty, forget_frames, taken
 from wd_di._kafka.lines import Lines, guess
 from wd_di._kafka.nested import Calls, NestedCallError

@@ -202,6 +202,12 @@ class KafkaClient(Handle):
         """Serve callbacks; a fatal error, which surfaces here once as an exception, is kept in ``fault``."""
         self._serve(methodcaller("poll", seconds), seconds)
 
+    def collect(self) -> None:
+        """Have noted, and decided, what librdkafka has to tell, and tell nobody: no code but ours runs in here."""
+        if not self._calls.inside:  # else that call collects it
+            with suppress(Fault):  # it is closed
+                self._learn_end()
+
     def flush(self, seconds: float) -> None:
         """Send at once, whatever ``linger.ms`` says, and serve callbacks; its answers tell what is left."""
         self._serve(methodcaller("flush", seconds), seconds)

@@ -219,10 +219,21 @@ class MemoryClient:
         if self._closed:
             raise _closed()
         with self._serving:  # the holder and the poller may both be here
-            self._due.silence()
-            while self._queue:
-                self._acknowledge(*self._queue.popleft())
+            self._acknowledge_all()
         self._answers.take_in(self.verdict)
+
+    def collect(self) -> None:
+        """Acknowledge what is queued, unless somebody is at it, and tell nobody."""
+        if not self._closed and self._serving.acquire(blocking=False):
+            try:
+                self._acknowledge_all()
+            finally:
+                self._serving.release()
+
+    def _acknowledge_all(self) -> None:
+        self._due.silence()
+        while self._queue:
+            self._acknowledge(*self._queue.popleft())
 
     def _acknowledge(self, on_delivery: OnDelivery, record: Record) -> None:
         if self._broker.store(record, self._writer):

@@ -43,6 +43,11 @@ class Calls:
         self._inside: set[int] = set()
         self._left: threading.Thread | None = None
 
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is in one of them."""
+        return thread_id() in self._inside
+
     def make(self, call: Callable[[Any], R], kept: Kept, seconds: float) -> R:
         """Make the call of what is kept, which takes about so many seconds at most.
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from wd_di._kafka.interrupts import hold, uninterrupted
+from wd_di._concurrency.uninterrupted import uninterrupted
+from wd_di._kafka.interrupts import hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka.port import BREATH, SLICE, Client, Fault, FaultKind, Verdict
+from wd_di._observing import heard_by
 from wd_di._records.in_flight import InFlight
 from wd_di._records.questions import Questions
 from wd_di.errors import DeliveryError, QueueFullError
@@ -147,7 +148,7 @@ class Connection:
         self.shared: bool = shared
         self.in_flight: InFlight = InFlight(pool, index, services.observer)
         self.noted: deque[Noted] = self.in_flight.noted
-        self.heard: Container[type[Event]] = services.observer.heard
+        self.heard: Container[type[Event]] = heard_by(services.observer)
         self.callbacks: Workers = services.callbacks
         self.client: Client = connect(self.in_flight)
         self.questions: Questions = Questions(self.client, services.questions)
@@ -185,6 +186,11 @@ class Connection:
     def topics(self) -> Topics:
         """What the brokers say of its topics."""
         return self.client.topics
+
+    @property
+    def attended(self) -> bool:
+        """Whether a thread of its own serves it now: none could be started, or it has ended."""
+        return self.shared and time.monotonic() < self.served_until
 
     def nudge(self) -> None:
         """Let the poller look here."""
@@ -255,15 +261,19 @@ class Connection:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    @property
-    def abortable(self) -> bool:
+    def abortable(self, besides: Ledger | None = None) -> bool:
         """Whether an open transaction can be aborted, as it can't if no broker has answered for one of its records.
 
         The record's partition may be about to be registered with the transaction. An abort forgets that, and when the
         request fails, librdkafka ends the process by an assertion (seen in 2.16.0). So such a client is dropped; the
         next one's init aborts. Nor does it help that the topic isn't there any more.
+
+        Args:
+            besides: Of which it is known already.
         """
-        return self.in_flight.out_of_step != "record unanswered" and not self.in_flight.outstanding
+        in_flight = self.in_flight
+        owed = any(ledger.pending for ledger in tuple(in_flight.ledgers) if ledger is not besides)
+        return not owed and in_flight.out_of_step != "record unanswered"
 
     def leave_open(self) -> None:
         """Give up what has no answer, and leave the open transaction to the next init."""
@@ -315,9 +325,9 @@ class Connection:
     def _abort(self, deadline: Deadline) -> None:
         """Abort, if the brokers have answered by half of the deadline."""
         answered_by = Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2))
-        while not (self.abortable or self.client.fault or answered_by.passed):
+        while not (self.abortable() or self.client.fault or answered_by.passed):
             self.client.flush(answered_by.slice(SLICE))
-        if self.abortable:
+        if self.abortable():
             self.client.abort(deadline.left)
         elif self.client.fault is None:
             self.leave_open()

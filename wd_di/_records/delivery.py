@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, NoReturn, Pro
 
 from wd_di._concurrency.caller import refuse_outside_of_a_task
 from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.uninterrupted import uninterrupted
 from wd_di._concurrency.waiters import Batches, TaskWaiter, ThreadWaiter
 from wd_di._concurrency.workers import Workers
 from wd_di._forks import renew_in_child
-from wd_di._kafka.interrupts import hold, uninterrupted
+from wd_di._kafka.interrupts import hold
 from wd_di._kafka.topics import Topics
 from wd_di._kafka.troubles import last_error
 from wd_di.errors import DeliveryError, DeliveryTimeoutError, ForkedPoolError
@@ -102,8 +103,9 @@ class Way(Protocol):
     heard: Container[type[Event]]
     callbacks: Workers
     forked: bool
-    shared: bool
 
+    @property
+    def attended(self) -> bool: ...
     @property
     def in_flight(self) -> Stores: ...
     @property
@@ -171,8 +173,8 @@ class _Watch:
 
     __slots__ = ("callbacks", "told", "waiters")
 
-    def __init__(self, *waiters: ThreadWaiter | TaskWaiter) -> None:
-        self.waiters: list[ThreadWaiter | TaskWaiter] = [*waiters]
+    def __init__(self) -> None:
+        self.waiters: list[ThreadWaiter | TaskWaiter] = []
         self.callbacks: list[Callable[[Delivery], object]] | None = None
         self.told: bool = False
 
@@ -275,10 +277,10 @@ class Delivery:
         way = self._ledger.way
         if way.forked:
             raise self._inherited()
-        topics, looked = way.topics, way.shared  # which has a poller of its own: the pool's is to ask brokers only
+        topics, looked = way.topics, way.attended  # by a poller of its own: the pool's is to ask brokers only
         while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
             waiter = TaskWaiter()
-            self._register(waiter)
+            self.watch(waiter)
             try:
                 if not self.done():
                     seconds = topics.patience(self.topic, deadline)
@@ -287,7 +289,7 @@ class Delivery:
                     looked = False
                     await waiter.wait(seconds)
             finally:
-                self._forget(waiter)
+                self.unwatch(waiter)
 
     async def _awaited(self) -> DeliveryReport:
         refuse_outside_of_a_task(self._ledger.way.pool)
@@ -338,9 +340,10 @@ class Delivery:
         )
 
     def _report(self) -> DeliveryReport:
-        if not isinstance(self._answer, DeliveryReport):
-            self._answer = report_of(self.topic, cast("Place", self._answer))  # decided, and no error
-        return self._answer
+        answer: Any = self._answer  # decided, and no error
+        report: DeliveryReport = answer if isinstance(answer, DeliveryReport) else report_of(self.topic, answer)
+        self._answer = report
+        return report
 
     def decided_by(self, deadline: Deadline, among: Sequence[Delivery] = ()) -> None:
         """Block until the fate is decided or there is no use in waiting; :meth:`decided` for threads.
@@ -351,17 +354,19 @@ class Delivery:
         if way.forked:
             raise self._inherited()
         topics = way.topics
-        self._register(waiter)
+        self.watch(waiter)
         while not (self.done() or deadline.passed or topics.all_in_vain(among or (self,), deadline)):
             seconds = topics.patience(self.topic, deadline)
             way.nudge()
             waiter.wait(seconds)
-        self._forget(waiter)
+        self.unwatch(waiter)
 
-    def _register(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+    def watch(self, waiter: ThreadWaiter | TaskWaiter) -> None:
         """Note who waits; ask :meth:`done` only afterwards.
 
         Whoever settles does it the other way round, so one of the two sees the other.
+
+        :meta private:
         """
         with _registering:
             self._watched().waiters.append(waiter)
@@ -371,8 +376,11 @@ class Delivery:
             self._watch = _Watch()
         return self._watch
 
-    def _forget(self, waiter: ThreadWaiter | TaskWaiter) -> None:
-        """Who has given up no longer watches."""
+    def unwatch(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        """Who has given up no longer watches.
+
+        :meta private:
+        """
         if not self.done():
             with _registering, suppress(ValueError):  # settled meanwhile
                 self._watched().waiters.remove(waiter)
@@ -413,14 +421,6 @@ class Delivery:
         except BaseException as raised:  # noqa: BLE001  (as above; it has worked)
             hold(raised)
 
-    def watched_by(self, waiter: TaskWaiter) -> bool:
-        """Note who waits, before anybody else has this delivery; whether there is something to wait for.
-
-        :meta private:
-        """
-        self._watch = _Watch(waiter)
-        return self._answer is None
-
     def tell(self, batches: Batches) -> None:
         """Tell who waits of what was decided inside of a call.
 
@@ -443,11 +443,12 @@ class Delivery:
 
         :meta private:
         """
-        ledger, watch = self._ledger, self._watch
+        ledger = self._ledger
         if ledger.transactional or not ledger.ended:  # else nobody will ask the ledger any more
             ledger.note_failed(self)
-            if watch is not None and watch.told:
+            if self._watch is not None and self._watch.told:  # only now: see Ledger.forget
                 ledger.forget([self])
+        watch = self._watch
         watched = watch is not None and bool(watch.waiters or watch.callbacks)
         self._decide(_Failed(outcome, error), batches)
         return ledger.ended and not ledger.transactional and not watched
@@ -569,7 +570,7 @@ class _Elsewhere:
         self.in_flight: Stores = cast("Stores", None)  # nothing is ever stored by it
         self.callbacks: Workers = _workers
         self.forked: bool = False
-        self.shared: bool = False
+        self.attended: bool = False
         self._topic = topic
 
     def nudge(self) -> None:

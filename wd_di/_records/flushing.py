@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from wd_di.errors import WdDiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from wd_di._concurrency.workers import Workers
+    from wd_di._records.connection import Connection
     from wd_di._records.delivery import Delivery
 
 
@@ -19,14 +20,16 @@ class Flushing:
 
     Args:
         jobs: The workers.
-        flush: Flushes for a moment.
+        connection: Whose client it is.
+        seconds: How long one flush takes at most: short, for flush also waits for records that nobody waits for.
     """
 
-    __slots__ = ("_awaited", "_flush", "_gate", "_jobs", "_running")
+    __slots__ = ("_awaited", "_connection", "_gate", "_jobs", "_running", "_seconds")
 
-    def __init__(self, jobs: Workers, flush: Callable[[], object]) -> None:
+    def __init__(self, jobs: Workers, connection: Connection, seconds: float) -> None:
         self._jobs = jobs
-        self._flush = flush
+        self._connection = connection
+        self._seconds = seconds
         self._gate = threading.RLock()  # re-entrant, for a listener may wait, too
         self._awaited: set[Delivery] = set()
         self._running = False
@@ -48,7 +51,7 @@ class Flushing:
     def _run(self) -> None:
         try:
             while self._goes_on():
-                self._flush()
+                self._connection.serve(self._connection.client.flush, self._seconds)
         except WdDiError:  # closed by force; those who wait hear of it from their deliveries
             with self._gate:
                 self._running = False

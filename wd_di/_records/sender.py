@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import _get_running_loop
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wd_di._concurrency.deadline import Deadline
+from wd_di._concurrency.deadline import Deadline, check_timeout
 from wd_di._concurrency.waiters import TaskWaiter
 from wd_di._kafka.port import Client, Fault, FaultKind
 from wd_di._kafka.topics import ASK_AFTER, PROPAGATION_MS
@@ -52,6 +51,16 @@ class SendPolicy:
     transactional: bool
     implicit_transactions: bool
     allow_blocking_in_loop: bool
+
+    def deadline(self, timeout_ms: int | None = None, *, started: float | None = None) -> Deadline:
+        """Return that of a call to which this was given; ``None`` is the pool's ``produce_timeout_ms``.
+
+        Raises:
+            TypeError, ValueError: It is no number of milliseconds.
+        """
+        if timeout_ms is None:
+            return Deadline(self.produce_timeout_ms / 1000, "produce_timeout_ms", started=started)
+        return Deadline(check_timeout(timeout_ms, 0) / 1000, started=started)
 
     def refuse_implicit(self) -> None:
         """Raise where a call outside of a transaction must not be one of its own."""
@@ -108,6 +117,7 @@ class Sender:
             self.wait_for(deliveries, deadline)
         except BaseException:  # late, or interrupted: whoever called knows which records are in doubt
             self.ledger.forget(deliveries)
+            self.connection.nudge()  # nobody else serves them now
             raise
         return self.reports(deliveries)
 
@@ -130,30 +140,29 @@ class Sender:
         On a shared producer, which has a poller of its own, with one future, without a timer of its own, and without a
         deadline as long as the brokers answer within a second.
         """
-        started = time.monotonic()
-        if not self.connection.shared or record[0] not in self.client.topics.answered:
-            [report] = await self.send_and_wait_async([record], self._deadline(timeout_ms, started))
+        started, connection = time.monotonic(), self.connection
+        if not connection.shared or record[0] not in self.client.topics.answered:
+            [report] = await self.send_and_wait_async([record], self.policy.deadline(timeout_ms, started=started))
             return report
         try:
             delivery = self.enqueue(record)
         except Fault:
-            delivery = await self._send_async(record, self._deadline(timeout_ms, started))
+            delivery = await self._send_async(record, self.policy.deadline(timeout_ms, started=started))
+        if not connection.attended:
+            connection.nudge()
         waiter = TaskWaiter()
-        if delivery.watched_by(waiter):
-            if timeout_ms is None or timeout_ms > 1000 * ASK_AFTER:
-                try:
-                    await waiter.timed(ASK_AFTER)
-                except BaseException:  # cancelled, as in send_and_wait
-                    self.ledger.forget([delivery])
-                    raise
-            if not delivery.done():
-                await self._wait_for_async([delivery], self._deadline(timeout_ms, started))
+        delivery.watch(waiter)
+        try:
+            if not delivery.done() and (timeout_ms is None or timeout_ms > 1000 * ASK_AFTER):
+                await waiter.timed(ASK_AFTER)
+        except BaseException:  # cancelled, as in send_and_wait
+            self.ledger.forget([delivery])
+            raise
+        finally:
+            delivery.unwatch(waiter)
+        if not delivery.done():
+            await self._wait_for_async([delivery], self.policy.deadline(timeout_ms, started=started))
         return self.reports([delivery])[0]
-
-    def _deadline(self, timeout_ms: int | None, started: float) -> Deadline:
-        if timeout_ms is None:
-            return Deadline(self.policy.produce_timeout_ms / 1000, "produce_timeout_ms", started=started)
-        return Deadline(timeout_ms / 1000, started=started)
 
     def send_soon(self, record: Prepared, deadline: Deadline | None = None) -> Delivery:
         """Enqueue one, and have it served by the poller.
@@ -162,11 +171,15 @@ class Sender:
             record: The record.
             deadline: For waiting until there is room; ``None`` is the pool's ``produce_timeout_ms`` from now on.
         """
-        try:
+        try:  # as send, in place: a call less for each record
             delivery = self.enqueue(record)
-        except Fault as refusal:
-            delivery = self._insist(record, refusal, deadline)
-        self._have_served()
+        except Fault as fault:
+            refusal = fault
+        else:
+            self._have_collected()
+            return delivery
+        delivery = self._insist(record, refusal, deadline)
+        self._have_collected()
         return delivery
 
     def send_all(self, records: list[Prepared], deadline: Deadline | None) -> list[Delivery]:
@@ -192,32 +205,31 @@ class Sender:
         doubtful = client.cut_off or (client.silent and deadline.left > PROPAGATION_MS / 1000)
         return doubtful and any(client.topics.new(topic) for topic, *_ in records)
 
-    def _have_served(self) -> None:
-        """Have somebody serve the client: the poller, or now and then whoever sends.
+    def _have_collected(self) -> None:
+        """Have the poller serve the client, and now and then collect its answers here.
 
-        If only the poller did, the two would compete for the interpreter, at half of the records' cost. On a loop it
-        does: a listener or a handler of logging may take its time.
+        If only the poller did, the two would compete for the interpreter, at half of the records' cost. What listeners
+        and handlers of logging are to be told is told by the poller all the same.
         """
         connection = self.connection
         connection.unserved += 1
-        if connection.unserved < SERVE_EVERY or connection.shared or _get_running_loop() is not None:
-            connection.services.nudge()
-            return
-        connection.unserved = 0
-        with suppress(Fault):  # closed by force: of its records their deliveries tell
-            connection.serve(self.client.poll, 0)
-        connection.served_until = time.monotonic() + SERVED_FOR
+        if connection.unserved >= SERVE_EVERY and not connection.shared:
+            connection.unserved = 0
+            self.client.collect()
+            connection.served_until = time.monotonic() + SERVED_FOR
+        connection.services.nudge()
 
     def send(self, record: Prepared, deadline: Deadline | None) -> Delivery:
         """Enqueue one as :meth:`send_soon` does, for who has it served in another way."""
         try:
             return self.enqueue(record)
-        except Fault as refusal:
-            return self._insist(record, refusal, deadline)
+        except Fault as fault:
+            refusal = fault
+        return self._insist(record, refusal, deadline)  # behind the handler: what it raises comes from no fault
 
     def _insist(self, record: Prepared, refusal: Fault, deadline: Deadline | None) -> Delivery:
         """Wait for room in a full queue; if the topic or partition isn't known, try once more."""
-        deadline = deadline or Deadline(self.policy.produce_timeout_ms / 1000, "produce_timeout_ms")
+        deadline = deadline or self.policy.deadline()
         renewed = False
         while True:
             if refusal.kind is FaultKind.QUEUE_FULL:
@@ -254,6 +266,7 @@ class Sender:
             except QueueFullError:
                 if deadline.passed:
                     raise
+                self.connection.nudge()
                 await asyncio.sleep(ROOM_NAP)  # a record larger than the whole queue finds it full when it is empty
                 await self.connection.drain_async(deadline)
                 continue
@@ -274,7 +287,8 @@ class Sender:
 
         A record must never slip in after the end was decided, or it would travel in the next borrower's transaction. So
         it is pending before the ledger is asked whether it has ended, as whoever ends it says so before he looks for
-        what is pending: he waits for this one, or it isn't sent. No lock would make that surer.
+        what is pending: he waits for this one, or it isn't sent. Once he has seen nothing pending, whatever is seen
+        later is about to be refused.
 
         Raises:
             Fault: The client doesn't take it.
@@ -338,7 +352,7 @@ class Sender:
     def _flushed(self) -> Flushing:
         with self.connection.offering:  # a handle may be used on two loops
             if self._flushing is None:
-                self._flushing = Flushing(self.jobs, lambda: self.serve(self.client.flush, HOLDER_SLICE))
+                self._flushing = Flushing(self.jobs, self.connection, HOLDER_SLICE)
             return self._flushing
 
     def _refuse_late(self, deliveries: list[Delivery], deadline: Deadline) -> None:

@@ -465,7 +465,7 @@ class Housekeeper:
     def _poll(self, slot: Slot[Connection], connection: Connection) -> bool:
         """Serve one producer; whether it owes anything. Who waits inside the client serves it itself."""
         client, served = connection.client, time.monotonic() < connection.served_until
-        if not served:
+        if not served or connection.noted:  # whoever has sent without waiting only collects what is to be told
             try:
                 client.poll(0)
             except Fault:  # closed meanwhile

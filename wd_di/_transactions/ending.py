@@ -112,11 +112,11 @@ class Ending(Writing):
         """Phase (a): every record is answered, or the transaction aborts. Its outcome is known either way."""
         reserve = min(self._limits.abort_timeout, deadline.seconds / 3)
         try:
-            self._drain(Deadline(max(0.0, deadline.left - reserve)), lambda: bool(self._in_vain(deadline)))
+            late = self._drain(Deadline(max(0.0, deadline.left - reserve)), lambda: bool(self._in_vain(deadline)))
         except BaseException as raised:  # mostly Ctrl-C, after which an abort has its own time, not a commit's
             self.abort(raised, Deadline(deadline.slice(self._limits.abort_timeout)))
             raise
-        problem = self._unflushed(deadline)
+        problem = self._unflushed(late, deadline)
         if problem is not None:
             self.abort(problem, deadline)
             raise problem
@@ -128,15 +128,14 @@ class Ending(Writing):
             self.client.topics.patience(late[0].topic, deadline)  # so that the poller may ask
         return self.client.topics.all_in_vain(late, deadline)
 
-    def _unflushed(self, deadline: Deadline) -> Exception | None:
-        """Why phase (b) must not begin."""
+    def _unflushed(self, late: tuple[Delivery, ...], deadline: Deadline) -> Exception | None:
+        """Why phase (b) must not begin, though it may begin with these unanswered if they have failed meanwhile."""
         ledger, topics, fault = self.ledger, self.client.topics, self.client.fault
-        late = tuple(ledger.pending)  # asked first: what fails meanwhile moves from here to the failed
         if fault is not None:
             return self.failures.of_fault("flush", fault)
         if ledger.failed:
             return self.failures.undelivered(list(ledger.failed), self.client.reason())
-        if lost := self._in_vain(deadline):
+        if lost := topics.all_in_vain(late, deadline):
             return self.failures.homeless(lost, topics.hint(lost[0].topic))
         if late:
             why = f"{topics.hint(late[0].topic)}{because(self.client, deadline)}"  # both: as in a sender
@@ -255,7 +254,7 @@ class Ending(Writing):
 
         Flush first: an abort soon after a produce turns fatal, since EndTxn may overtake the partition's registration
         (librdkafka#4849). So aborted records do reach the log, and only ``read_committed`` hides them. What still has
-        no answer is left to the next producer of this id, see :attr:`Connection.abortable`.
+        no answer is left to the next producer of this id, see :meth:`Connection.abortable`.
         """
         self._end_writing()
         self.phase = "aborting"
@@ -280,11 +279,11 @@ class Ending(Writing):
 
     def _try_to_abort(self, deadline: Deadline, cause: BaseException | None) -> None:
         try:
-            self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), self._all_homeless)
+            late = self._drain(Deadline(min(FLUSH_BEFORE_ABORT, deadline.left / 2)), self._all_homeless)
             if self.client.fault is not None:
                 self._abort_failed(self.client.fault, cause, deadline)
                 return
-            if self.connection.abortable:
+            if not late and self.connection.abortable(besides=self.ledger):
                 began = time.monotonic()
                 self._again(self.client.abort, deadline)
                 self._note_time("end", time.monotonic() - began)
@@ -325,10 +324,16 @@ class Ending(Writing):
         # The broker's own time-out looks the same to the client, and is nobody else's doing.
         return Retirement(reason, error, fenced=fenced and self._age() < self._limits.transaction_timeout)
 
-    def _drain(self, deadline: Deadline, in_vain: Callable[[], bool]) -> None:
-        """Flush in slices until every record of this transaction has its answer, or that is in vain."""
-        while self.ledger.pending and not (deadline.passed or self.client.fault is not None or in_vain()):
+    def _drain(self, deadline: Deadline, in_vain: Callable[[], bool]) -> tuple[Delivery, ...]:
+        """Flush in slices until every record of this transaction has its answer, or that is in vain; those without one.
+
+        Asked once: what is pending after there was nothing is a write that came too late, see :meth:`Sender.enqueue`.
+        """
+        while (late := tuple(self.ledger.pending)) and not (
+            deadline.passed or self.client.fault is not None or in_vain()
+        ):
             self.serve(self.client.flush, deadline.slice(SLICE))
+        return late
 
     # -- telling -----------------------------------------------------------------------------------
 
