@@ -7,7 +7,7 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wd_di import Configure, Event, KafkaSettings, Observer, PoolSettings, ProducerPool
+from wd_di import Configure, Event, KafkaSettings, Observer, PoolSettings, ProducerPool, ProducerRetired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +56,10 @@ class Recorder(Observer):
     def of(self, kind: type[Event]) -> list[Any]:
         """Return the events of one kind so far."""
         return [event for event in self.events if isinstance(event, kind)]
+
+    def retirements(self) -> list[str]:
+        """Why producers were retired so far; not those of a request that a slow broker may have been sent twice."""
+        return [event.reason for event in self.of(ProducerRetired) if event.reason != "sent twice"]
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import pytest
 from tests.faults.rules import Action, Api
 from tests.kafka.readers import values
 from tests.pools import Recorder, plain, pool
-from wd_di import ProducerRetired
 
 if TYPE_CHECKING:
     from tests.faults.proxy import FaultProxy
@@ -94,5 +93,5 @@ def test_a_reload_leaves_a_pending_init_alone(proxy: FaultProxy, proxied_kafka: 
             count += 1
 
         assert 1 == orders.stats().generation
-    assert [] == recorder.of(ProducerRetired)
+    assert [] == recorder.retirements()
     assert count == len(values(proxied_kafka.bootstrap_servers, proxied_topic))

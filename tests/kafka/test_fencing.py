@@ -86,7 +86,7 @@ def test_a_rival_that_an_abort_meets_counts(servers: str, topic: str) -> None:
             pass
 
     assert "couldn't be aborted" in caught.value.__notes__[0]
-    assert ["abort failed"] == [event.reason for event in recorder.of(ProducerRetired)]
+    assert ["abort failed"] == recorder.retirements()
 
 
 def test_a_rival_that_stays_makes_the_pool_unhealthy(servers: str, topic: str) -> None:
@@ -161,7 +161,7 @@ def test_our_own_limit_comes_first(servers: str, topic: str, *, swallow: bool) -
                 if not swallow:
                     raise
 
-        assert [] == recorder.of(ProducerRetired)
+        assert [] == recorder.retirements()
         with orders.transaction() as tx:
             tx.produce_async(topic, "after")
     assert ["after"] == values(servers, topic)

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from tests.kafka.readers import committed, values
 from tests.pools import Recorder, pool, unique, until
-from wd_di import ProducerPool, ProducerRetired, RebalancedError, Transaction, UnexpectedAbortError
+from wd_di import ProducerPool, RebalancedError, Transaction, UnexpectedAbortError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,7 +149,7 @@ def join(second: Consumer, first: Consumer, source: str) -> None:
 def assert_unharmed(servers: str, orders: ProducerPool, recorder: Recorder, topic: str) -> None:
     """Assert that nothing is visible, and that the producer is the same and works."""
     assert [] == values(servers, topic)
-    assert [] == recorder.of(ProducerRetired)
+    assert [] == recorder.retirements()
     with orders.transaction() as tx:
         tx.produce_async(topic, "after")
     assert ["after"] == values(servers, topic)

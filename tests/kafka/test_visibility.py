@@ -12,7 +12,7 @@ import pytest
 
 from tests.kafka.readers import by_key, log_ends, read, readable, values
 from tests.pools import Recorder, plain, pool, unique
-from wd_di import AbortTransaction, DeliveryError, Message, ProducerRetired, Retry
+from wd_di import AbortTransaction, DeliveryError, Message, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def test_a_refused_record_aborts_the_whole(local_kafka: Cluster, servers: str, *
         with orders.transaction() as tx:
             tx.produce_async(topic, "after")
     assert ["after"] == values(servers, topic)
-    assert ["record refused"] == [event.reason for event in recorder.of(ProducerRetired)]
+    assert ["record refused"] == recorder.retirements()
 
 
 def test_a_refused_record_harms_no_other(local_kafka: Cluster, servers: str) -> None:
@@ -220,7 +220,7 @@ def test_aborts_right_after_produce_cost_no_producer(local_kafka: Cluster, serve
             thread.join()
 
         assert [] == failures
-        assert [] == recorder.of(ProducerRetired)
+        assert [] == recorder.retirements()
         assert (size, size) == (orders.stats().totals.created, orders.stats().idle)
         with orders.transaction() as tx:
             tx.produce_async(topic, "committed")
