@@ -58,15 +58,17 @@ def retold(result: Result, journals: Path) -> History:
 
 
 def rewrite(result: Result, journals: Path, old: str, new: str) -> None:
-    """Change the first line with these words that somebody has written who wasn't killed, and so must know all."""
-    for path in sorted(journals.glob("*.jsonl")):
-        if result.history.processes[path.stem].end not in ("finished", "replaced"):
-            continue
+    """Change the first line with these words, if it may be one of somebody who lived, and so must know all."""
+
+    def killed(path: Path) -> bool:
+        return result.history.processes[path.stem].end not in ("finished", "replaced")
+
+    for path in sorted(journals.glob("*.jsonl"), key=killed):
         text = path.read_text()
         if old in text:
             path.write_text(text.replace(old, new, 1))
             return
-    raise AssertionError(f"no journal of somebody who lived has {old}")
+    raise AssertionError(f"no journal has {old}")
 
 
 def test_what_was_reported_is_true(result: Result, folder: Path) -> None:
