@@ -326,8 +326,8 @@ def test_a_kept_error_keeps_no_client(
         kafka.set_rtt(0)
 
         assert kept.errors
-        until(lambda: handles() <= before, timeout_ms=5_000)
-        until(lambda: threads() <= started, timeout_ms=5_000)
+        until(lambda: handles() <= before)
+        until(lambda: threads() <= started)
     finally:
         gc.enable()
 
@@ -357,8 +357,8 @@ def test_a_failed_open_keeps_no_client(
         kept.meet(work)
 
         assert kept.errors
-        until(lambda: handles() <= before, timeout_ms=5_000)
-        until(lambda: threads() <= started, timeout_ms=5_000)
+        until(lambda: handles() <= before)
+        until(lambda: threads() <= started)
     finally:
         gc.enable()
 
@@ -391,8 +391,8 @@ def test_no_place_keeps_a_client(kafka: MockKafka, make: Any) -> None:
         pool.close(timeout_ms=300, force=True)
 
         assert len(places) == len(kept.errors)
-        until(lambda: handles() <= before, timeout_ms=5_000)
-        until(lambda: threads() <= started, timeout_ms=5_000)
+        until(lambda: handles() <= before)
+        until(lambda: threads() <= started)
     finally:
         gc.enable()
 

@@ -90,13 +90,18 @@ class Program:
             pass
 
 
+def ours(there: set[threading.Thread]) -> list[str]:
+    """The names of the pools' threads that have begun since."""
+    return [each.name for each in set(threading.enumerate()) - there if each.name.startswith("wd_di-")]
+
+
 @pytest.mark.parametrize("death", ["killed", "paused"])
 def test_kept_errors_keep_no_client(own_kafka: LocalKafka, own_topic: str, death: str) -> None:
     """Of calls that were under way, of an open, and of a checkout that waited."""
     [broker] = own_kafka.brokers
     program = Program(own_kafka.bootstrap_servers, own_topic)
     gc.collect()
-    before, started = handles(), threads()
+    before, started, there = handles(), threads(), set(threading.enumerate())
     for each in program.pools:
         each.open(timeout_ms=20_000)
     program.work(broker.kill if death == "killed" else broker.pause)
@@ -106,5 +111,7 @@ def test_kept_errors_keep_no_client(own_kafka: LocalKafka, own_topic: str, death
 
     assert 7 == len(program.errors)
     until(lambda: threads() <= started)
-    until(lambda: not [each for each in threading.enumerate() if each.name.startswith("wd_di-")])
+    with suppress(TimeoutError):
+        until(lambda: not ours(there))
+    assert [] == ours(there)
     assert handles() <= before

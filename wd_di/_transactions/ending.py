@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from wd_di.errors import Resolution
     from wd_di.events import RetirementReason
 
+TURN = 0.25
+"""Seconds of one call of a commit, which is called again until it answers: more than of others (``SLICE``).
+
+Each begins with a question to librdkafka's own thread, which stays in its queue when the call gives up. A next call
+takes that one's answer for its own, and is told of an end that hasn't come; then librdkafka takes the broker's answer
+for one to an abort, and ends the process ("Invalid transaction state transition", seen in 2.16.0). So that thread
+should never be without time for so long.
+"""
 LAST_WORD = 1.0
 """Seconds for the answer to a commit that a time limit has interrupted: known is better than in time."""
 GRACE = 0.1
@@ -148,11 +156,12 @@ class Ending(Writing):
         try:
             if asked:
                 self.client.poll(deadline.slice(BREATH))
-            self.client.commit(min(SLICE, deadline.left))
+            left = deadline.left
+            self.client.commit(TURN if left >= 2 * TURN else left)  # so that no call leaves less to the next one
         except Fault as fault:
             if fault.kind is not FaultKind.RETRIABLE:
                 self._commit_refused(fault, deadline, asked=asked)
-            if deadline.passed:
+            if deadline.left < BREATH:  # librdkafka counts milliseconds, and the last call had all that was left
                 waited = f"no answer within {deadline.seconds * 1000:.0f} ms"
                 if isinstance(self._interrupt, Exception):
                     waited = f"no answer within {LAST_WORD:g} s after {type(self._interrupt).__name__}"
