@@ -105,7 +105,6 @@ class ProducerPool:
         self._closers = Workers(f"wd_di-{name}-close", WORKERS_MAX)
         self._changing = threading.RLock()  # a signal handler may close while its own thread does
         self._state: State = "new"
-        self._stale = False  # after a fork, until new ids are made
         self._closing: Closing | None = None
         _at_exit.add(self._end_with_the_process)
         _in_child.add(self._lender.leave_to_parent)  # first, and also of a pool that is gone then
@@ -134,9 +133,10 @@ class ProducerPool:
         """
         if _foreign:
             no_keyword("producer", _foreign, [])
-        if self._stale:
+        lender = self._lender
+        if lender.stale:
             self._refresh()
-        return Checkout(self._lender, timeout_ms)
+        return Checkout(lender, timeout_ms)
 
     def transaction(
         self,
@@ -163,7 +163,7 @@ class ProducerPool:
         """
         if _foreign:
             no_keyword("transaction", _foreign, OPTIONS)
-        if self._stale:
+        if self._lender.stale:
             self._refresh()
         if timeout_ms is None and propagation == "join" and not commit_on and retry is None:
             return TransactionRun(self._lender, DEFAULTS)
@@ -440,7 +440,7 @@ class ProducerPool:
     def _after_fork(self) -> None:
         """In the child: nothing of the parent's is touched; new ids are made at the first use, outside the fork."""
         self._changing = threading.RLock()
-        self._stale = True
+        self._lender.stale = True
         plan = self._house.plan
         self._planner.forked(plan)
         self._memory_broker.lock = threading.Lock()
@@ -458,17 +458,17 @@ class ProducerPool:
 
         One from before a fork that this child hasn't used has nothing to close, and nobody to tell.
         """
-        if not self._stale and (self._closing is None or self._house.table.holders()):
+        if not self._lender.stale and (self._closing is None or self._house.table.holders()):
             left_ms = min(int(deadline.left * 1000), self._settings.close_timeout_ms)
             self.close(timeout_ms=left_ms, force=True)
 
     def _refresh(self) -> None:
-        if not self._stale:
+        if not self._lender.stale:
             return
         with self._changing:
-            if self._stale and self._closing is None:  # a closed pool takes no ids from anybody
+            if self._lender.stale and self._closing is None:  # a closed pool takes no ids from anybody
                 self._apply(self._planner.plan(self._settings))
-                self._stale = False
+                self._lender.stale = False
 
     def _apply(self, plan: Plan) -> None:
         """Go by this plan from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import inspect
@@ -158,3 +159,12 @@ def test_a_holder_is_shown_with_its_place(kept: Keep) -> None:
 
     assert report.held[0].place is not None
     assert report.held[0].place.startswith(f"{__file__}:")
+
+
+def test_a_thread_that_only_enters(kept: Keep) -> None:
+    """Where no line of the program took a producer, it is lent all the same, and no place is told."""
+    pool = opened(kept)
+    events = watch(pool, CheckoutLost)
+    _thread.start_new_thread(pool.producer().__enter__, ())  # without a frame of Python around it
+
+    assert lost(events).place is None

@@ -49,6 +49,9 @@ class Lender:
         house: Who looks after the slots; a forked child gets another one.
         policies: By which it lends.
         begin: Makes a transaction to come, on a lease.
+
+    Attributes:
+        stale: Whether a fork came since ids were made; the next borrower's pool makes new ones first.
     """
 
     def __init__(self, house: Housekeeper, policies: Policies, begin: Begin) -> None:
@@ -57,6 +60,7 @@ class Lender:
         self.table: SlotTable[Connection] = house.table
         self.policies: Policies = policies
         self.held: dict[object, Lease] = {}
+        self.stale: bool = False
         self._begin = begin
         self._waiting: dict[threading.Thread, object] = {}
 
@@ -462,9 +466,10 @@ class Checkout(Scope[Producer, AsyncProducer]):
         if self._handle is not None:
             raise open_already(self)
         lender = self._lender
-        if "trio.lowlevel" in sys.modules:
+        modules = sys.modules
+        if "trio.lowlevel" in modules:
             refuse_in_trio(lender.name)
-        greenlet = sys.modules.get("greenlet")  # as in caller(), which would be a third of all calls here
+        greenlet = modules.get("greenlet")  # as in caller(), which would be a third of all calls here
         apart = _get_running_loop() is not None or (greenlet is not None and greenlet.getcurrent().parent is not None)
         owner = caller() if apart else current_thread()
         if self._ambient and owner in lender.held and (held := lender.current()) is not None:

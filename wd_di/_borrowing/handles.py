@@ -117,7 +117,7 @@ class Producer(_Begins):
         """
         if _foreign:
             no_keyword("produce_sync", _foreign, FIELDS)
-        record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
+        record = prepare(topic, value, key, headers, partition, timestamp_ms)
         return self._sync([record], timeout_ms)[0]
 
     def produce_async(
@@ -152,7 +152,7 @@ class Producer(_Begins):
         """
         if _foreign:
             no_keyword("produce_async", _foreign, FIELDS)
-        record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
+        record = prepare(topic, value, key, headers, partition, timestamp_ms)
         deadline = None if timeout_ms is None else self._via.policy.deadline(timeout_ms)
         sender = self._via.sending()
         if sender is not None:
@@ -256,7 +256,7 @@ class AsyncProducer(_Begins):
         """
         if _foreign:
             no_keyword("produce_sync", _foreign, FIELDS)
-        record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
+        record = prepare(topic, value, key, headers, partition, timestamp_ms)
         if timeout_ms is not None:
             check_timeout(timeout_ms, 0)
         refuse_outside_of_a_task(self._via.policy.pool)
@@ -288,7 +288,7 @@ class AsyncProducer(_Begins):
         """
         if _foreign:
             no_keyword("produce_async", _foreign, FIELDS)
-        record = prepare(topic, value, key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
+        record = prepare(topic, value, key, headers, partition, timestamp_ms)
         return self._now().send_soon(record, Deadline(0))
 
     async def produce_many_sync(

@@ -108,6 +108,7 @@ class Lease(Claim[Connection]):
 
     __slots__ = (
         "_at",
+        "_code",
         "_place",
         "connection",
         "lender",
@@ -136,10 +137,14 @@ class Lease(Claim[Connection]):
         self.heard_after: float = 0.0
         self.reported: bool = False
         self._place: str | None = None if policies.slots.leak_after is None else _place()
-        opener = sys._getframe(1).f_back  # noqa: SLF001  (of the scope's own frame; a walk would cost as much again)
-        if opener is not None and opener.f_code in _BY_STACKS:
+        try:
+            opener = sys._getframe(2)  # noqa: SLF001  (of whoever entered the scope; a walk would cost as much again)
+        except ValueError:  # a thread was started with nothing else to do
+            opener = sys._getframe(1)  # noqa: SLF001
+        if opener.f_code in _BY_STACKS and opener.f_back is not None:
             opener = opener.f_back
-        self._at: tuple[CodeType, int] | None = None if opener is None else (opener.f_code, opener.f_lasti)
+        self._code: CodeType = opener.f_code
+        self._at: int = opener.f_lasti
         self.lender: Lends = lender
         self.policy: SendPolicy = policies.sending
         self.table: SlotTable[Connection] = lender.table
@@ -158,8 +163,8 @@ class Lease(Claim[Connection]):
     @property
     def place(self) -> str | None:
         """The line that opened the scope; the package's own lines tell nobody anything."""
-        if self._place is None and self._at is not None:
-            code, at = self._at
+        if self._place is None:
+            code, at = self._code, self._at
             if not code.co_filename.startswith(_PACKAGE):
                 line = next((line for start, end, line in code.co_lines() if start <= at < end), None)
                 self._place = f"{code.co_filename}:{line or code.co_firstlineno}"
@@ -208,11 +213,11 @@ class Lease(Claim[Connection]):
 
     def sending(self) -> Sender | None:
         """Who sends now: the open transaction, else the producer itself; nobody, where a call must open one."""
+        if self.sender is not None:  # so there are no transactions
+            return self.sender
         if self.opened is not None and (transaction := self.open_transaction()) is not None:
             return transaction
-        if self.policy.transactional:
-            return None
-        return self.sender or self._begin_sending()
+        return None if self.policy.transactional else self._begin_sending()
 
     def _begin_sending(self) -> Sender:
         with self.gate:  # two threads may begin

@@ -106,6 +106,7 @@ class Handle(ABC):
         self._tokens: TokenSource | None = None
         self._calls = Calls()
         self._kept: Kept = [CLOSED]
+        self._bare: bool = False  # or wrapped, as by instrumentation
         self._connect(config, PATIENT_MS if patient else PROPAGATION_MS)
         _live.add(self)
 
@@ -127,7 +128,8 @@ class Handle(ABC):
             # Looked up now: instrumentation replaces the class, maybe after our import. And the settings are never in a
             # variable: error trackers show those.
             self._kept[0] = confluent_kafka.Producer(reveal(given))
-            if type(self._kept[0]) is not cimpl.Producer:
+            self._bare = type(self._kept[0]) is cimpl.Producer
+            if not self._bare:
                 _refuse_hollow(self._kept)
         except BaseException as error:
             forget_frames(error)

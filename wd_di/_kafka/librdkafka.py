@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from contextlib import suppress
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
     from wd_di._kafka.topics import OnDelivery
     from wd_di.errors import ProduceError
 
+
+COMMITTED_ALREADY = re.compile(r"\bin state Ready\b")
+"""As librdkafka names its state where there is no transaction; while one ends it has others."""
+
+ANY_PARTITION = -1
+"""librdkafka's RD_KAFKA_PARTITION_UA: the partitioner decides."""
 
 ASK_SLICE = 0.2
 """Seconds that an error may wait for what the brokers say of its topic."""
@@ -90,7 +97,7 @@ class KafkaClient(Handle):
         """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT).
 
         Ctrl-C comes in place of the answer, since confluent-kafka looks for signals right after librdkafka's call. When
-        the unheard answer was yes, the same call says _STATE: only a commit can have led out of the transaction.
+        the unheard answer was yes, the same call says _STATE, and that the state is Ready: only a commit has led there.
         """
         with self._asking_why:
             self._ending = True
@@ -106,7 +113,7 @@ class KafkaClient(Handle):
         try:
             self._call(methodcaller("commit_transaction", seconds), seconds)
         except Fault as fault:
-            if not (self._unheard and self.in_transaction and code_of(fault) in WRONG_STATE):
+            if not (self._unheard and self.in_transaction and COMMITTED_ALREADY.search(str(fault))):
                 self._unheard |= isinstance(fault.__cause__, NestedCallError)  # it goes on all the same
                 raise
         except BaseException:
@@ -154,12 +161,12 @@ class KafkaClient(Handle):
         self, topic: str, value: str | bytes | None, key: str | bytes | None, on_delivery: OnDelivery, rest: Rest = None
     ) -> None:
         """Enqueue one record; its answer comes to ``on_delivery``."""
-        topics, first = self.topics, None
-        if topic not in topics.answered and (first := topics.first(topic, on_delivery)) is not None:
+        first = None
+        if topic not in self.topics.answered and (first := self.topics.first(topic, on_delivery)) is not None:
             on_delivery = first
         try:
-            if rest is None and sys.exception() is None:  # most of them: to pass on keywords costs a third of the call
-                self._kept[0].produce(topic, value, key, on_delivery=on_delivery)
+            if rest is None and self._bare and sys.exception() is None:  # most: keywords would be a third of the call
+                self._kept[0].produce(topic, value, key, ANY_PARTITION, on_delivery)
             else:
                 given = dict(rest or ())
                 if "headers" in given:
@@ -176,7 +183,7 @@ class KafkaClient(Handle):
             raise
         self._wrote = True
         if first is not None:
-            topics.watch(topic, first)
+            self.topics.watch(topic, first)
 
     def _refusal(self, error: BaseException) -> Fault:
         """Why a record wasn't taken; where librdkafka names no more than its own state, what has led to that."""

@@ -16,6 +16,9 @@ Prepared = tuple[str, str | bytes | None, str | bytes | None, Rest]
 _TEXT = (str, bytes, type(None))
 _SAFE = frozenset((bytes, type(None)))
 """What needs no look at its characters."""
+_checked: set[str] = set()
+"""Topics that can be sent: there are few, and each record names one."""
+_REMEMBERED = 1_000
 _PAIR = 2
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
@@ -33,11 +36,10 @@ class Message:
     timestamp_ms: int | None = None
 
 
-def prepare(
+def prepare(  # noqa: PLR0917  (keywords would cost each record 60 ns)
     topic: str,
     value: str | bytes | None,
     key: str | bytes | None,
-    *,
     headers: Headers | None,
     partition: int | None,
     timestamp_ms: int | None,
@@ -47,12 +49,8 @@ def prepare(
     Raises:
         TypeError, ValueError: Names the field.
     """
-    if not isinstance(topic, str):
-        raise TypeError(_kind("topic", topic, "a str"))
-    if not topic:
-        raise ValueError("topic is empty")
-    if "\0" in topic or not topic.isascii():
-        _refuse_unsendable_name("topic", topic)
+    if type(topic) is not str or topic not in _checked:
+        _check_topic(topic)
     if type(value) not in _SAFE:
         _check_text("value", value)
     if type(key) not in _SAFE:
@@ -73,13 +71,28 @@ def prepare_all(messages: Iterable[Message]) -> list[Prepared]:
     """Check several records, before the first is sent."""
     if not isinstance(messages, Iterable):
         raise TypeError(_kind("messages", messages, "an iterable of wd_di.Message"))
-    return [_prepare_message(each) for each in messages]
+    return [
+        prepare(each.topic, each.value, each.key, each.headers, each.partition, each.timestamp_ms)
+        if type(each) is Message
+        else _prepare_message(each)
+        for each in messages
+    ]
 
 
 def _prepare_message(m: Message) -> Prepared:
     if not isinstance(m, Message):
         raise TypeError(_kind("each of messages", m, "a wd_di.Message"))
-    return prepare(m.topic, m.value, m.key, headers=m.headers, partition=m.partition, timestamp_ms=m.timestamp_ms)
+    return prepare(m.topic, m.value, m.key, m.headers, m.partition, m.timestamp_ms)
+
+
+def _check_topic(topic: str) -> None:
+    if not isinstance(topic, str):
+        raise TypeError(_kind("topic", topic, "a str"))
+    if not topic:
+        raise ValueError("topic is empty")
+    _refuse_unsendable_name("topic", topic)
+    if type(topic) is str and len(_checked) < _REMEMBERED:  # another's own ``__str__`` may say anything
+        _checked.add(topic)
 
 
 def _check_text(field: str, value: object) -> None:

@@ -184,7 +184,15 @@ class Sender:
 
     def send_all(self, records: list[Prepared], deadline: Deadline | None) -> list[Delivery]:
         """Enqueue all as :meth:`send_soon` does."""
-        return [self.send_soon(record, deadline) for record in records]
+        deliveries: list[Delivery] = []
+        for first in range(0, len(records), SERVE_EVERY):
+            try:
+                for record in records[first : first + SERVE_EVERY]:
+                    deliveries.append(self.send(record, deadline))  # noqa: PERF401  (those before one that fails are sent)
+            finally:
+                if len(deliveries) > first:
+                    self._have_collected(len(deliveries) - first)
+        return deliveries
 
     async def send_all_async(self, records: list[Prepared], deadline: Deadline) -> list[Delivery]:
         """Enqueue all as :meth:`send_all` does, while the loop goes on."""
@@ -205,14 +213,14 @@ class Sender:
         doubtful = client.cut_off or (client.silent and deadline.left > PROPAGATION_MS / 1000)
         return doubtful and any(client.topics.new(topic) for topic, *_ in records)
 
-    def _have_collected(self) -> None:
+    def _have_collected(self, records: int = 1) -> None:
         """Have the poller serve the client, and now and then collect its answers here.
 
         If only the poller did, the two would compete for the interpreter, at half of the records' cost. What listeners
         and handlers of logging are to be told is told by the poller all the same.
         """
         connection = self.connection
-        connection.unserved += 1
+        connection.unserved += records
         if connection.unserved >= SERVE_EVERY and not connection.shared:
             connection.unserved = 0
             self.client.collect()
