@@ -375,6 +375,31 @@ def test_brokers_down(kafka):
     assert client.fault is None
 
 
+@pytest.mark.parametrize("state", ["Ready", "BeginCommit", "CommittingTransaction", "CommitNotAcked", "ReadyNotAcked"])
+def test_what_state_says_that_a_commit_is_done(kafka, monkeypatch, state):
+    """Where a Ctrl-C took the answer away: only that in which another one may begin. In the others one is under way."""
+    client = begun(kafka)
+    produce(client)
+    client.flush(5)
+
+    def interrupted(_: object, *_given: object) -> None:
+        raise KeyboardInterrupt
+
+    def told(_: object, *_given: object) -> None:
+        error = KafkaError(KafkaError._STATE, f"Operation not valid in state {state}")
+        raise client._translator.fault(error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaClient, "_call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.commit(5)
+        patch.setattr(KafkaClient, "_call", told)
+        refused = outcome(lambda: client.commit(5))
+
+    assert (state == "Ready") == (refused is None)
+    assert (state == "Ready") == (not client.in_transaction)
+
+
 def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch):
     """A commit from inside of a callback that had no answer in time has committed, if the next one finds it done."""
     monkeypatch.setattr(nested, "PATIENCE", 0)
