@@ -43,7 +43,7 @@ def soon(holds: Any) -> float:
 
 def rested(pool: ProducerPool) -> None:
     """Wait until its poller naps for long."""
-    threading.Event().wait(0.05)
+    threading.Event().wait(0.05)  # as long as its longest nap while anything is due
     soon(lambda: internals.house(pool)._poller.napping)
 
 
@@ -73,7 +73,8 @@ def test_a_closed_loop_gives_its_slot_back(script: Script) -> None:
         async def start() -> None:
             task = asyncio.create_task(hold())
             await asyncio.sleep(0.05)
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            # asyncio would say that a task was destroyed which was pending: that is the case here.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  (the stub has no private names)
 
         loop = asyncio.new_event_loop()
         loop.run_until_complete(start())
@@ -289,7 +290,7 @@ async def test_a_batch_that_waits_for_room_is_served() -> None:
                 raise fault(FaultKind.QUEUE_FULL)
             enqueue(*given)
 
-        client.produce = produce  # type: ignore[method-assign]
+        client.produce = produce  # type: ignore[method-assign]  (of this one client, as long as the test)
         await asyncio.to_thread(rested, pool)
         began = time.monotonic()
         await producer.produce_many_sync([Message("orders", "x")] * 4 * room)

@@ -387,7 +387,7 @@ def test_what_state_says_that_a_commit_is_done(kafka, monkeypatch, state):
 
     def told(_: object, *_given: object) -> None:
         error = KafkaError(KafkaError._STATE, f"Operation not valid in state {state}")
-        raise client._translator.fault(error)
+        raise client._translator.fault(error) from KafkaException(error)
 
     with monkeypatch.context() as patch:
         patch.setattr(KafkaClient, "_call", interrupted)

@@ -157,7 +157,7 @@ class Producer(_Begins):
         sender = self._via.sending()
         if sender is not None:
             return sender.send_soon(record, deadline)
-        return self._implicitly([record], deadline or self._via.policy.deadline(None), answered=False)[0]
+        return self._implicitly([record], deadline or self._via.policy.deadline(), answered=False)[0]
 
     def produce_many_sync(
         self, messages: Iterable[Message], *, timeout_ms: int | None = None, **_foreign: Unpack[NoOthers]

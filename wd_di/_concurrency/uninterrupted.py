@@ -17,8 +17,9 @@ def uninterrupted(fn: F) -> F:
     """Let a function begin its work before a signal's handler is called.
 
     Where a function begins, CPython looks for signals, before any ``try`` of the function's own: what a handler raises
-    would get out, and cost the record its answer. It doesn't look where a coroutine goes on behind an ``await``, which
-    that first instruction says of itself; so this one says so, too. Behind it the function's own ``try`` counts.
+    would get out, and cost a record its answer, or a task its time-out. It doesn't look where a coroutine goes on
+    behind an ``await``, which that first instruction says of itself; so this one says so, too. Behind it the function's
+    own ``try`` counts.
     """
     code = fn.__code__
     start = code.co_code[:2]

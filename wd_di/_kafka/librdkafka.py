@@ -113,7 +113,8 @@ class KafkaClient(Handle):
         try:
             self._call(methodcaller("commit_transaction", seconds), seconds)
         except Fault as fault:
-            if not (self._unheard and self.in_transaction and COMMITTED_ALREADY.search(str(fault))):
+            done = code_of(fault) in WRONG_STATE and COMMITTED_ALREADY.search(str(fault)) is not None
+            if not (self._unheard and self.in_transaction and done):
                 self._unheard |= isinstance(fault.__cause__, NestedCallError)  # it goes on all the same
                 raise
         except BaseException:

@@ -71,18 +71,12 @@ def prepare_all(messages: Iterable[Message]) -> list[Prepared]:
     """Check several records, before the first is sent."""
     if not isinstance(messages, Iterable):
         raise TypeError(_kind("messages", messages, "an iterable of wd_di.Message"))
-    return [
-        prepare(each.topic, each.value, each.key, each.headers, each.partition, each.timestamp_ms)
-        if type(each) is Message
-        else _prepare_message(each)
-        for each in messages
-    ]
-
-
-def _prepare_message(m: Message) -> Prepared:
-    if not isinstance(m, Message):
-        raise TypeError(_kind("each of messages", m, "a wd_di.Message"))
-    return prepare(m.topic, m.value, m.key, m.headers, m.partition, m.timestamp_ms)
+    records: list[Prepared] = []
+    for m in messages:
+        if not isinstance(m, Message):
+            raise TypeError(_kind("each of messages", m, "a wd_di.Message"))
+        records.append(prepare(m.topic, m.value, m.key, m.headers, m.partition, m.timestamp_ms))
+    return records
 
 
 def _check_topic(topic: str) -> None:
