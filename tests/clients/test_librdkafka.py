@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -19,13 +21,14 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 from pydantic import SecretStr
 
 from tests.connections import connected
+from tests.pools import until
 from tests.scripted import outcome
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka import handle, librdkafka, nested
 from wd_di._kafka.checking import check
 from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._kafka.port import Fault, FaultKind
-from wd_di._kafka.translation import reveal
+from wd_di._kafka.translation import is_fatal, reveal
 from wd_di._kafka.troubles import Siblings
 from wd_di._records.connection import Connection
 from wd_di._records.delivery import Delivery, Ledger
@@ -104,6 +107,17 @@ def kind(call: Any, *given: Any) -> FaultKind | None:
     """The kind of fault that a call ended in, if any."""
     result = outcome(lambda: call(*given))
     return result.kind if isinstance(result, Fault) else None
+
+
+class Node:
+    """Something that a weak reference can watch."""
+
+
+def garbage(callback: Any) -> weakref.ref[Node]:
+    """A reference to a cycle that nothing else refers to; its callback is called when that is collected."""
+    node = Node()
+    node.itself = node  # type: ignore[attr-defined]
+    return weakref.ref(node, callback)
 
 
 def end(client: KafkaClient) -> int:
@@ -337,6 +351,40 @@ def test_fatal_error(kafka, code, expected):
     assert expected is client.fault.kind
     assert "scripted" in str(client.fault)
     assert expected is kind(produce, client)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("transactional_id", ["t-0", None])
+def test_fatal_error_while_garbage_is_collected(kafka, transactional_id):
+    """Since 3.12 Python loses a fatal error if a weak reference tells of its end just then: it is no less fatal."""
+    in_full = transactional_id is not None or sys.version_info < (3, 12)
+    client = begun(kafka) if transactional_id else connect(kafka, None, enable_idempotence=True)
+    if transactional_id:
+        kafka.push_errors(ApiKey.ADD_PARTITIONS_TO_TXN, KafkaError.PRODUCER_FENCED)
+        client._kept[0].produce("orders", b"x")
+        until(lambda: is_fatal(outcome(client._kept[0].begin_transaction)))
+    else:
+        raise_fatal_error(client._kept[0], FENCED, "scripted")
+    called: list[object] = []
+
+    def poll(producer):
+        gc.enable()
+        return producer.poll(0)
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    try:
+        watched = garbage(called.append)
+        gc.set_threshold(1)
+        client._serve(poll, 0)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+
+    assert [watched] == called
+    assert (FaultKind.FENCED if in_full else FaultKind.FATAL) is client.fault.kind
+    assert client.fault.kind is kind(produce, client)
 
 
 def test_first_fault_stays(kafka):

@@ -248,9 +248,10 @@ def test_a_callback_with_a_foreign_exception_pending() -> None:
     assert 1 == len(way.noted)
 
 
-def test_what_is_hidden_by_a_call_of_c() -> None:
-    """A SystemError that says what it hides is that; of one that doesn't nothing can be said in another thread."""
+def test_what_is_hidden_by_a_call_of_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SystemError that says what it hides is that; of a bare one nothing can be said in a thread of Python 3.11."""
     calls, mine = Calls(), MineError(1, "hidden")
+    monkeypatch.setattr(interrupts, "_LOSSY", True)
 
     def hiding(_: object) -> None:
         raise SystemError("returned a result with an exception set") from mine
@@ -262,15 +263,26 @@ def test_what_is_hidden_by_a_call_of_c() -> None:
     assert isinstance(in_thread(lambda: calls.make(bare, [None], 0)), SystemError)
 
 
-@pytest.mark.parametrize(("loses", "kind"), [([True], KeyboardInterrupt), ([], SystemError)])
-def test_what_a_wrapped_callback_loses(monkeypatch: pytest.MonkeyPatch, loses: Any, kind: type[BaseException]) -> None:
-    """Python 3.11 leaves a bare SystemError of Ctrl-C in a callback that somebody has wrapped; others keep it."""
-    monkeypatch.setattr(interrupts, "_LOSSY", bool(loses))
+@pytest.mark.parametrize(("loses", "kind"), [(True, KeyboardInterrupt), (False, KafkaException)])
+def test_what_python_has_lost(monkeypatch: pytest.MonkeyPatch, *, loses: bool, kind: type[BaseException]) -> None:
+    """A bare SystemError is Ctrl-C in a callback that somebody has wrapped on Python 3.11, and else a fatal error."""
+    monkeypatch.setattr(interrupts, "_LOSSY", loses)
 
     def bare(_: object) -> None:
         raise SystemError("returned NULL without setting an exception")
 
     assert kind is type(outcome(lambda: Calls().make(bare, [None], 0)))
+
+
+def test_an_error_of_somebody_elses_call_of_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SystemError that says something else is what it is."""
+    monkeypatch.setattr(interrupts, "_LOSSY", False)
+    mine = SystemError("bad argument to internal function")
+
+    def fail(_: object) -> None:
+        raise mine
+
+    assert mine is outcome(lambda: Calls().make(fail, [None], 0))
 
 
 def test_a_function_that_begins_otherwise() -> None:

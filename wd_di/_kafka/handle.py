@@ -19,7 +19,7 @@ from wd_di._concurrency.greenlets import yielding
 from wd_di._concurrency.uninterrupted import uninterrupted
 from wd_di._forks import leave_to_parent, renew_in_child
 from wd_di._kafka.callbacks import LaterLogger, TokenSource, guarded
-from wd_di._kafka.interrupts import hold
+from wd_di._kafka.interrupts import hold, is_lost
 from wd_di._kafka.kept import Gone, Kept, empty, forget_frames, taken
 from wd_di._kafka.lines import Lines, guess
 from wd_di._kafka.nested import Calls, NestedCallError
@@ -322,6 +322,8 @@ class Handle(ABC):
     def _translated(self, error: BaseException, *, settings: bool = False, of_record: bool = False) -> Fault:
         if isinstance(error, RuntimeError):
             return self._found_closed(error)
+        if is_lost(error):
+            error = self._told_again(error)
         fault = self._translator.fault(error.args[0] if error.args else error, known=self.fault, settings=settings)
         fault.__cause__ = error
         if (fault.kind in (FaultKind.FENCED, FaultKind.FATAL) or is_fatal(error)) and self.fault is None:
@@ -335,6 +337,19 @@ class Handle(ABC):
         if fault.kind is not FaultKind.RETRIABLE and not settings and self.fault in (None, fault):
             self._note_trouble(fault, 0 if fault.kind is FaultKind.OTHER else LASTING if fault.fatal else 1)
         return fault
+
+    def _told_again(self, lost: BaseException) -> BaseException:
+        """Return the fatal error in full: a transactional client answers with it when it is to begin, and does nothing.
+
+        Should it have none after all, it begins: that is as well, since it is given up for what was lost.
+        """
+        if self.transactional_id is not None:
+            try:
+                self._calls.make(methodcaller("begin_transaction"), self._kept, 0)
+            except (KafkaException, NestedCallError, RuntimeError) as again:
+                if is_fatal(again) and not is_lost(again):
+                    return again
+        return lost
 
     def _found_closed(self, error: RuntimeError) -> Fault:
         """Return that there is no client any more: by the pool, or by whoever else has got hold of it."""

@@ -12,10 +12,14 @@ import ctypes
 import sys
 import threading
 
+from confluent_kafka import KafkaError, KafkaException
+
 _LOSSY = sys.version_info < (3, 12)
 
 thread_id = ctypes.pythonapi.PyThread_get_thread_ident  # gevent's get_ident, in its place, tells greenlets apart
 thread_id.restype = ctypes.c_ulong
+
+_LOST = "a fatal error, of which Python has lost the text; librdkafka's own line in the log has it"
 
 held: dict[int, BaseException] = {}
 """What came up inside of a callback, by the thread whose call has served it."""
@@ -34,15 +38,27 @@ def _hidden(raised: BaseException) -> BaseException:
     """Return what a SystemError stands for.
 
     A call of C raises one from what is pending already, although it has worked: in a callback that may be a fatal error
-    of the client. And on Python 3.11 it is what is left of Ctrl-C, or of another handler's exception, where a callback
-    was wrapped by somebody else.
+    of the client. A bare one stands for what was pending and is lost. On Python 3.11 that was Ctrl-C, or another
+    handler's exception, where a callback was wrapped by somebody else. Later ones lose nothing but what confluent-kafka
+    itself has pending, a fatal error, if the garbage collector calls a weak reference's callback at the call's end.
     """
     if not isinstance(raised, SystemError):
         return raised
     if raised.__cause__ is not None:
         return raised.__cause__
-    if _LOSSY and threading.current_thread() is threading.main_thread():
+    lost: BaseException
+    if not _LOSSY:
+        if not str(raised).endswith("without setting an exception"):
+            return raised
+        lost = KafkaException(KafkaError(KafkaError._FATAL, _LOST, fatal=True))  # noqa: SLF001  (its name)
+    elif threading.current_thread() is threading.main_thread():
         lost = KeyboardInterrupt()
-        lost.__cause__ = raised
-        return lost
-    return raised
+    else:
+        return raised
+    lost.__cause__ = raised
+    return lost
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether all that is known of a client's error is that it is fatal."""
+    return isinstance(error, KafkaException) and bool(error.args[0].str() == _LOST)
