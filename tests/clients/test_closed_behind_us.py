@@ -16,7 +16,6 @@ from tests.clients.test_signals import metadata
 from tests.pools import Recorder, plain, until
 from tests.pools import pool as transactional
 from wd_di import (
-    CommitOutcomeUnknownError,
     DeliveryError,
     ProducerPool,
     ProducerRetired,
@@ -126,9 +125,11 @@ def test_a_plain_producer(kafka: MockKafka, kept: Callable[[ProducerPool], Produ
         producer.produce_sync("orders", "z", timeout_ms=5_000)
 
 
-def test_after_the_commit_was_sent(kafka: MockKafka, pool: ProducerPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then nobody knows, as with any answer that is missing."""
-    with pytest.raises(CommitOutcomeUnknownError, match=TEXT), pool.transaction() as tx:
+def test_after_the_commit_was_sent(
+    kafka: MockKafka, pool: ProducerPool, told: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call that waits for its answer still gets it."""
+    with pool.transaction() as tx:
         tx.produce_sync("orders", "x", timeout_ms=5_000)
         client = internals.client(tx)
         commit = client.commit
@@ -143,6 +144,8 @@ def test_after_the_commit_was_sent(kafka: MockKafka, pool: ProducerPool, monkeyp
                 close_client(client)
 
         monkeypatch.setattr(client, "commit", commit_late)
+
+    assert "committed" == told.of(TransactionFinished)[0].outcome
 
 
 def test_each_call(kafka: MockKafka) -> None:

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from tests.connections import connected
 from tests.pools import until
-from tests.scripted import outcome
+from tests.scripted import in_thread, outcome
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka import handle, librdkafka, nested
 from wd_di._kafka.checking import check
@@ -30,7 +30,7 @@ from wd_di._kafka.librdkafka import KafkaClient
 from wd_di._kafka.port import Fault, FaultKind
 from wd_di._kafka.translation import is_fatal, reveal
 from wd_di._kafka.troubles import Siblings
-from wd_di._records.connection import Connection
+from wd_di._records.connection import Connection, persist
 from wd_di._records.delivery import Delivery, Ledger
 from wd_di.errors import AuthorizationError, DeliveryError, ForkedPoolError, SettingsError
 from wd_di.settings import SettingsWarning
@@ -82,6 +82,11 @@ def begun(kafka: MockKafka) -> KafkaClient:
     client.init(5)
     client.begin()
     return client
+
+
+def ended(call: Any, client: KafkaClient) -> None:
+    """Commit or abort for as long as it takes, as a transaction does."""
+    persist(lambda: call(5), client, lambda: True)
 
 
 def produce(client: KafkaClient, topic: str = "orders", value: bytes = b"x") -> Delivery:
@@ -159,7 +164,7 @@ def test_transient_answers(kafka):
     client = begun(kafka)
     answer(client, produce(client))
     kafka.push_errors(ApiKey.END_TXN, KafkaError.CONCURRENT_TRANSACTIONS, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
-    client.commit(5)
+    ended(client.commit, client)
 
     assert client.fault is None
     assert not client.in_transaction
@@ -210,10 +215,53 @@ def test_commit_in_slices(kafka):
     answer(client, produce(client))
     kafka.set_rtt(200)
     first, open_ = kind(client.commit, 0.05), client.in_transaction
-    client.commit(5)
+    ended(client.commit, client)
 
     assert FaultKind.RETRIABLE is first
     assert (True, False) == (open_, client.in_transaction)
+
+
+def test_an_abort_in_slices(kafka):
+    """An abort that has timed out is asked again with the same call, and nothing else can be done meanwhile."""
+    client = begun(kafka)
+    answer(client, produce(client))
+    kafka.set_rtt(200)
+    first, other = kind(client.abort, 0.05), outcome(lambda: client.commit(5))
+    ended(client.abort, client)
+
+    assert [FaultKind.RETRIABLE, FaultKind.RETRIABLE] == [first, other.kind]
+    assert "abort_transaction has no answer yet" in str(other)
+    assert not client.in_transaction
+
+
+@pytest.mark.parametrize("where", ["main", "thread", "main, empty"])
+@pytest.mark.parametrize("name", ["commit", "abort"])
+def test_the_call_that_ends_a_transaction(kafka, monkeypatch, name, where):
+    """It is one, with all the time that there is; where an interrupt may come, a thread of its own makes it."""
+    client = begun(kafka)
+    if where != "main, empty":
+        answer(client, produce(client))
+    kafka.set_rtt(250)
+    made: list[tuple[int, float]] = []
+    make = client._calls.make
+
+    def note(call: Any, kept: Any, seconds: float) -> Any:
+        if f"{name}_transaction" in repr(call):
+            made.append((threading.get_ident(), seconds))
+        return make(call, kept, seconds)
+
+    monkeypatch.setattr(nested.Calls, "make", lambda _, *given: note(*given))
+
+    def end_it() -> int:
+        ended(getattr(client, name), client)
+        return threading.get_ident()
+
+    here = in_thread(end_it) if where == "thread" else end_it()
+    [(thread, seconds)] = made
+
+    assert not client.in_transaction
+    assert (where == "main") == (thread != here)
+    assert 5 == seconds
 
 
 def test_interrupted_commit(kafka):
@@ -224,10 +272,27 @@ def test_interrupted_commit(kafka):
     threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         client.commit(5)
-    client.commit(5)
+    ended(client.commit, client)
+    committed = not client.in_transaction
+    client.begin()
+    answer(client, produce(client))
+    ended(client.commit, client)
 
+    assert committed
     assert not client.in_transaction
-    assert FaultKind.OTHER is kind(client.commit, 1)
+
+
+def test_close_after_an_interrupted_commit(kafka):
+    """Librdkafka may be in a transaction then that nobody has begun, and close waits for nothing of it."""
+    client = begun(kafka)
+    answer(client, produce(client))
+    kafka.set_rtt(60)
+    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        client.commit(5)
+    ended(client.commit, client)
+
+    assert 0 == end(client)
 
 
 def test_wrong_state(kafka):
@@ -423,32 +488,8 @@ def test_brokers_down(kafka):
     assert client.fault is None
 
 
-@pytest.mark.parametrize("state", ["Ready", "BeginCommit", "CommittingTransaction", "CommitNotAcked", "ReadyNotAcked"])
-def test_what_state_says_that_a_commit_is_done(kafka, monkeypatch, state):
-    """Where a Ctrl-C took the answer away: only that in which another one may begin. In the others one is under way."""
-    client = begun(kafka)
-    produce(client)
-    client.flush(5)
-
-    def interrupted(_: object, *_given: object) -> None:
-        raise KeyboardInterrupt
-
-    def told(_: object, *_given: object) -> None:
-        error = KafkaError(KafkaError._STATE, f"Operation not valid in state {state}")
-        raise client._translator.fault(error) from KafkaException(error)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(KafkaClient, "_call", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            client.commit(5)
-        patch.setattr(KafkaClient, "_call", told)
-        refused = outcome(lambda: client.commit(5))
-
-    assert (state == "Ready") == (refused is None)
-    assert (state == "Ready") == (not client.in_transaction)
-
-
-def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch):
+@pytest.mark.parametrize("on_main", [True, False])
+def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch, on_main):
     """A commit from inside of a callback that had no answer in time has committed, if the next one finds it done."""
     monkeypatch.setattr(nested, "PATIENCE", 0)
     client, handle, free = begun(kafka), None, threading.Event()
@@ -463,11 +504,14 @@ def test_a_commit_that_goes_on_elsewhere(kafka, monkeypatch):
             return getattr(handle, name)
 
     handle, client._kept[0] = client._kept[0], Blocked()
-    late = client._calls.make(lambda _: kind(client.commit, 0.05), [None], 1)
+    in_callback = partial(client._calls.make, lambda _: kind(client.commit, 0.05), [None], 1)
+    late = in_callback() if on_main else in_thread(in_callback)
     client._kept[0] = handle
     free.set()
-    client._calls._left.join(5)
-    client.commit(5)
+    if not on_main:
+        client._calls._left.join(5)
+    finish = partial(ended, client.commit, client)
+    finish() if on_main else in_thread(finish)
 
     assert FaultKind.RETRIABLE is late
     assert not client.in_transaction

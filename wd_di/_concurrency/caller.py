@@ -8,7 +8,7 @@ import threading
 import weakref
 from asyncio import _get_running_loop
 
-from wd_di._concurrency.greenlets import current_greenlet
+from wd_di._concurrency.greenlets import current_greenlet, threads_are_greenlets
 from wd_di.errors import ScopeError
 
 ON_A_THREAD = "move it to asyncio.to_thread"
@@ -73,6 +73,11 @@ def caller() -> object:
     if "greenlet" in sys.modules:
         return current_greenlet() or threading.current_thread()
     return threading.current_thread()
+
+
+def interruptible() -> bool:
+    """Whether a signal's handler, or a greenlet's kill, may want to come while this thread blocks."""
+    return threading.current_thread() is threading.main_thread() or threads_are_greenlets()
 
 
 def in_trio() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from wd_di._concurrency.outcome import Outcome
 from wd_di._concurrency.waiters import TaskWaiter
@@ -11,13 +11,17 @@ from wd_di._concurrency.waiters import TaskWaiter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wd_di._concurrency.workers import Workers
-
 
 R = TypeVar("R")
 
 _TAKEN: Outcome[Any] = Outcome()
 _TAKEN.of(lambda: None)
+
+
+class Runner(Protocol):
+    """Runs jobs on threads of its own."""
+
+    def submit(self, job: Callable[[], object]) -> None: ...
 
 
 class Errand(Generic[R]):
@@ -49,7 +53,7 @@ class Errand(Generic[R]):
         self._known = threading.Lock()  # a bare one, see Alarm; free when the outcome is known
         self._known.acquire()
 
-    def run_on(self, workers: Workers) -> None:
+    def run_on(self, workers: Runner) -> None:
         """Let one of them do it; if a signal's handler raises meanwhile and it hasn't begun, nobody does."""
         try:
             self.over = False

@@ -41,6 +41,7 @@ from wd_di.errors import ForkedPoolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from wd_di._kafka.ended import OneCall
     from wd_di._kafka.port import Answers, Verdict
 
 CLOSING = 1.0
@@ -97,6 +98,7 @@ class Handle(ABC):
         self._wrote = False
         self._unheard = False
         self._ending = False
+        self._one_call: OneCall | None = None
         self._asking_why = threading.RLock()  # re-entrant, as every lock that a signal's handler may meet
         self._initialised = transactional_id is None
         self._log = LaterLogger(self.lines.to(config.get("logger")), self._overhear)

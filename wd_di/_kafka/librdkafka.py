@@ -6,18 +6,21 @@ import re
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, cimpl
 
+from wd_di._concurrency.caller import interruptible
 from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import yielding
+from wd_di._kafka.ended import OneCall
 from wd_di._kafka.handle import Handle, of_client
-from wd_di._kafka.kept import forget_frames, unhandled
+from wd_di._kafka.kept import Gone, forget_frames, unhandled
 from wd_di._kafka.nested import NestedCallError
 from wd_di._kafka.offsets import cut_metadata, group_of
-from wd_di._kafka.port import BREATH, Fault, FaultKind, Verdict
+from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind, Verdict
 from wd_di._kafka.topics import ASK_SLICE_MAX
 from wd_di._kafka.translation import (
     FATAL,
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from wd_di.errors import ProduceError
 
 
-COMMITTED_ALREADY = re.compile(r"\bin state Ready\b")
+ENDED_ALREADY = re.compile(r"\bin state Ready\b")
 """As librdkafka names its state where there is no transaction; while one ends it has others."""
 
 ANY_PARTITION = -1
@@ -79,6 +82,7 @@ class KafkaClient(Handle):
         # On an event loop nothing may be looked up.
         self._call(methodcaller("begin_transaction"), 0, serve=False)
         self._unheard = self._ending = self._wrote = False
+        self._one_call = None
         self.in_transaction = True
 
     def send_offsets(self, offsets: object, group_metadata: object, seconds: float) -> None:
@@ -94,26 +98,43 @@ class KafkaClient(Handle):
         self._answered()
 
     def commit(self, seconds: float) -> None:
-        """Commit, one bounded try; after a time-out only another commit may follow (all else answers _CONFLICT).
+        """Commit, by one call that has so much time; after a time-out nothing may follow but the close.
 
-        Ctrl-C comes in place of the answer, since confluent-kafka looks for signals right after librdkafka's call. When
-        the unheard answer was yes, the same call says _STATE, and that the state is Ready: only a commit has led there.
+        Where an interrupt may come, it is soon told that there is no answer yet: then the same again.
         """
-        with self._asking_why:
-            self._ending = True
-        try:
-            self._commit(seconds)
-            self.in_transaction = False
-        finally:
-            self._ending = False
+        self._end("commit_transaction", seconds)
         if self._wrote:  # else nothing was asked of a broker
             self._answered()
 
-    def _commit(self, seconds: float) -> None:
+    def abort(self, seconds: float) -> None:
+        """Abort, as :meth:`commit` commits."""
+        self._end("abort_transaction", seconds)
+
+    def _end(self, name: str, seconds: float) -> None:
+        """Let librdkafka end the transaction; ``in_transaction`` says whether that is known to be done."""
+        with self._asking_why:
+            self._ending = True
         try:
-            self._call(methodcaller("commit_transaction", seconds), seconds)
+            if self._one_call is None and not (self._wrote and interruptible()):
+                self._end_directly(name, seconds)
+            else:
+                self._wait_for_end(name, seconds)
         except Fault as fault:
-            done = code_of(fault) in WRONG_STATE and COMMITTED_ALREADY.search(str(fault)) is not None
+            if self._one_call is None or self._one_call.over:
+                self._one_call, self._ending = None, fault.kind is FaultKind.RETRIABLE
+            raise
+        self.in_transaction = self._ending = False
+        self._one_call = None
+
+    def _end_directly(self, name: str, seconds: float) -> None:
+        """Make the call here. What another thread raises in this one comes in place of its answer.
+
+        If that was a yes, the same call says _STATE, and that the state is Ready, to which only the end has led.
+        """
+        try:
+            self._call(methodcaller(name, seconds), seconds)
+        except Fault as fault:
+            done = code_of(fault) in WRONG_STATE and ENDED_ALREADY.search(str(fault)) is not None
             if not (self._unheard and self.in_transaction and done):
                 self._unheard |= isinstance(fault.__cause__, NestedCallError)  # it goes on all the same
                 raise
@@ -121,15 +142,32 @@ class KafkaClient(Handle):
             self._unheard = True
             raise
 
-    def abort(self, seconds: float) -> None:
-        """Abort, one bounded try."""
-        with self._asking_why:
-            self._ending = True
+    def _wait_for_end(self, name: str, seconds: float) -> None:
+        """Wait a little for the call, which goes on whatever comes meanwhile.
+
+        Raises:
+            Fault: It has no answer yet, or that was a no.
+        """
+        if type(self._kept[0]) is Gone:
+            raise self._kept[0].why()
+        one = self._one_call
+        if one is None:
+            make = partial(self._calls.make, methodcaller(name, seconds), self._kept, seconds)
+            one = self._one_call = OneCall(name, partial(yielding, make))
+        elif one.name != name:
+            raise Fault(FaultKind.RETRIABLE, f"{one.name} has no answer yet")
         try:
-            self._call(methodcaller("abort_transaction", seconds), seconds)
-            self.in_transaction = False
+            answered = one.answered(min(seconds, SLICE))
+        except NestedCallError as error:
+            raise Fault(FaultKind.RETRIABLE, str(error)) from error
+        except (KafkaException, RuntimeError) as error:
+            if not of_client(error):
+                raise
+            raise self._translated(error) from error
         finally:
-            self._ending = False
+            self._serve_notes()
+        if not answered:
+            raise Fault(FaultKind.RETRIABLE, "no answer yet")
 
     def reason(self) -> Fault | None:
         """Why the open transaction can only abort, if it can; its purged records don't know it.

@@ -328,7 +328,7 @@ class Connection:
         while not (self.abortable() or self.client.fault or answered_by.passed):
             self.client.flush(answered_by.slice(SLICE))
         if self.abortable():
-            self.client.abort(deadline.left)
+            persist(lambda: self.client.abort(deadline.left), self.client, lambda: not deadline.passed)
         elif self.client.fault is None:
             self.leave_open()
 

@@ -35,14 +35,6 @@ if TYPE_CHECKING:
     from wd_di.errors import Resolution
     from wd_di.events import RetirementReason
 
-TURN = 0.25
-"""Seconds of one call of a commit, which is called again until it answers: more than of others (``SLICE``).
-
-Each begins with a question to librdkafka's own thread, which stays in its queue when the call gives up. A next call
-takes that one's answer for its own, and is told of an end that hasn't come; then librdkafka takes the broker's answer
-for one to an abort, and ends the process ("Invalid transaction state transition", seen in 2.16.0). So that thread
-should never be without time for so long.
-"""
 LAST_WORD = 1.0
 """Seconds for the answer to a commit that a time limit has interrupted: known is better than in time."""
 GRACE = 0.1
@@ -105,7 +97,10 @@ class Ending(Writing):
                 self.retirement = self._retirement("commit failed", self.client.fault)
         except TransactionError as error:
             return self._resolved(error) if error.outcome == "unknown" else error
-        except BaseException:  # of a signal's handler, and wanted at once
+        except BaseException as raised:  # of a signal's handler, and wanted at once
+            if not self.client.in_transaction:
+                self._interrupt = self._interrupt or raised
+                return None
             self._given_up = True
             if (found := self._look()) is not None:
                 self._tell_resolved(found)
@@ -156,8 +151,7 @@ class Ending(Writing):
         try:
             if asked:
                 self.client.poll(deadline.slice(BREATH))
-            left = deadline.left
-            self.client.commit(TURN if left >= 2 * TURN else left)  # so that no call leaves less to the next one
+            self.client.commit(deadline.left)
         except Fault as fault:
             if fault.kind is not FaultKind.RETRIABLE:
                 self._commit_refused(fault, deadline, asked=asked)
@@ -171,13 +165,13 @@ class Ending(Writing):
             raise
         except BaseException as raised:  # noqa: BLE001  (it goes on when the answer has come)
             self._outwait(raised, deadline)
-            return False
+            return not self.client.in_transaction
         return True
 
     def _outwait(self, interrupt: BaseException, deadline: Deadline) -> None:
         """Keep a first Ctrl-C, or a greenlet's kill, until the answer has come; a second one gives up, in doubt."""
         self._note_interrupt(interrupt, deadline)
-        if self._given_up:
+        if self._given_up and self.client.in_transaction:
             raise self.failures.in_doubt(f"interrupted twice{because(self.client, deadline)}") from interrupt
 
     def _note_interrupt(self, interrupt: BaseException, deadline: Deadline) -> None:
@@ -211,7 +205,7 @@ class Ending(Writing):
         """Look for the outcome; nothing, if that isn't wanted, or if a worker goes on with it and tells."""
         self.connection.doubtful = True
         deadline = Deadline(self._limits.resolve_timeout, "resolve_timeout_ms")
-        if not deadline.seconds:
+        if not deadline.seconds or self.connection.forked:  # the id is the parent's
             return None
         doubt = Doubt(self.connection, self.ledger, self.moves, fenced=fenced)
         errand = doubt.look(deadline)
@@ -294,7 +288,7 @@ class Ending(Writing):
                 return
             if not late and self.connection.abortable(besides=self.ledger):
                 began = time.monotonic()
-                self._again(self.client.abort, deadline)
+                self._again(lambda _: self.client.abort(deadline.left), deadline)
                 self._note_time("end", time.monotonic() - began)
                 self.client.poll(0)
             else:

@@ -153,7 +153,9 @@ class OpenTransaction(Ending):
         self._closed = True
         self._lent.transaction_ended()
         self.end()
-        if self.phase not in OUTCOMES:
+        if self.phase == "committing" and not self.client.in_transaction:
+            self.phase = "committed"  # a signal came right behind the answer
+        elif self.phase not in OUTCOMES:
             self.phase = "aborting"
         outcome = OUTCOMES[self.phase]
         if outcome == "unknown":
