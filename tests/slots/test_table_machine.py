@@ -68,6 +68,7 @@ class Machine(RuleBasedStateMachine):
         self.creating: list[Slot] = []
         self.retiring: list[Slot] = []
         self.banned: set[Client] = set()
+        self.born: dict[Client, float] = {}
         self.reported: set[Claim] = set()
         self.names = itertools.count()
 
@@ -157,8 +158,11 @@ class Machine(RuleBasedStateMachine):
         if retirement is not None or client.generation != self.table.generation:
             self.banned.add(client)
         self.carry_out(self.table.release(lease, retirement))
+        if lease.slot.retirement is not None and self.too_old(client):
+            self.banned.add(client)  # a shared one is lent no more, though others have it still
 
         assert self.table.release(lease, retirement) is None
+        assert lease.slot.retirement is None or client in self.banned
 
     @precondition(lambda self: self.held and not self.table.closing)
     @rule(number=ANY, expired=strategies.booleans())
@@ -180,7 +184,9 @@ class Machine(RuleBasedStateMachine):
     def created(self, number: int) -> None:
         slot = self.one(self.creating, number)
         self.creating.remove(slot)
-        self.carry_out(self.table.created(slot, Client(slot.generation)))
+        client = Client(slot.generation)
+        self.born[client] = self.now
+        self.carry_out(self.table.created(slot, client))
         wanted = not self.table.closing and slot.generation == self.table.generation
 
         assert wanted == (slot.state is not State.RETIRING)
@@ -240,6 +246,10 @@ class Machine(RuleBasedStateMachine):
         assert not self.table.stats().in_use
 
     # -- what always holds ------------------------------------------------------------------------
+
+    def too_old(self, client: Client) -> bool:
+        lifetime = self.policy.max_lifetime
+        return lifetime is not None and self.now - self.born[client] >= lifetime
 
     def slots(self, holds: Callable[[Slot], object]) -> list[Slot]:
         return [slot for slot in self.table._slots if holds(slot)]
