@@ -26,8 +26,9 @@ from tests.scripted import in_thread, outcome
 from wd_di._concurrency.deadline import Deadline
 from wd_di._kafka import handle, librdkafka, nested
 from wd_di._kafka.checking import check
+from wd_di._kafka.ended import OneCall
 from wd_di._kafka.librdkafka import KafkaClient
-from wd_di._kafka.port import Fault, FaultKind
+from wd_di._kafka.port import SLICE, Fault, FaultKind
 from wd_di._kafka.translation import is_fatal, reveal
 from wd_di._kafka.troubles import Siblings
 from wd_di._records.connection import Connection, persist
@@ -117,11 +118,13 @@ def kind(call: Any, *given: Any) -> FaultKind | None:
 class Node:
     """Something that a weak reference can watch."""
 
+    itself: Node
+
 
 def garbage(callback: Any) -> weakref.ref[Node]:
     """A reference to a cycle that nothing else refers to; its callback is called when that is collected."""
     node = Node()
-    node.itself = node  # type: ignore[attr-defined]
+    node.itself = node
     return weakref.ref(node, callback)
 
 
@@ -237,7 +240,7 @@ def test_an_abort_in_slices(kafka):
 @pytest.mark.parametrize("where", ["main", "thread", "main, empty"])
 @pytest.mark.parametrize("name", ["commit", "abort"])
 def test_the_call_that_ends_a_transaction(kafka, monkeypatch, name, where):
-    """It is one, with all the time that there is; where an interrupt may come, a thread of its own makes it."""
+    """It is one, with all the time that there is; where a Ctrl-C may come a thread makes it, awaited in slices."""
     client = begun(kafka)
     if where != "main, empty":
         answer(client, produce(client))
@@ -250,7 +253,15 @@ def test_the_call_that_ends_a_transaction(kafka, monkeypatch, name, where):
             made.append((threading.get_ident(), seconds))
         return make(call, kept, seconds)
 
+    waits: list[float] = []
+    answered = OneCall.answered
+
+    def waiting(one: OneCall, seconds: float) -> bool:
+        waits.append(seconds)
+        return answered(one, seconds)
+
     monkeypatch.setattr(nested.Calls, "make", lambda _, *given: note(*given))
+    monkeypatch.setattr(OneCall, "answered", waiting)
 
     def end_it() -> int:
         ended(getattr(client, name), client)
@@ -262,6 +273,7 @@ def test_the_call_that_ends_a_transaction(kafka, monkeypatch, name, where):
     assert not client.in_transaction
     assert (where == "main") == (thread != here)
     assert 5 == seconds
+    assert SLICE >= max(waits, default=0)
 
 
 def test_interrupted_commit(kafka):
@@ -280,19 +292,44 @@ def test_interrupted_commit(kafka):
 
     assert committed
     assert not client.in_transaction
+    assert FaultKind.OTHER is kind(client.commit, 1)
 
 
-def test_close_after_an_interrupted_commit(kafka):
-    """Librdkafka may be in a transaction then that nobody has begun, and close waits for nothing of it."""
+def test_close_while_a_commit_goes_on(kafka):
+    """Who was interrupted may give the commit up; close waits for nothing of it, and nothing can be asked any more."""
     client = begun(kafka)
     answer(client, produce(client))
-    kafka.set_rtt(60)
-    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        client.commit(5)
-    ended(client.commit, client)
+    kafka.set_rtt(400)
+    late = kind(client.commit, 0.05)
+    client.connection.doubtful = True
 
+    assert FaultKind.RETRIABLE is late
     assert 0 == end(client)
+    assert FaultKind.CLOSED is kind(client.commit, 5)
+
+
+@pytest.mark.parametrize("state", ["Ready", "BeginCommit", "CommittingTransaction", "CommitNotAcked", "ReadyNotAcked"])
+def test_what_state_says_that_a_commit_is_done(kafka, monkeypatch, state):
+    """Where its answer was taken away: only that in which another one may begin. In the others one is under way."""
+    client = begun(kafka)
+    answer(client, produce(client))
+
+    def interrupted(_: object, *_given: object) -> None:
+        raise KeyboardInterrupt
+
+    def told(_: object, *_given: object) -> None:
+        error = KafkaError(KafkaError._STATE, f"Operation not valid in state {state}")
+        raise client._translator.fault(error) from KafkaException(error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaClient, "_call", interrupted)
+        first = in_thread(partial(client.commit, 5))
+        patch.setattr(KafkaClient, "_call", told)
+        refused = in_thread(partial(client.commit, 5))
+
+    assert isinstance(first, KeyboardInterrupt)
+    assert (state == "Ready") == (refused is None)
+    assert (state == "Ready") == (not client.in_transaction)
 
 
 def test_wrong_state(kafka):

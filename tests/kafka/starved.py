@@ -40,13 +40,13 @@ def told(client: KafkaClient, seconds: float) -> None:
         sys.stdin.readline()
     else:
         threading.Thread(target=client.ask, args=(sys.argv[2], 2), daemon=True).start()
-        time.sleep(0.02)
+        time.sleep(0.02)  # until the question is in librdkafka's queue, which nothing tells
         say("again")
     commit(client, seconds)
 
 
 if __name__ == "__main__":
-    KafkaClient.commit = told  # type: ignore[method-assign]
+    KafkaClient.commit = told  # type: ignore[method-assign]  (of this process)
     with pool(sys.argv[1], name="starved", size=1) as orders:
         for number in range(TIMES):
             calls = 0

@@ -63,7 +63,7 @@ def test_a_commit_while_librdkafka_has_no_time(local_kafka: Cluster, topic: str,
                 with stopped(int(said)):
                     print(file=child.stdin, flush=True)
                     select.select([child.stdout], [], [], STARVED_S)  # until it asks again, if it does
-                    time.sleep(moments * MOMENT_S)
+                    time.sleep(moments * MOMENT_S)  # so far a second call would get, if there were one
 
     assert (0, "committed\n") == (child.returncode, said)
     assert [str(number) for number in range(TIMES)] == values(local_kafka.bootstrap_servers, topic)
