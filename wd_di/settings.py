@@ -62,7 +62,7 @@ class PoolSettings(Frozen):
     commit_timeout_ms: PositiveMs = 10_000
     abort_timeout_ms: PositiveMs = 3_000
     resolve_timeout_ms: Ms = 10_000
-    """How long to look for the outcome of a commit whose answer is missing; accepted, and without effect yet."""
+    """How long to look for the outcome of a commit whose answer is missing; 0 doesn't look."""
     open_timeout_ms: Ms = 30_000
     close_timeout_ms: Ms = 30_000
     open_policy: Literal["fail", "background"] = "fail"

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import _thread
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from wd_di._concurrency.errands import Errand
+from wd_di._concurrency.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,17 +32,20 @@ class OneCall:
 
     Attributes:
         name: As given.
-        over: Whether it is known what became of it.
     """
 
-    __slots__ = ("_call", "_errand", "_raised", "name", "over")
+    __slots__ = ("_call", "_errand", "_outcome", "name")
 
     def __init__(self, name: str, call: Callable[[], object]) -> None:
         self.name: str = name
-        self.over: bool = False
         self._call = call
-        self._raised: BaseException | None = None
+        self._outcome: Outcome[object] = Outcome()  # not the errand's, which is told once
         self._errand: Errand[None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it is known what became of it."""
+        return self._outcome.known
 
     def answered(self, seconds: float) -> bool:
         """Wait at most so many seconds for it; whether it has succeeded.
@@ -50,19 +55,12 @@ class OneCall:
         """
         errand = self._errand
         if errand is None or (errand.over and not self.over):  # a signal came before it was on its way
-            errand = self._errand = Errand(self._make)
+            errand = self._errand = Errand(partial(self._outcome.of, self._call))
             errand.run_on(_OwnThread)
         errand.known(seconds)
-        if self._raised is not None:
-            raise self._raised
+        if self.over:
+            self._outcome.get()
         return self.over
-
-    def _make(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:  # noqa: BLE001  (raised where it belongs)
-            self._raised = error
-        self.over = True
 
 
 class _OwnThread:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, cimpl
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from wd_di._kafka.ended import OneCall
     from wd_di._kafka.port import Answers, Verdict
+
+R = TypeVar("R")
 
 CLOSING = 1.0
 """Seconds that a close of what is answered takes at most, but for slow DNS."""
@@ -178,10 +180,18 @@ class Handle(ABC):
 
     def _call(self, call: Callable[[Any], object], seconds: float, *, serve: bool = True) -> None:
         """A call of at most so many seconds whose error concerns the caller. Its callbacks are served either way."""
+        self._told(lambda: yielding(lambda: self._calls.make(call, self._kept, seconds)), serve=serve)
+
+    def _told(self, make: Callable[[], R], *, serve: bool = True) -> R:
+        """Make a call in whatever way, and tell the caller of its error in our words.
+
+        Raises:
+            Fault: What it failed with, or that there is no client any more.
+        """
         if type(self._kept[0]) is Gone:
             raise self._kept[0].why()
         try:
-            yielding(lambda: self._calls.make(call, self._kept, seconds))
+            return make()
         except NestedCallError as error:
             raise Fault(FaultKind.RETRIABLE, str(error)) from error
         except (KafkaException, RuntimeError) as error:

@@ -17,7 +17,7 @@ from wd_di._concurrency.deadline import Deadline
 from wd_di._concurrency.greenlets import yielding
 from wd_di._kafka.ended import OneCall
 from wd_di._kafka.handle import Handle, of_client
-from wd_di._kafka.kept import Gone, forget_frames, unhandled
+from wd_di._kafka.kept import forget_frames, unhandled
 from wd_di._kafka.nested import NestedCallError
 from wd_di._kafka.offsets import cut_metadata, group_of
 from wd_di._kafka.port import BREATH, SLICE, Fault, FaultKind, Verdict
@@ -148,24 +148,13 @@ class KafkaClient(Handle):
         Raises:
             Fault: It has no answer yet, or that was a no.
         """
-        if type(self._kept[0]) is Gone:
-            raise self._kept[0].why()
         one = self._one_call
         if one is None:
             make = partial(self._calls.make, methodcaller(name, seconds), self._kept, seconds)
             one = self._one_call = OneCall(name, partial(yielding, make))
         elif one.name != name:
             raise Fault(FaultKind.RETRIABLE, f"{one.name} has no answer yet")
-        try:
-            answered = one.answered(min(seconds, SLICE))
-        except NestedCallError as error:
-            raise Fault(FaultKind.RETRIABLE, str(error)) from error
-        except (KafkaException, RuntimeError) as error:
-            if not of_client(error):
-                raise
-            raise self._translated(error) from error
-        finally:
-            self._serve_notes()
+        answered = self._told(partial(one.answered, min(seconds, SLICE)))
         if not answered:
             raise Fault(FaultKind.RETRIABLE, "no answer yet")
 

@@ -53,6 +53,7 @@ class Decisions(Generic[C]):
 
     def __init__(self, name: str, policy: SlotPolicy, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
+        self.policy = policy
         self.generation: int = 0
         self.closing: bool = False
         self.disturbed: bool = False  # a signal's exception came between two steps
@@ -72,15 +73,6 @@ class Decisions(Generic[C]):
         self._failed: list[Claim[C]] = []  # whoever waited in vain, until it is certainly awake
         self._fencings = Fencings()
         self._counts = Counts()
-        self.apply(policy)
-
-    def apply(self, policy: SlotPolicy) -> None:
-        """Go by this policy from now on; what each checkout asks of it is looked up here."""
-        with self._lock:
-            self.policy = policy  # first: if a signal comes behind it, the next tick does the rest
-            self._next = self._idle.popleft if policy.order == "fifo" else self._idle.pop
-            self._shared = policy.share > 1
-            self._ageing = policy.max_lifetime is not None
 
     def _closed(self) -> PoolClosedError:
         return PoolClosedError(f"{self.name}: the pool is closed")
@@ -115,11 +107,11 @@ class Decisions(Generic[C]):
         """A newcomer gets a slot only if nobody waits: nobody is ever overtaken."""
         if self._waiters:
             return False
-        slot = self._shared_slot() if self._shared else None
+        slot = self._shared_slot() if self.policy.share > 1 else None
         if slot is None:
             if not self._idle:
                 return False
-            slot = self._next()
+            slot = self._idle.popleft() if self.policy.order == "fifo" else self._idle.pop()
         self._grant(claim, slot)
         return True
 

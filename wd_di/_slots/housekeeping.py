@@ -124,7 +124,7 @@ class Housekeeper:
     def apply(self, plan: Plan, policy: SlotPolicy) -> None:
         """Take the plan as the one by which producers are made from now on."""
         self.plan = self._maker.plan = plan
-        self.table.apply(policy)
+        self.table.policy = policy
 
     # -- for borrowers and the pool ----------------------------------------------------------------
 

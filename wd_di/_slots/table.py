@@ -35,10 +35,10 @@ class SlotTable(Decisions[C]):
             if self.closing:
                 raise self._closed()
             self._counts.requests += 1
-            if self._waiters or not self._idle or self._shared:
+            if self._waiters or not self._idle or self.policy.share > 1:
                 return self._grant_ready(claim)
             # The most frequent case, in place: as _grant_ready.
-            slot = self._next()
+            slot = self._idle.popleft() if self.policy.order == "fifo" else self._idle.pop()
             claim.since = self._clock()
             claim.slot = slot
             claim.state = GRANTED
@@ -101,7 +101,7 @@ class SlotTable(Decisions[C]):
                 or self._reloading
                 or slot.retirement is not None
                 or self.closing
-                or self._ageing
+                or self.policy.max_lifetime is not None
             ):
                 return self._take_back(claim, retirement)
             # The most frequent cases, in place, as _take_back: on to whoever waits, or to rest.
@@ -268,7 +268,6 @@ class SlotTable(Decisions[C]):
     def tick(self) -> Effects[C]:
         """What is due by now: late returns, postponed creations, expired producers, leaks."""
         with self._lock:
-            self.apply(self.policy)
             effects: Effects[C] = Effects()
             while self._late:
                 effects.add(self._take_back(*self._late.popleft()))
